@@ -1,0 +1,406 @@
+// The alignment rule, once, for host and device.
+//
+// Every rounding is explicit: products and sums that may be fused are written as fma(), the rest must not be fused
+// (nvcc -fmad=false, gcc -ffp-contract=off), so both sides give the same bits. No fast-math, no library sin/atan for
+// float (their bits differ between libm and CUDA): the polynomials below serve both.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "types.h"
+
+#ifdef __CUDACC__
+#define RC_INLINE __host__ __device__ __forceinline__
+#define RC_ISA device_code
+#else
+#define RC_INLINE inline __attribute__((always_inline))
+#ifndef RC_ISA
+#error "define RC_ISA: each instruction set gets its own copy of these functions"
+#endif
+#endif
+
+namespace robocache {
+inline namespace RC_ISA {
+
+// ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+RC_INLINE float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
+RC_INLINE double fused(double a, double b, double c) { return ::fma(a, b, c); }
+RC_INLINE float root(float x) { return ::sqrtf(x); }
+RC_INLINE double root(double x) { return ::sqrt(x); }
+RC_INLINE float magnitude(float x) { return ::fabsf(x); }
+RC_INLINE double magnitude(double x) { return ::fabs(x); }
+
+// Time arithmetic in the given dtype; int64 wraps instead of being undefined.
+RC_INLINE int64_t minus(int64_t a, int64_t b) { return int64_t(uint64_t(a) - uint64_t(b)); }
+RC_INLINE double minus(double a, double b) { return a - b; }
+RC_INLINE float minus(float a, float b) { return a - b; }
+RC_INLINE int64_t plus(int64_t a, int64_t b) { return int64_t(uint64_t(a) + uint64_t(b)); }
+RC_INLINE double plus(double a, double b) { return a + b; }
+RC_INLINE float plus(float a, float b) { return a + b; }
+
+template <class Time> RC_INLINE Time time_value(TimeValue v);
+template <> RC_INLINE int64_t time_value<int64_t>(TimeValue v) { return v.i64; }
+template <> RC_INLINE double time_value<double>(TimeValue v) { return v.f64; }
+template <> RC_INLINE float time_value<float>(TimeValue v) { return v.f32; }
+
+// atan on [0, 1] and sin on [0, pi/2]; at most 1.5 ulp. Coefficients: Moshier, Cephes Math Library (atanf), and the
+// Taylor series of sin to x^13, whose remainder at pi/2 is 7e-10.
+RC_INLINE float atan_unit(float x) {
+  const bool reduce = x > 0.41421356f;  // tan(pi/8): atan(x) = pi/4 + atan((x-1)/(x+1)) above it
+  const float y = reduce ? (x - 1.0f) / (x + 1.0f) : x;
+  const float z = y * y;
+  float p = fused(8.05374449538e-2f, z, -1.38776856032e-1f);
+  p = fused(p, z, 1.99777106478e-1f);
+  p = fused(p, z, -3.33329491539e-1f);
+  const float a = fused(p * z, y, y);
+  return reduce ? a + 0.785398163f : a;
+}
+RC_INLINE float sin_quarter(float x) {
+  const float z = x * x;
+  float p = fused(1.6059044e-10f, z, -2.5052108e-8f);
+  p = fused(p, z, 2.7557319e-6f);
+  p = fused(p, z, -1.9841270e-4f);
+  p = fused(p, z, 8.3333333e-3f);
+  p = fused(p, z, -1.6666667e-1f);
+  return fused(p * z, x, x);
+}
+RC_INLINE double atan_unit(double x) { return ::atan(x); }
+RC_INLINE double sin_quarter(double x) { return ::sin(x); }
+
+// ---- brackets -------------------------------------------------------------------------------------------------------
+
+// Last i with t[i] <= x (strict: t[i] < x), or -1. Gallops out from `guess`, then bisects: a good guess costs two
+// probes, a bad one 2 log2(distance). Never reads outside [0, n), whatever the data holds.
+template <bool strict, class Time>
+RC_INLINE int64_t locate(const Time* t, int64_t n, Time x, int64_t guess) {
+  const auto before = [&](int64_t i) { return strict ? t[i] < x : t[i] <= x; };
+  if (n <= 0) return -1;
+  const int64_t start = guess < 0 ? 0 : guess >= n ? n - 1 : guess;
+  int64_t low = -1, high = n, step = 1;  // before(low) holds, before(high) does not
+  if (before(start)) {
+    low = start;
+    while (low + step < n && before(low + step)) {
+      low += step;
+      step *= 2;
+    }
+    if (low + step < n) high = low + step;
+  } else {
+    high = start;
+    while (high - step >= 0 && !before(high - step)) {
+      high -= step;
+      step *= 2;
+    }
+    if (high - step >= 0) low = high - step;
+  }
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (before(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
+// Of a run of equal stamps only the last sample exists.
+template <class Time> RC_INLINE int64_t last_of_run(const Time* t, int64_t n, int64_t i) {
+  while (i + 1 < n && t[i + 1] == t[i]) ++i;
+  return i;
+}
+// The sample before the run that i ends, or -1.
+template <class Time> RC_INLINE int64_t before_run(const Time* t, int64_t i) {
+  int64_t j = i;
+  while (j > 0 && t[j - 1] == t[i]) --j;
+  return j - 1;
+}
+
+// Which samples make one target's value. first == second: a copy, no arithmetic. For mean: samples [first, second),
+// marked by mean = true.
+template <class A> struct Stencil {
+  int64_t first, second;
+  A weight;
+  bool valid, mean;
+};
+
+template <class A, class Time>
+RC_INLINE Stencil<A> interpolating(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+  if (n == 0) return {-1, -1, A(0), false, false};
+  if (i < 0) {
+    const int64_t edge = last_of_run(t, n, 0);
+    return {edge, edge, A(0), false, false};
+  }
+  if (t[i] == x) return {i, i, A(0), true, false};
+  if (i + 1 >= n) return {i, i, A(0), false, false};
+  const int64_t j = last_of_run(t, n, i + 1);
+  const Time span = minus(t[j], t[i]);
+  return {i, j, A(minus(x, t[i])) / A(span), max_gap < Time(0) || span <= max_gap, false};
+}
+
+template <class A, class Time>
+RC_INLINE Stencil<A> nearest(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+  if (n == 0) return {-1, -1, A(0), false, false};
+  int64_t pick = i;
+  if (i < 0) {
+    pick = last_of_run(t, n, 0);
+  } else if (i + 1 < n && minus(t[i + 1], x) < minus(x, t[i])) {
+    pick = last_of_run(t, n, i + 1);
+  }
+  const Time distance = t[pick] < x ? minus(x, t[pick]) : minus(t[pick], x);
+  return {pick, pick, A(0), max_gap < Time(0) || distance <= max_gap, false};
+}
+
+template <class A, class Time>
+RC_INLINE Stencil<A> previous(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+  if (n == 0) return {-1, -1, A(0), false, false};
+  if (i < 0) {
+    const int64_t edge = last_of_run(t, n, 0);
+    return {edge, edge, A(0), false, false};
+  }
+  return {i, i, A(0), max_gap < Time(0) || minus(x, t[i]) <= max_gap, false};
+}
+
+template <class A, class Time>
+RC_INLINE Stencil<A> next(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+  if (n == 0) return {-1, -1, A(0), false, false};
+  if (i >= 0 && t[i] == x) return {i, i, A(0), true, false};
+  if (i + 1 >= n) return {i, i, A(0), false, false};
+  const int64_t pick = last_of_run(t, n, i + 1);
+  return {pick, pick, A(0), max_gap < Time(0) || minus(t[pick], x) <= max_gap, false};
+}
+
+// Bin edges of a target between its neighbours: midway, the outer ones mirrored. For int64 the edge is the ceiling of
+// the real midpoint, so that `stamp >= edge` compares with the midpoint exactly.
+RC_INLINE int64_t half_up(int64_t d) { return (d + 1) / 2; }
+RC_INLINE double half_up(double d) { return d * 0.5; }
+RC_INLINE float half_up(float d) { return d * 0.5f; }
+RC_INLINE int64_t half_down(int64_t d) { return d / 2; }
+RC_INLINE double half_down(double d) { return d * 0.5; }
+RC_INLINE float half_down(float d) { return d * 0.5f; }
+
+template <class Time> RC_INLINE void bin_edges(const Time* target, int64_t count, int64_t k, Time shift, Time* low,
+                                               Time* high) {
+  const Time x = minus(target[k], shift);
+  const Time left = k > 0 ? minus(target[k - 1], shift) : x;
+  const Time right = k + 1 < count ? minus(target[k + 1], shift) : x;
+  *low = k > 0 ? plus(left, half_up(minus(x, left))) : minus(x, half_down(minus(right, x)));
+  *high = k + 1 < count ? plus(x, half_up(minus(right, x))) : plus(x, half_up(minus(x, left)));
+}
+
+// The stencil of target k of `count`; `guess` is where its bracket is expected. `*at` becomes the bracket found, for
+// the caller's next guess.
+template <class A, class Time>
+RC_INLINE Stencil<A> stencil_at(Mode mode, const Time* t, int64_t n, const Time* target, int64_t count, int64_t k,
+                                Time shift, Time max_gap, int64_t guess, int64_t* at) {
+  const Time x = minus(target[k], shift);
+  const int64_t i = locate<false>(t, n, x, guess);
+  *at = i;
+  switch (mode) {
+    case Mode::nearest: return nearest<A>(t, n, i, x, max_gap);
+    case Mode::previous: return previous<A>(t, n, i, x, max_gap);
+    case Mode::next: return next<A>(t, n, i, x, max_gap);
+    case Mode::mean:
+      if (count > 1) {
+        Time low, high;
+        bin_edges(target, count, k, shift, &low, &high);
+        const int64_t first = locate<true>(t, n, low, i) + 1;
+        const int64_t second = locate<true>(t, n, high, i) + 1;
+        if (first < second) return {first, second, A(0), true, true};
+      }
+      [[fallthrough]];
+    default: return interpolating<A>(t, n, i, x, max_gap);
+  }
+}
+
+// ---- values ---------------------------------------------------------------------------------------------------------
+
+template <class A> RC_INLINE A lerp(A w, A x0, A x1) { return fused(w, x1 - x0, x0); }
+
+template <class A> RC_INLINE int sign_of(A x) { return int(x > A(0)) - int(x < A(0)); }
+
+// Derivative at an inner knot: Fritsch & Butland's weighted harmonic mean (SIAM J. Sci. Stat. Comput. 5, 1984), as
+// SciPy's PchipInterpolator.
+template <class A> RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right) {
+  if (sign_of(s_left) * sign_of(s_right) <= 0) return s_left + s_right != s_left + s_right ? s_left + s_right : A(0);
+  const A w1 = h_right + h_right + h_left, w2 = h_right + h_left + h_left;
+  return (w1 + w2) / (w1 / s_left + w2 / s_right);
+}
+// Derivative at an end: one-sided three-point estimate, limited to keep the shape. h0, s0: the end's own interval.
+template <class A> RC_INLINE A pchip_end(A h0, A h1, A s0, A s1) {
+  const A d = ((h0 + h0 + h1) * s0 - h0 * s1) / (h0 + h1);
+  if (sign_of(d) != sign_of(s0)) return d != d ? d : A(0);
+  if (sign_of(s0) != sign_of(s1) && magnitude(d) > A(3) * magnitude(s0)) return A(3) * s0;
+  return d;
+}
+
+// The four-sample stencil of monotone cubic interpolation in [first, second], its interval taken as the unit of time.
+// before / after: -1 where there is no such sample.
+template <class A> struct Knots {
+  int64_t before, after;
+  A h_before, h_after;
+};
+template <class A, class Time>
+RC_INLINE Knots<A> knots_at(const Time* t, int64_t n, const Stencil<A>& s) {
+  Knots<A> k{-1, -1, A(0), A(0)};
+  const A span = A(minus(t[s.second], t[s.first]));
+  k.before = before_run(t, s.first);
+  if (k.before >= 0) k.h_before = A(minus(t[s.first], t[k.before])) / span;
+  if (s.second + 1 < n) {
+    k.after = last_of_run(t, n, s.second + 1);
+    k.h_after = A(minus(t[k.after], t[s.second])) / span;
+  }
+  return k;
+}
+template <class A> RC_INLINE A pchip(const Knots<A>& k, A w, A xb, A x0, A x1, A xa) {
+  const A s1 = x1 - x0;
+  if (k.before < 0 && k.after < 0) return fused(w, s1, x0);
+  const A s0 = k.before >= 0 ? (x0 - xb) / k.h_before : A(0);
+  const A s2 = k.after >= 0 ? (xa - x1) / k.h_after : A(0);
+  const A m0 = k.before >= 0 ? pchip_inner(k.h_before, A(1), s0, s1) : pchip_end(A(1), k.h_after, s1, s2);
+  const A m1 = k.after >= 0 ? pchip_inner(A(1), k.h_after, s1, s2) : pchip_end(A(1), k.h_before, s1, s0);
+  const A c2 = A(3) * s1 - (m0 + m0) - m1;
+  const A c3 = m0 + m1 - (s1 + s1);
+  return fused(w, fused(w, fused(w, c3, c2), m0), x0);
+}
+
+// Angles, radians. Reduction by 2 pi in two parts (Cody & Waite) so that the remainder is exact for a few turns.
+template <class A> struct Turn;
+template <> struct Turn<float> {
+  static constexpr float pi = 3.14159274f, high = 6.28318548f, low = -1.74845553e-7f, inverse = 0.159154943f;
+};
+template <> struct Turn<double> {
+  static constexpr double pi = 3.141592653589793, high = 6.283185307179586, low = 2.4492935982947064e-16,
+                          inverse = 0.15915494309189535;
+};
+RC_INLINE float round_even(float x) { return ::rintf(x); }
+RC_INLINE double round_even(double x) { return ::rint(x); }
+template <class A> RC_INLINE A remainder_turn(A x) {  // in about [-pi, pi]
+  const A k = round_even(x * Turn<A>::inverse);
+  return fused(-k, Turn<A>::low, fused(-k, Turn<A>::high, x));
+}
+template <class A> RC_INLINE A wrap(A x) {  // in (-pi, pi], pi being the accumulator's nearest value of it
+  if (magnitude(x) <= Turn<A>::pi) return x == -Turn<A>::pi ? Turn<A>::pi : x;
+  A r = remainder_turn(x);
+  if (r > Turn<A>::pi) r = fused(A(-1), Turn<A>::low, r - Turn<A>::high);
+  if (r <= -Turn<A>::pi) r = r == -Turn<A>::pi ? Turn<A>::pi : r + Turn<A>::high + Turn<A>::low;
+  return r;
+}
+template <class A> RC_INLINE A lerp_angle(A w, A x0, A x1) { return wrap(fused(w, remainder_turn(x1 - x0), x0)); }
+
+// Quaternions, any component order: unit output; false and zeros where one has no direction.
+template <class A> RC_INLINE bool normalize(const A* q, A* out) {
+  const A norm2 = fused(q[3], q[3], fused(q[2], q[2], fused(q[1], q[1], q[0] * q[0])));
+  const bool good = norm2 > A(0) && norm2 - norm2 == A(0);
+  const A scale = good ? A(1) / root(norm2) : A(0);
+  for (int c = 0; c < 4; ++c) out[c] = good ? q[c] * scale : A(0);
+  return good;
+}
+// Shoemake's slerp (SIGGRAPH 1985) on the shorter arc, the angle by Kahan's 2 atan2(|b-a|, |b+a|), which is exact to
+// rounding for any angle, so no nlerp threshold is needed.
+template <class A> RC_INLINE bool slerp(A w, const A* q0, const A* q1, A* out) {
+  A a[4], b[4];
+  const bool good = normalize(q0, a) & normalize(q1, b);
+  if (!good) {
+    for (int c = 0; c < 4; ++c) out[c] = A(0);
+    return false;
+  }
+  const A dot = fused(a[3], b[3], fused(a[2], b[2], fused(a[1], b[1], a[0] * b[0])));
+  A apart = A(0), along = A(0);
+  for (int c = 0; c < 4; ++c) {
+    b[c] = dot < A(0) ? -b[c] : b[c];
+    apart = fused(b[c] - a[c], b[c] - a[c], apart);
+    along = fused(b[c] + a[c], b[c] + a[c], along);
+  }
+  const A angle = A(2) * atan_unit(root(apart) / root(along));
+  const A sine = sin_quarter(angle);
+  const bool tiny = angle < A(1e-6);  // there sin(w angle)/sin(angle) is w to rounding, and may be 0/0
+  const A w0 = tiny ? A(1) - w : sin_quarter((A(1) - w) * angle) / sine;
+  const A w1 = tiny ? w : sin_quarter(w * angle) / sine;
+  A mixed[4];
+  for (int c = 0; c < 4; ++c) mixed[c] = fused(w1, b[c], w0 * a[c]);
+  return normalize(mixed, out);
+}
+
+// ---- storage types --------------------------------------------------------------------------------------------------
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+RC_INLINE float as_float(uint32_t u) {
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+RC_INLINE uint32_t as_bits(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  return u;
+}
+
+template <class V> struct Accumulator { using type = float; };
+template <> struct Accumulator<double> { using type = double; };
+
+RC_INLINE double load(const double* p) { return *p; }
+RC_INLINE float load(const float* p) { return *p; }
+RC_INLINE float load(const BFloat16* p) { return as_float(uint32_t(p->bits) << 16); }
+RC_INLINE float load(const Half* p) {
+  // Shift exponent and mantissa into place and rescale by 2^112: exact for normals and subnormals.
+  const uint32_t magnitude_bits = uint32_t(p->bits & 0x7fff) << 13;
+  const float scaled = as_float(magnitude_bits) * as_float(0x77800000u);
+  const uint32_t finite = as_bits(scaled), special = magnitude_bits | 0x7f800000u;
+  return as_float(((p->bits & 0x7c00) == 0x7c00 ? special : finite) | (uint32_t(p->bits & 0x8000) << 16));
+}
+
+// Rounds to a binary format of E exponent and M mantissa bits, nearest even, bias 2^(E-1)-1, without saturation:
+// the result may be the code after the largest finite one. The magnitude only; NaN is the caller's.
+template <int E, int M> RC_INLINE uint32_t round_to_format(float magnitude_value) {
+  constexpr int bias = (1 << (E - 1)) - 1;
+  const uint32_t u = as_bits(magnitude_value);
+  const int exponent = int(u >> 23) - 127;
+  if (exponent < 1 - bias) {  // subnormal: let the float adder round at the right place
+    const float magic = as_float(uint32_t(127 + 23 + 1 - bias - M) << 23);
+    return as_bits(magnitude_value + magic) - as_bits(magic);
+  }
+  const uint32_t rebased = u - (uint32_t(127 - bias) << 23);
+  return (rebased + (1u << (22 - M)) - 1 + ((rebased >> (23 - M)) & 1)) >> (23 - M);
+}
+
+RC_INLINE void store(double* p, double x) { *p = x; }
+RC_INLINE void store(float* p, double x) { *p = float(x); }
+RC_INLINE void store(float* p, float x) { *p = x; }
+RC_INLINE void store(double* p, float x) { *p = x; }
+RC_INLINE void store(BFloat16* p, float x) {
+  const uint32_t u = as_bits(x);
+  p->bits = x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+RC_INLINE void store(Half* p, float x) {
+  const uint32_t sign = (as_bits(x) >> 16) & 0x8000;
+  const float m = magnitude(x);
+  const uint32_t code = x != x ? 0x7e00u : m >= 65520.0f ? 0x7c00u : round_to_format<5, 10>(m);
+  p->bits = uint16_t(sign | code);
+}
+// A double rounds once, to odd in float first (Boldo & Melquiond 2008), then to nearest in the narrow type.
+RC_INLINE float to_odd(double x) {
+  const float f = float(x);
+  if (double(f) == x || x != x) return f;
+  const uint32_t u = as_bits(f);
+  const bool away = magnitude(double(f)) > magnitude(x);
+  return as_float((u - (away ? 1u : 0u)) | 1u);
+}
+RC_INLINE void store(BFloat16* p, double x) { store(p, to_odd(x)); }
+RC_INLINE void store(Half* p, double x) { store(p, to_odd(x)); }
+
+// 8-bit codes: saturating, round half to even, NaN kept (0 for int8).
+RC_INLINE uint8_t encode8(DType dtype, float x) {
+  const uint8_t sign = uint8_t((as_bits(x) >> 24) & 0x80);
+  const float m = magnitude(x);
+  if (dtype == DType::e4m3) return sign | uint8_t(x != x ? 0x7f : m >= 448.0f ? 0x7e : round_to_format<4, 3>(m));
+  if (dtype == DType::e5m2) return sign | uint8_t(x != x ? 0x7f : m >= 57344.0f ? 0x7b : round_to_format<5, 2>(m));
+  if (x != x) return 0;
+  const float r = round_even(x);
+  return uint8_t(int8_t(r < -128.0f ? -128.0f : r > 127.0f ? 127.0f : r));
+}
+
+}  // namespace RC_ISA
+}  // namespace robocache

@@ -1,0 +1,54 @@
+// What the kernels are given: raw pointers, sizes and strides. Filled by bindings.cpp, read by cpu/ and cuda/.
+#pragma once
+#include <cstdint>
+
+namespace robocache {
+
+// Values equal the Python side's MODES and DTYPES (robocache/ops/_library.py).
+enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle };
+enum class DType : int32_t { f64, f32, f16, bf16, e4m3, e5m2, i8 };
+enum class TimeType : int32_t { i64, f64, f32 };
+
+// A number in the call's time dtype.
+union TimeValue {
+  int64_t i64;
+  double f64;
+  float f32;
+};
+
+// One stream of a batch. Strides are in elements; the last dimension is contiguous; any stride may be 0.
+struct Stream {
+  const void* values;      // dense [batch, length, dim], jagged [length, dim]
+  const void* times;       // dense [batch, length], jagged [length]
+  const int64_t* offsets;  // jagged: [batch + 1]; dense: nullptr
+  int64_t value_batch_stride;
+  int64_t value_row_stride;
+  int64_t time_batch_stride;
+  int64_t length;
+  int64_t dim;
+  int64_t column;  // where its columns start in the fused row
+  TimeValue max_gap;  // below 0: no limit
+  TimeValue shift;    // added to the stream's stamps
+  DType dtype;
+  Mode mode;
+};
+
+struct Targets {
+  const void* times;       // dense [batch, length], jagged [rows]
+  const int64_t* offsets;  // jagged: [batch + 1]; dense: nullptr
+  int64_t batch_stride;
+  int64_t length;  // targets of one dense batch row
+  int64_t batch;
+  int64_t rows;  // targets in all
+};
+
+struct Output {
+  void* data;          // [rows, width]
+  bool* valid;         // [rows, streams]
+  const float* scale;  // [width] or nullptr; only for the 8-bit types: stored = round(value / scale)
+  int64_t width;
+  int64_t streams;
+  DType dtype;
+};
+
+}  // namespace robocache

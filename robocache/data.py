@@ -1,0 +1,126 @@
+"""The plain data types that every part of RoboCache speaks: stream, episode, and references to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+#: Values of a stream: numbers ``[n, *shape]``, or ``n`` opaque payloads (encoded images, text) as an Arrow
+#: binary or string array, which are selected by time and never computed with.
+Values: TypeAlias = "np.ndarray | pa.Array"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One signal of one episode, as recorded: possibly unsorted, with repeated stamps or non-finite values.
+
+    times:  int64 nanoseconds ``[n]``
+    values: numeric ``[n, *shape]`` in its recorded dtype, or ``n`` opaque payloads (see :data:`Values`)
+    """
+
+    times: np.ndarray
+    values: Values
+
+    def __post_init__(self) -> None:
+        if self.times.dtype != np.int64 or self.times.ndim != 1:
+            raise ValueError(f"times must be int64 [n], got {self.times.dtype} {list(self.times.shape)}")
+        if len(self.values) != len(self.times):
+            raise ValueError(f"{len(self.times)} times for {len(self.values)} values")
+
+    @property
+    def opaque(self) -> bool:
+        """True where the values are payloads rather than numbers."""
+        return not isinstance(self.values, np.ndarray)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One recording: the streams that were asked for, keyed by source path, and its metadata.
+
+    ``streams`` lacks a source that the recording does not have; whether that is an error is the caller's to say.
+    ``metadata`` is small and JSON-serialisable (task text, success flag, robot type).
+    """
+
+    id: str
+    streams: Mapping[str, Stream]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """One input file and what tells a changed file from an unchanged one.
+
+    uri:     full fsspec URI (a plain path for local files)
+    size:    bytes
+    version: local: mtime in nanoseconds; object store: etag
+    """
+
+    uri: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRef:
+    """Where an episode is, without its data: what listing returns, shards hold and workers receive.
+
+    id:      unique in the dataset and the same on every listing: the path below the input root, plus ``#key``
+    format:  name of the reader (``mcap``, ``hdf5``, ...)
+    files:   the files it is read from, the main one first
+    tables:  what each of ``files`` is called in source paths, where an episode is several tables; else empty
+    key:     which episode of the file (HDF5 group, LeRobot episode index); empty where a file is one episode
+    nbytes:  about how much reading it costs, for balancing shards
+    failure: why it cannot be read at all, known since listing; such a reference goes straight to the quarantine
+    """
+
+    id: str
+    format: str
+    files: tuple[FileStamp, ...]
+    key: str = ""
+    nbytes: int = 0
+    failure: str = ""
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """One stream of an episode as ``robocache inspect`` shows it.
+
+    source: path that a config would use, e.g. ``/imu/data``
+    type:   schema or dtype name as the format has it, e.g. ``sensor_msgs/msg/Imu`` or ``float64``
+    fields: paths below ``source`` with their element type and shape, e.g. ``("angular_velocity", "float64[3]")``
+    times:  int64 nanoseconds ``[n]`` in recorded order
+    """
+
+    source: str
+    type: str
+    fields: tuple[tuple[str, str], ...]
+    times: np.ndarray
+
+
+def frame_times(frames: np.ndarray, rate: Fraction | float) -> np.ndarray:
+    """Times of frame numbers at a fixed rate: ``round(frame * 1e9 / rate)``, halves up, so that no rate ever drifts.
+
+    frames: integers ``[n]``
+    rate:   Hz, above zero; a float stands for the simplest fraction near it (29.97002997 is 30000/1001)
+    returns int64 nanoseconds ``[n]``; ``ValueError`` for a rate that is not a positive number
+    """
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"a rate must be a positive number of Hz, got {rate}")
+    period = Fraction(1_000_000_000) / Fraction(rate).limit_denominator(1_000_000)
+    whole, rest = divmod(period.numerator, period.denominator)
+    frames = np.asarray(frames).astype(np.int64)
+    if len(frames) and 2 * int(np.abs(frames).max()) * period.denominator >= 2**62:
+        frames = frames.astype(object)  # Python integers: such rates are rare and int64 would overflow
+    half_up = (2 * frames * rest + period.denominator) // (2 * period.denominator)
+    return (frames * whole + half_up).astype(np.int64)
+
+
+def rate_times(n: int, rate: Fraction | float) -> np.ndarray:
+    """The first ``n`` times at a fixed rate, from 0 (see :func:`frame_times`): int64 nanoseconds ``[n]``."""
+    return frame_times(np.arange(n), rate)

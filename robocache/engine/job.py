@@ -1,0 +1,108 @@
+"""What a run is to do, as plain values: no YAML, no device, no open file. ``robocache.config`` makes it from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from robocache.formats.base import InputSpec
+
+#: Raised whenever the same config and input would give other bytes than the release before.
+OUTPUT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """One stream of a feature and how it meets the timeline. Durations are nanoseconds.
+
+    optional: an episode without this source is kept, its columns NaN and invalid; else it is quarantined
+    """
+
+    source: str
+    align: str = "linear"
+    max_gap: int | None = None
+    offset: int = 0
+    optional: bool = False
+    quaternion_order: Literal["xyzw", "wxyz"] = "xyzw"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One output column: its sources side by side."""
+
+    name: str
+    sources: tuple[FeatureSource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineSpec:
+    """Target times: a fixed rate in Hz, or the stamps of a reference source; over the range of the streams."""
+
+    rate: Fraction | None = None
+    reference: str | None = None
+    range: Literal["intersection", "union"] = "intersection"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """Where and how parts are written. ``shard_mb``: about how many MB of input make one part."""
+
+    uri: str
+    format: Literal["parquet", "arrow"] = "parquet"
+    compression: Literal["zstd", "none"] = "zstd"
+    shard_mb: int = 64
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeSpec:
+    """Never changes what is written. ``threads`` 0: all cores; ``max_memory_mb`` bounds the alignment's working set."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_memory_mb: int = 2048
+    threads: int = 0
+    require_extension: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """Who runs the shards, and how often a transient fault is tried again."""
+
+    mode: Literal["local"] = "local"
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run. ``max_failed_episodes``: how many quarantined episodes still count as success."""
+
+    input: InputSpec
+    features: tuple[Feature, ...]
+    timeline: TimelineSpec
+    output: OutputSpec
+    compute: ComputeSpec = ComputeSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    max_failed_episodes: int = 0
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every source that a reader must deliver, each once, in config order."""
+        wanted = [s.source for f in self.features for s in f.sources]
+        if self.timeline.reference is not None:
+            wanted.append(self.timeline.reference)
+        return tuple(dict.fromkeys(wanted))
+
+    def identity(self) -> str:
+        """Hash of what decides the output's bytes. Device, threads, memory, workers and retries do not."""
+        decisive = {
+            "version": OUTPUT_VERSION,
+            "input": dataclasses.asdict(dataclasses.replace(self.input, storage_options={})),
+            "features": [dataclasses.asdict(f) for f in self.features],
+            "timeline": dataclasses.asdict(self.timeline),
+            "output": {k: getattr(self.output, k) for k in ("format", "compression", "shard_mb")},
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]

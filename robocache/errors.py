@@ -1,0 +1,36 @@
+"""Every error RoboCache raises on purpose.
+
+The class decides what the engine does with it, so there is one class a reaction and no more:
+a bad config or output stops the run, a bad input is quarantined, anything else that is an
+``OSError`` is retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RoboCacheError(Exception):
+    """Base of all errors raised on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(RoboCacheError):
+    """The configuration cannot be run. Holds every problem found, not the first one."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple:  # the default would rebuild from the joined text and lose the list
+        return (type(self), (self.problems,))
+
+
+class InputError(RoboCacheError):
+    """An input file or episode that will fail the same way each time: it is quarantined, never retried.
+
+    The message names the file, the place in it, what was found and what would be right.
+    """
+
+
+class OutputError(RoboCacheError):
+    """The output cannot be written or belongs to something else: the run stops, nothing is lost."""

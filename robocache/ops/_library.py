@@ -1,0 +1,82 @@
+"""Loads the compiled extension and registers what torch needs to know of its operator beside the kernels."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import logging
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger("robocache")
+
+#: Names of the alignment modes; their positions are the kernels' ``Mode`` (kernels/include/robocache/types.h).
+MODES = ("linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pose", "angle")
+
+
+def _load() -> str:
+    """Why the extension cannot be used; empty where it is loaded."""
+    if os.environ.get("ROBOCACHE_NO_EXTENSION"):
+        return "switched off by ROBOCACHE_NO_EXTENSION"
+    folder = Path(__file__).resolve().parent.parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_C{suffix}"
+        if path.exists():
+            try:
+                torch.ops.load_library(str(path))
+            except OSError as error:
+                return f"{path.name} does not load beside torch {torch.__version__}: {error}"
+            return ""
+    return f"no compiled extension in {folder}; build it with `pip install --no-build-isolation .`"
+
+
+_REASON = _load()
+
+
+def available() -> bool:
+    """True where the compiled extension is loaded."""
+    return not _REASON
+
+
+def reason() -> str:
+    """Why the compiled extension is not loaded; empty where it is."""
+    return _REASON
+
+
+@lru_cache(maxsize=1)
+def warn_fallback() -> None:
+    """Say once a process that the slow reference does the work."""
+    logger.warning("the plain-torch reference does the alignment, much slower: %s", _REASON)
+
+
+def supports(device: torch.device) -> bool:
+    """True where the extension has kernels for ``device`` (a CPU build has none for CUDA)."""
+    return available() and torch._C._dispatch_has_kernel_for_dispatch_key(
+        "robocache::fuse", "CUDA" if device.type == "cuda" else "CPU"
+    )
+
+
+if available():
+
+    @torch.library.register_fake("robocache::fuse")
+    def _fuse_shape(
+        values: Sequence[Tensor],
+        times: Sequence[Tensor],
+        offsets: Sequence[Tensor | None],
+        modes: Sequence[int],
+        max_gaps: Sequence[float],
+        shifts: Sequence[float],
+        targets: Tensor,
+        target_offsets: Tensor | None,
+        out_dtype: torch.dtype,
+        out_scale: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        width = sum(x.shape[-1] for x in values)
+        return (
+            targets.new_empty((*targets.shape, width), dtype=out_dtype),
+            targets.new_empty((*targets.shape, len(values)), dtype=torch.bool),
+        )

@@ -1,0 +1,192 @@
+"""Bring streams to target times, and lay them side by side: the public face of the alignment kernels.
+
+The rule is the same on every device and for dense and jagged batches (docs/architecture/kernel_design.md has it in
+full). Times are int64 nanoseconds, float64 or float32, of one dtype a call; differences are taken exactly in that
+dtype. Of samples with equal stamps only the last exists. Outside a recording the value is its edge sample.
+
+=========== ============================================== ====================================================
+mode        value at t                                     valid when
+=========== ============================================== ====================================================
+linear      between the two samples around t               inside the recording, bracket within ``max_gap``
+                                                           (or t is a stamp)
+cubic       monotone PCHIP (Fritsch & Butland 1984)        as linear
+nearest     the nearer sample, the earlier on a tie        within ``max_gap``
+previous    last sample at or before t                     one exists, age within ``max_gap``
+next        first sample at or after t                     one exists, within ``max_gap``
+mean        mean of the samples nearer to this target      the bin is not empty, else as linear
+            than to its neighbours (anti-alias)
+slerp       quaternion, shortest arc, unit output, any     as linear, and the quaternions have a direction
+            component order (Shoemake 1985)
+pose        xyz linear, then a quaternion as slerp         as slerp
+angle       radians, shortest arc, in (-pi, pi]            as linear
+=========== ============================================== ====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robocache.ops import _library, reference
+from robocache.ops._library import MODES
+
+_MODE_INDEX = {name: index for index, name in enumerate(MODES)}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One stream of a batch for :func:`fuse_multimodal`.
+
+    values:  dense ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16 or bfloat16; any strides
+    times:   ``[B, S]`` (or ``[S]`` for all) or jagged ``[N]``, non-decreasing a row
+    mode:    one of :data:`MODES`; slerp takes D = 4, pose D = 7
+    offsets: int64 ``[B+1]`` of a jagged stream, as Arrow list offsets
+    max_gap: in the times' unit; None: no limit
+    offset:  added to the stream's stamps (sensor latency, clock difference), in the times' unit
+    """
+
+    values: Tensor
+    times: Tensor
+    mode: str = "linear"
+    offsets: Tensor | None = None
+    max_gap: float | None = None
+    offset: float = 0
+
+
+def fuse_multimodal(
+    streams: Sequence[StreamSpec],
+    target_times: Tensor,
+    *,
+    target_offsets: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | float | None = None,
+    validate: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Align every stream to the target times and lay their columns side by side, in one kernel launch.
+
+    streams:        any number, of any rates, widths and dtypes
+    target_times:   ``[B, T]`` (or ``[T]`` for all) or, with ``target_offsets`` int64 ``[B+1]``, jagged ``[K]``
+    out_dtype:      default: the streams' dtype where they share one, else float32; also float8_e4m3fn, float8_e5m2
+                    and int8, which store ``round(value / out_scale)``, saturated (NaN is 0 in int8)
+    out_scale:      for those: a number or float32 ``[sum D]``, above 0
+    validate:       look for unsorted times and bad offsets first (on a GPU this waits for the device)
+
+    Returns ``fused [B, T, sum D]`` and ``valid`` bool ``[B, T, M]`` (jagged: ``[K, ...]``). An empty stream gives NaN
+    (0 in int8) and False. Arithmetic is float64 for float64 streams, else float32.
+
+    ``ValueError``: shapes, dtypes or devices that do not fit, an unknown mode, unsorted times (naming the row).
+    """
+    if not streams:
+        raise ValueError("fuse_multimodal: no streams")
+    batch = _batch_size(streams[0], target_times, target_offsets)
+    targets = target_times
+    if target_offsets is None and targets.dim() == 1:
+        targets = targets.expand(batch, -1)
+    values, times, offsets, modes, max_gaps, shifts = [], [], [], [], [], []
+    for m, s in enumerate(streams):
+        if s.mode not in _MODE_INDEX:
+            raise ValueError(f"streams[{m}].mode is {s.mode!r}; use one of {', '.join(MODES)}")
+        if s.max_gap is not None and not s.max_gap >= 0:
+            raise ValueError(f"streams[{m}].max_gap is {s.max_gap}; use a duration of 0 or more, or None for no limit")
+        t = s.times.expand(batch, -1) if s.offsets is None and s.times.dim() == 1 else s.times
+        values.append(s.values)
+        times.append(t)
+        offsets.append(s.offsets)
+        modes.append(_MODE_INDEX[s.mode])
+        max_gaps.append(-1 if s.max_gap is None else s.max_gap)
+        shifts.append(s.offset)
+    if out_dtype is None:
+        dtypes = {x.dtype for x in values}
+        out_dtype = values[0].dtype if len(dtypes) == 1 else torch.float32
+    if out_scale is not None:
+        out_scale = torch.as_tensor(out_scale, dtype=torch.float32, device=targets.device)
+        if not bool((out_scale > 0).all()):
+            raise ValueError(f"out_scale must be above 0, got {out_scale}")
+        if out_scale.dim() == 0:
+            out_scale = out_scale.expand(sum(x.shape[-1] for x in values)).contiguous()
+    if validate:
+        for m, (t, o) in enumerate(zip(times, offsets, strict=True)):
+            _check_sorted(t, o, f"streams[{m}].times")
+        _check_sorted(targets, target_offsets, "target_times")
+    if _library.supports(targets.device):
+        return torch.ops.robocache.fuse(
+            values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale
+        )
+    _library.warn_fallback()
+    names = [MODES[i] for i in modes]
+    limits = [s.max_gap for s in streams]
+    return reference.align(
+        values, times, offsets, names, limits, shifts, targets, target_offsets, out_dtype, out_scale
+    )
+
+
+def resample_trajectories(
+    source_data: Tensor,
+    source_times: Tensor,
+    target_times: Tensor,
+    *,
+    mode: str = "linear",
+    source_offsets: Tensor | None = None,
+    target_offsets: Tensor | None = None,
+    max_gap: float | None = None,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | float | None = None,
+    return_valid: bool = False,
+    validate: bool = True,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Align one stream to target times: :func:`fuse_multimodal` of a single stream.
+
+    source_data ``[B, S, D]`` and source_times ``[B, S]``, or jagged ``[N, D]`` and ``[N]`` with source_offsets
+    ``[B+1]``; target_times ``[B, T]`` or jagged ``[K]`` with target_offsets ``[B+1]``. Returns ``[B, T, D]``
+    (``[K, D]``), and with ``return_valid`` also bool ``[B, T]`` (``[K]``). Everything else is as there.
+    """
+    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap)
+    out, valid = fuse_multimodal(
+        [stream],
+        target_times,
+        target_offsets=target_offsets,
+        out_dtype=out_dtype,
+        out_scale=out_scale,
+        validate=validate,
+    )
+    return (out, valid.squeeze(-1)) if return_valid else out
+
+
+def _batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor | None) -> int:
+    if target_offsets is not None:
+        return target_offsets.shape[0] - 1
+    if target_times.dim() == 2:
+        return target_times.shape[0]
+    return stream.offsets.shape[0] - 1 if stream.offsets is not None else stream.values.shape[0]
+
+
+def _check_sorted(times: Tensor, offsets: Tensor | None, name: str) -> None:
+    """``ValueError`` naming the first stamp that is earlier than the one before it, or NaN."""
+    if times.numel() == 0:
+        return
+    if times.dim() == 2 and times.stride(0) == 0:
+        times = times[:1]  # one row, shown B times
+    bad = ~(times[..., 1:] >= times[..., :-1])  # catches NaN too
+    if offsets is not None:
+        if offsets.numel() and not bool((offsets[1:] >= offsets[:-1]).all() & (offsets[-1] == times.shape[0])):
+            raise ValueError(f"{name}: offsets must rise from 0 to {times.shape[0]}, got {offsets.tolist()}")
+        starts = offsets[1:-1]  # a step from one episode to the next is no step back in time
+        starts = starts[(starts > 0) & (starts < times.shape[0])]
+        bad[starts - 1] = False
+    if times.is_floating_point() and times.shape[-1] == 1:
+        bad = times != times
+    if not bool(bad.any()):
+        return
+    where = bad.nonzero()[0].tolist()
+    after = where[-1] + (1 if times.shape[-1] > 1 else 0)
+    row = where[0] if offsets is None else int(torch.searchsorted(offsets, after, right=True)) - 1
+    series = times[where[0]] if offsets is None else times
+    position = after if offsets is None else after - int(offsets[row])
+    before = f"after {series[after - 1].item()}" if after else "at the start"
+    raise ValueError(
+        f"{name}: row {row} is not sorted: stamp {position} is {series[after].item()} {before}; "
+        "sort it (the last of equal stamps wins), or pass validate=False if you know better"
+    )

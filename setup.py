@@ -1,0 +1,43 @@
+"""Builds robocache/_C: the CPU kernels always, the CUDA kernels where nvcc and a CUDA torch are there.
+
+Build against the installed torch: ``pip install --no-build-isolation .``
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from setuptools import setup
+from torch.utils import cpp_extension
+
+# The kernels' promise of equal bits on host and device rests on these: no contraction, no relaxed math.
+HOST_FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+DEVICE_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--extended-lambda", "--threads=2"]
+ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+
+
+def architectures() -> list[str]:
+    """One -gencode each, and PTX of the newest for what comes after. ROBOCACHE_CUDA_ARCH=90 builds for one card."""
+    wanted = tuple(os.environ.get("ROBOCACHE_CUDA_ARCH", ",".join(ARCHITECTURES)).split(","))
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
+    return [*flags, f"-gencode=arch=compute_{wanted[-1]},code=compute_{wanted[-1]}"]
+
+
+def extension():
+    sources = ["kernels/bindings.cpp", *sorted(str(p) for p in Path("kernels/cpu").glob("*.cpp"))]
+    # setuptools looks at these to see what to rebuild; the compiler is given the folders.
+    headers = sorted(str(p) for p in Path("kernels").rglob("*") if p.suffix in (".h", ".cuh"))
+    common = {"include_dirs": [str(Path("kernels").resolve()), str(Path("kernels/include").resolve())]}
+    if torch.version.cuda is not None and cpp_extension.CUDA_HOME is not None:
+        return cpp_extension.CUDAExtension(
+            "robocache._C",
+            [*sources, *sorted(str(p) for p in Path("kernels/cuda").glob("*.cu"))],
+            depends=headers,
+            define_macros=[("ROBOCACHE_CUDA", "1")],
+            extra_compile_args={"cxx": HOST_FLAGS, "nvcc": [*DEVICE_FLAGS, *architectures()]},
+            **common,
+        )
+    return cpp_extension.CppExtension("robocache._C", sources, depends=headers, extra_compile_args=HOST_FLAGS, **common)
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
