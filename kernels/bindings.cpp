@@ -245,6 +245,25 @@ std::tuple<Tensor, Tensor> fuse_cuda(at::TensorList values, at::TensorList times
 }
 #endif
 
+// The first (row, position) at which a host tensor of times [B, S], or jagged [N] with offsets, steps back: {-1, -1} if
+// none does.
+std::tuple<int64_t, int64_t> first_unsorted(const Tensor& times, const std::optional<Tensor>& offsets) {
+  const TimeType type = time_type(times);
+  TORCH_CHECK_VALUE(times.is_cpu() && times.dim() == (offsets ? 1 : 2), "first_unsorted: host times [B, S], or [N] with "
+                    "offsets, got ", times.sizes(), " on ", times.device());
+  const Tensor t = with_unit_stride(times);
+  if (offsets) check_offset_values(*offsets, t.size(0), "offsets", 0);
+  const int64_t* o = offsets ? offsets->const_data_ptr<int64_t>() : nullptr;
+  const int64_t rows = offsets ? offsets->size(0) - 1 : t.size(0);
+  for (int64_t b = 0; b < rows; ++b) {
+    const int64_t start = o ? o[b] : b * t.stride(0), length = o ? o[b + 1] - o[b] : t.size(1);
+    const auto* first = static_cast<const char*>(t.const_data_ptr()) + start * t.element_size();
+    const int64_t at = cpu::first_unsorted(type, first, length);
+    if (at >= 0) return {b, at};
+  }
+  return {-1, -1};
+}
+
 std::string instruction_set() { return cpu::instruction_set(); }
 
 }  // namespace
@@ -254,10 +273,14 @@ TORCH_LIBRARY(robocache, m) {
   m.def(
       "fuse(Tensor[] values, Tensor[] times, Tensor?[] offsets, int[] modes, Scalar[] max_gaps, Scalar[] shifts, "
       "Tensor targets, Tensor? target_offsets, ScalarType out_dtype, Tensor? out_scale) -> (Tensor, Tensor)");
+  m.def("first_unsorted(Tensor times, Tensor? offsets) -> (int, int)");
   m.def("instruction_set() -> str", &robocache::instruction_set);
 }
 
-TORCH_LIBRARY_IMPL(robocache, CPU, m) { m.impl("fuse", &robocache::fuse_cpu); }
+TORCH_LIBRARY_IMPL(robocache, CPU, m) {
+  m.impl("fuse", &robocache::fuse_cpu);
+  m.impl("first_unsorted", &robocache::first_unsorted);
+}
 #ifdef ROBOCACHE_CUDA
 TORCH_LIBRARY_IMPL(robocache, CUDA, m) { m.impl("fuse", &robocache::fuse_cuda); }
 #endif

@@ -51,5 +51,31 @@ void fuse_rows(TimeType time_type, const Stream* streams, const Targets& targets
 
 const char* instruction_set() { return choice().name; }
 
+namespace {
+
+template <class Time> int64_t first_unsorted_as(const Time* t, int64_t n) {
+  constexpr int64_t kStretch = 4096;  // a stretch is one branch-free sweep; only a bad one is looked at again
+  for (int64_t begin = 1; begin < n; begin += kStretch) {
+    const int64_t end = begin + kStretch < n ? begin + kStretch : n;
+    int bad = 0;
+    for (int64_t i = begin; i < end; ++i) bad |= !(t[i] >= t[i - 1]);
+    if (!bad) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      if (!(t[i] >= t[i - 1])) return i;
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+int64_t first_unsorted(TimeType type, const void* times, int64_t n) {
+  switch (type) {
+    case TimeType::i64: return first_unsorted_as(static_cast<const int64_t*>(times), n);
+    case TimeType::f64: return first_unsorted_as(static_cast<const double*>(times), n);
+    default: return first_unsorted_as(static_cast<const float*>(times), n);
+  }
+}
+
 }  // namespace cpu
 }  // namespace robocache

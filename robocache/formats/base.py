@@ -127,7 +127,7 @@ def select_columns(
     """
     if selector is None:
         return values
-    flat = values.reshape(len(values), -1) if values.size else values.reshape(len(values), int(np.prod(values.shape[1:])))
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     columns: list[int] = []
     for item in selector:
         if isinstance(item, slice):
@@ -145,3 +145,10 @@ def select_columns(
     if columns == list(range(first, first + len(columns))):
         return flat[:, first : first + len(columns)]  # a view: contiguous columns cost nothing
     return flat[:, columns]
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key that puts ``demo_2`` before ``demo_10``; total, so that any two different texts have one order."""
+    parts = re.split(r"([0-9]+)", text)
+    digits = [(len(p.lstrip("0")), p.lstrip("0")) for p in parts[1::2]]  # compares as a number of any length
+    return (*(item for pair in zip(parts[::2], [*digits, (0, "")], strict=True) for item in pair), text)

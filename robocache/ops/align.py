@@ -165,28 +165,35 @@ def _batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor
 
 def _check_sorted(times: Tensor, offsets: Tensor | None, name: str) -> None:
     """``ValueError`` naming the first stamp that is earlier than the one before it, or NaN."""
-    if times.numel() == 0:
-        return
     if times.dim() == 2 and times.stride(0) == 0:
         times = times[:1]  # one row, shown B times
-    bad = ~(times[..., 1:] >= times[..., :-1])  # catches NaN too
-    if offsets is not None:
-        if offsets.numel() and not bool((offsets[1:] >= offsets[:-1]).all() & (offsets[-1] == times.shape[0])):
-            raise ValueError(f"{name}: offsets must rise from 0 to {times.shape[0]}, got {offsets.tolist()}")
-        starts = offsets[1:-1]  # a step from one episode to the next is no step back in time
-        starts = starts[(starts > 0) & (starts < times.shape[0])]
-        bad[starts - 1] = False
-    if times.is_floating_point() and times.shape[-1] == 1:
-        bad = times != times
-    if not bool(bad.any()):
+    row, position = _first_unsorted(times, offsets)
+    if row < 0:
         return
-    where = bad.nonzero()[0].tolist()
-    after = where[-1] + (1 if times.shape[-1] > 1 else 0)
-    row = where[0] if offsets is None else int(torch.searchsorted(offsets, after, right=True)) - 1
-    series = times[where[0]] if offsets is None else times
-    position = after if offsets is None else after - int(offsets[row])
-    before = f"after {series[after - 1].item()}" if after else "at the start"
+    start = 0 if offsets is None else int(offsets[row])
+    series = times[row] if offsets is None else times[start:]
     raise ValueError(
-        f"{name}: row {row} is not sorted: stamp {position} is {series[after].item()} {before}; "
-        "sort it (the last of equal stamps wins), or pass validate=False if you know better"
+        f"{name}: row {row} is not sorted: stamp {position} is {series[position].item()} "
+        f"after {series[max(position - 1, 0)].item()}; sort it (the last of equal stamps wins)"
     )
+
+
+def _first_unsorted(times: Tensor, offsets: Tensor | None) -> tuple[int, int]:
+    """(row, position) of the first step back in time or NaN, or (-1, -1)."""
+    if times.device.type == "cpu" and _library.available():
+        return torch.ops.robocache.first_unsorted(times, offsets)
+    bad = ~(times[..., 1:] >= times[..., :-1])  # also where either is NaN
+    if offsets is None:
+        found = bad.nonzero()
+        return (int(found[0, 0]), int(found[0, 1]) + 1) if len(found) else (-1, -1)
+    total = times.shape[0]
+    if bool((offsets[1:] < offsets[:-1]).any() | (offsets[0] != 0) | (offsets[-1] != total)):
+        raise ValueError(f"offsets must rise from 0 to {total}, got {offsets.tolist()}")
+    inner = offsets[(offsets > 0) & (offsets < total)]
+    bad[inner - 1] = False  # the step from one episode to the next
+    found = bad.nonzero()
+    if not len(found):
+        return -1, -1
+    after = int(found[0, 0]) + 1
+    row = int(torch.searchsorted(offsets, after, right=True)) - 1
+    return row, after - int(offsets[row])

@@ -1,8 +1,8 @@
 // The alignment rule, once, for host and device.
 //
 // Every rounding is explicit: products and sums that may be fused are written as fma(), the rest must not be fused
-// (nvcc -fmad=false, gcc -ffp-contract=off), so both sides give the same bits. No fast-math, no library sin/atan for
-// float (their bits differ between libm and CUDA): the polynomials below serve both.
+// (nvcc -fmad=false, gcc -ffp-contract=off), so both sides give the same bits. No fast-math and no library sin or atan
+// (their bits differ between libm and CUDA): the polynomials below serve both.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -44,8 +44,8 @@ template <> RC_INLINE int64_t time_value<int64_t>(TimeValue v) { return v.i64; }
 template <> RC_INLINE double time_value<double>(TimeValue v) { return v.f64; }
 template <> RC_INLINE float time_value<float>(TimeValue v) { return v.f32; }
 
-// atan on [0, 1] and sin on [0, pi/2]; at most 1.5 ulp. Coefficients: Moshier, Cephes Math Library (atanf), and the
-// Taylor series of sin to x^13, whose remainder at pi/2 is 7e-10.
+// atan on [0, 1] and sin on [0, pi/2], within 3 ulp. Coefficients: Moshier, Cephes Math Library (atanf, atan), and the
+// Taylor series of sin to x^13 (float; remainder at pi/2 7e-10) and x^21 (double; 1e-18).
 RC_INLINE float atan_unit(float x) {
   const bool reduce = x > 0.41421356f;  // tan(pi/8): atan(x) = pi/4 + atan((x-1)/(x+1)) above it
   const float y = reduce ? (x - 1.0f) / (x + 1.0f) : x;
@@ -65,8 +65,35 @@ RC_INLINE float sin_quarter(float x) {
   p = fused(p, z, -1.6666667e-1f);
   return fused(p * z, x, x);
 }
-RC_INLINE double atan_unit(double x) { return ::atan(x); }
-RC_INLINE double sin_quarter(double x) { return ::sin(x); }
+RC_INLINE double atan_unit(double x) {
+  const bool reduce = x > 0.66;
+  const double y = reduce ? (x - 1.0) / (x + 1.0) : x;
+  const double z = y * y;
+  double p = fused(-8.750608600031904122785e-1, z, -1.615753718733365076637e1);
+  p = fused(p, z, -7.500855792314704667340e1);
+  p = fused(p, z, -1.228866684490136173410e2);
+  p = fused(p, z, -6.485021904942025371773e1);
+  double q = z + 2.485846490142306297962e1;
+  q = fused(q, z, 1.650270098316988542046e2);
+  q = fused(q, z, 4.328810604912902668951e2);
+  q = fused(q, z, 4.853903996359136964868e2);
+  q = fused(q, z, 1.945506571482613964425e2);
+  const double a = fused(z * p / q, y, y);
+  return reduce ? (a + 3.0616169978683830e-17) + 0.78539816339744830962 : a;  // pi/4 in two parts
+}
+RC_INLINE double sin_quarter(double x) {
+  const double z = x * x;
+  double p = fused(1.9572941063391261e-20, z, -8.2206352466243297e-18);
+  p = fused(p, z, 2.8114572543455206e-15);
+  p = fused(p, z, -7.6471637318198165e-13);
+  p = fused(p, z, 1.6059043836821613e-10);
+  p = fused(p, z, -2.5052108385441719e-8);
+  p = fused(p, z, 2.7557319223985893e-6);
+  p = fused(p, z, -1.9841269841269841e-4);
+  p = fused(p, z, 8.3333333333333333e-3);
+  p = fused(p, z, -1.6666666666666667e-1);
+  return fused(p * z, x, x);
+}
 
 // ---- brackets -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,47 @@
+# make demo   make sample logs, run the job on them, verify, compare with the ground truth
+# make test   the test suite (CPU; GPU, real-data and Ray tests skip themselves where they cannot run, saying why)
+# make lint   ruff and mypy
+# make kernels   compile every CUDA kernel and fail on register spills (needs nvcc, no GPU)
+#
+# A virtual environment in .venv holds everything. PYTHON=python3.12 picks the interpreter; VENV= another place.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml constraints.txt $(wildcard kernels/*.cpp kernels/*/*.cpp kernels/*/*.h \
+  kernels/*/*.cu kernels/*/*/*.h)
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+export MAX_JOBS ?= 2
+
+.PHONY: demo test lint kernels install clean
+install: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@command -v c++ >/dev/null || { echo "a C++ compiler (c++) is needed to build the kernels: install g++ or clang++"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: the extension is built against it.
+$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
+	$(PIP) pip setuptools wheel ninja numpy torch
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.tools
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+kernels:
+	scripts/check_kernels.sh
+
+clean:
+	rm -rf build out sample_logs robocache/_C*.so *.egg-info

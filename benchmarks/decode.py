@@ -1,0 +1,210 @@
+"""How fast is a log decoded? Three topics of an MCAP file, read by RoboCache and by mcap-ros2-support.
+
+    python benchmarks/decode.py husky.mcap --out benchmarks/results/decode.csv
+
+Every case starts from the path (page cache warm) and ends with the same float64 arrays, except the two that only
+decompress the chunks, the floor for any reader, and the one that decodes messages and drops them. The official decoder
+always decodes whole messages; RoboCache only the fields asked for. All cases run once per repetition, in shuffled
+order, so that a slow moment of the machine falls on all of them. Before timing, RoboCache's arrays are checked against
+the official decoder's, value for value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import operator
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import mcap_ros2.decoder
+import numpy as np
+import pyarrow as pa
+import zstandard
+from mcap.reader import make_reader
+
+from robocache.data import FileStamp
+from robocache.formats.base import InputSpec
+from robocache.formats.mcap import McapReader
+
+#: source -> the numbers it stands for, as attribute paths of the official decoder's message
+SOURCES = {
+    "/imu/data.orientation": [f"orientation.{c}" for c in "xyzw"],
+    "/imu/data.angular_velocity": [f"angular_velocity.{c}" for c in "xyz"],
+    "/imu/data.linear_acceleration": [f"linear_acceleration.{c}" for c in "xyz"],
+    "/husky_velocity_controller/odom.pose.pose": [
+        *(f"pose.pose.position.{c}" for c in "xyz"),
+        *(f"pose.pose.orientation.{c}" for c in "xyzw"),
+    ],
+    "/husky_velocity_controller/odom.twist.twist": [
+        *(f"twist.twist.linear.{c}" for c in "xyz"),
+        *(f"twist.twist.angular.{c}" for c in "xyz"),
+    ],
+    "/fix.latitude": ["latitude"],
+    "/fix.longitude": ["longitude"],
+    "/fix.altitude": ["altitude"],
+}
+TOPICS = {source: source.partition(".")[0] for source in SOURCES}
+
+Arrays = dict[str, np.ndarray]
+
+
+def robocache(path: Path, *, verify_checksums: bool = True) -> Arrays:
+    """Every source as float64 ``[n, D]``."""
+    stat = path.stat()
+    file = FileStamp(str(path), stat.st_size, str(stat.st_mtime_ns))
+    spec = InputSpec(uri=(str(path),), verify_checksums=verify_checksums)
+    reader = McapReader()
+    (ref,) = reader.episodes(path.name, [file], spec)
+    streams = reader.read(ref, list(SOURCES), spec).streams
+    return {source: np.reshape(stream.values, (len(stream.times), -1)) for source, stream in streams.items()}
+
+
+def official_messages(path: Path, keep: Callable[[str, object], None]) -> None:
+    with path.open("rb") as file:
+        reader = make_reader(file, decoder_factories=[mcap_ros2.decoder.DecoderFactory()])
+        topics = list(dict.fromkeys(TOPICS.values()))
+        for _, channel, _, message in reader.iter_decoded_messages(topics=topics, log_time_order=False):
+            keep(channel.topic, message)
+
+
+def official_arrays(path: Path) -> Arrays:
+    """The same arrays, gathered from the official decoder's messages."""
+    getters = {source: operator.attrgetter(*fields) for source, fields in SOURCES.items()}
+    rows: dict[str, list] = {source: [] for source in SOURCES}
+    wanted: dict[str, list] = {topic: [] for topic in TOPICS.values()}
+    for source, topic in TOPICS.items():
+        wanted[topic].append((rows[source].append, getters[source]))
+
+    def keep(topic: str, message: object) -> None:
+        for append, get in wanted[topic]:
+            append(get(message))
+
+    official_messages(path, keep)
+    return {source: np.array(values, np.float64).reshape(len(values), -1) for source, values in rows.items()}
+
+
+def official_decode_only(path: Path) -> None:
+    official_messages(path, lambda topic, message: None)
+
+
+def chunks_of(path: Path) -> list[tuple[int, int, int]]:
+    """Where each chunk's compressed bytes begin and end in the file, and how many bytes they become."""
+    with path.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    if summary is None or {index.compression for index in summary.chunk_indexes} != {"zstd"}:
+        sys.exit(f"{path}: needs a summary and zstd chunks")
+    found = []
+    for index in summary.chunk_indexes:
+        end = index.chunk_start_offset + index.chunk_length
+        found.append((end - index.compressed_size, end, index.uncompressed_size))
+    return found
+
+
+def check_same(path: Path) -> None:
+    """Exit unless RoboCache reads what the official decoder reads."""
+    ours, theirs = robocache(path), official_arrays(path)
+    for source in SOURCES:
+        if not len(theirs[source]):
+            sys.exit(f"{path}: no messages for {source}; this benchmark reads the Husky recording")
+        if source not in ours or not np.array_equal(ours[source], theirs[source], equal_nan=True):
+            sys.exit(f"{path}: {source}: RoboCache and mcap-ros2-support disagree")
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="CSV to write")
+    args = parser.parse_args()
+    path = args.path
+    if args.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+
+    chunks = chunks_of(path)
+    check_same(path)
+
+    def decompress_pyarrow() -> None:
+        data, codec = memoryview(path.read_bytes()), pa.Codec("zstd")
+        for begin, end, size in chunks:
+            codec.decompress(data[begin:end], size)
+
+    def decompress_zstandard() -> None:
+        data, context = memoryview(path.read_bytes()), zstandard.ZstdDecompressor()
+        for begin, end, size in chunks:
+            context.decompress(data[begin:end], max_output_size=size)
+
+    cases: dict[str, Callable[[], object]] = {
+        "robocache": lambda: robocache(path),
+        "robocache, no CRC check": lambda: robocache(path, verify_checksums=False),
+        "decompress only, pyarrow": decompress_pyarrow,
+        "decompress only, zstandard": decompress_zstandard,
+        "mcap-ros2-support, to arrays": lambda: official_arrays(path),
+        "mcap-ros2-support, decode only": lambda: official_decode_only(path),
+    }
+    milliseconds: dict[str, list[float]] = {case: [] for case in cases}
+    order = list(cases.items())
+    for repetition in range(-2, args.repetitions):  # two rounds to warm up
+        for case, run in order:
+            begin = time.perf_counter()
+            run()
+            if repetition >= 0:
+                milliseconds[case].append((time.perf_counter() - begin) * 1e3)
+        random.Random(repetition).shuffle(order)  # no case always runs in the wake of the same other
+
+    megabytes = sum(size for _, _, size in chunks) / 1e6
+    base = statistics.median(milliseconds["robocache"])
+    about = {
+        "file": path.name,
+        "uncompressed_mb": f"{megabytes:.2f}",
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "pyarrow", "zstandard", "mcap", "mcap-ros2-support")},
+    }
+    rows = []
+    print(f"{path.name}: {megabytes:.1f} MB of records, n={args.repetitions}, {about['cpu']} x{about['cpus']}")
+    print(f"{'case':32}{'median ms':>10}{'min':>9}{'max':>9}{'MB/s':>8}{'x robocache':>13}")
+    for case, times in milliseconds.items():
+        middle = statistics.median(times)
+        print(
+            f"{case:32}{middle:10.2f}{min(times):9.2f}{max(times):9.2f}"
+            f"{megabytes / middle * 1e3:8.0f}{middle / base:13.2f}"
+        )
+        rows.append(
+            {
+                "case": case,
+                "median_ms": f"{middle:.3f}",
+                "min_ms": f"{min(times):.3f}",
+                "max_ms": f"{max(times):.3f}",
+                "n": len(times),
+                "ratio_to_robocache": f"{middle / base:.3f}",
+                **about,
+            }
+        )
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Encoding of a part: tables of whole episodes to the bytes of one Parquet or Arrow IPC file, and back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robocache.dataset import statistics
+from robocache.dataset.statistics import Statistics
+
+#: Key in the file's metadata that holds the part's statistics.
+STATISTICS_KEY = b"robocache.statistics"
+#: A row group ends with the episode that reaches this many rows, and a longer episode is cut at it.
+ROW_GROUP_ROWS = 65536
+
+SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
+
+
+def encode(
+    schema: pa.Schema, episodes: Sequence[pa.Table], stats: dict[str, Statistics], format: str, compression: str
+) -> pa.Buffer:
+    """One file. Depends on nothing but its arguments: the same rows give the same bytes on every run."""
+    codec = None if compression == "none" else compression
+    metadata = {STATISTICS_KEY: base64.b85encode(statistics.to_bytes(stats))}
+    sink = pa.BufferOutputStream()
+    if format == "arrow":
+        options = pa.ipc.IpcWriteOptions(compression=codec)
+        with pa.ipc.new_file(sink, schema.with_metadata(metadata), options=options) as writer:
+            for group in row_groups(episodes):
+                writer.write_table(group, max_chunksize=ROW_GROUP_ROWS)
+        return sink.getvalue()
+    plain = [f.name for f in schema if not pa.types.is_floating(f.type) and not pa.types.is_nested(f.type)]
+    with pq.ParquetWriter(
+        sink, schema, compression=codec or "none", use_dictionary=plain, write_page_checksum=True
+    ) as writer:
+        for group in row_groups(episodes):
+            writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(metadata)
+    return sink.getvalue()
+
+
+def row_groups(episodes: Sequence[pa.Table]) -> list[pa.Table]:
+    """Whole episodes together until they reach ROW_GROUP_ROWS, each as one contiguous table."""
+    groups: list[pa.Table] = []
+    held: list[pa.Table] = []
+    for table in episodes:
+        held.append(table)
+        if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS:
+            groups.append(pa.concat_tables(held).combine_chunks())
+            held = []
+    if held:
+        groups.append(pa.concat_tables(held).combine_chunks())
+    return groups
+
+
+def read_statistics(file: pa.NativeFile, format: str) -> dict[str, Statistics]:
+    """The statistics that :func:`encode` put into a part."""
+    if format == "arrow":
+        metadata = pa.ipc.open_file(file).schema.metadata
+    else:
+        metadata = pq.read_metadata(file).metadata
+    return statistics.from_bytes(base64.b85decode(metadata[STATISTICS_KEY]))

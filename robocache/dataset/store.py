@@ -1,0 +1,122 @@
+"""Files of one output: whole or not at all, on a local disk or any fsspec object store."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from robocache.errors import OutputError
+
+_FATAL = {
+    errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again, finished parts are kept",
+    errno.EROFS: "the file system is read-only; choose another output.uri",
+    errno.EACCES: "no permission to write there; choose another output.uri or change the folder's owner",
+    errno.EPERM: "no permission to write there; choose another output.uri or change the folder's owner",
+    errno.ENOTDIR: "a part of the path is a file; choose another output.uri",
+    errno.EEXIST: "a file stands where a folder is needed; choose another output.uri",
+}
+
+
+class Store:
+    """The folder ``uri``. Names are relative to it, with ``/``. Can be pickled and used from any thread."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None):
+        self.uri = uri.rstrip("/")
+        self.fs, root = fsspec.core.url_to_fs(uri, **(storage_options or {}))
+        self.root = root.rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return self.fs.exists(self.path(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        try:
+            return int(self.fs.info(self.path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str) -> bytes:
+        return self.fs.cat_file(self.path(name))
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of all files below ``folder``, sorted; hidden ones included."""
+        root = self.path(folder).rstrip("/")
+        if not self.fs.exists(root):
+            return []
+        self.fs.invalidate_cache(root)
+        return sorted(f[len(self.root) + 1 :] for f in self.fs.find(root))
+
+    def remove(self, name: str) -> None:
+        with self._explained(name), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def write(self, name: str, data: Any) -> None:
+        """Put a whole file there, replacing what was: a reader sees the old bytes or the new, never a piece, also
+        after a crash or a power cut. ``data``: bytes or a buffer. ``OutputError`` where the storage refuses for good.
+        """
+        with self._explained(name):
+            if not self.local:
+                self.fs.pipe_file(self.path(name), bytes(data))
+                return
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            try:
+                with open(draft, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, target)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+            _sync_folder(target.parent)
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a local file, on the disk when this returns. A crash may leave a piece of ``data``."""
+        with self._explained(name):
+            path = Path(self.path(name))
+            new = not path.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                _sync_folder(path.parent)
+
+    def remove_drafts(self) -> None:
+        """What killed writers left behind. Only the holder of the output's lock may call this."""
+        for name in self.files():
+            base = name.rpartition("/")[2]
+            if base.startswith(".") and base.endswith(".tmp"):
+                self.remove(name)
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FATAL:
+                raise OutputError(f"{self.uri}/{name}: {_FATAL[error.errno]} ({error.strerror})") from error
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,239 @@
+"""Process one shard: read, align, encode. The same function runs in-process, in a Ray actor and in a Ray Data batch.
+
+It knows no file format and no kernel by name, writes nothing, and gives the same bytes wherever it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from robocache.data import Episode, EpisodeRef, Stream
+from robocache.dataset import parts, schema
+from robocache.dataset.schema import FeatureType
+from robocache.dataset.statistics import Statistics
+from robocache.engine.clean import StreamReport, clean
+from robocache.engine.job import FeatureSource, Job
+from robocache.engine.plan import Shard
+from robocache.engine.records import EpisodeRecord, QuarantineRecord, ShardRecord
+from robocache.engine.timeline import target_times
+from robocache.engine.types import SourceType, feature_types, source_type
+from robocache.errors import InputError, OutputError
+from robocache.formats import read_episode
+from robocache.ops import StreamSpec
+from robocache.ops.chunked import fuse_multimodal_chunked
+
+logger = logging.getLogger("robocache")
+
+
+@dataclass
+class AlignedEpisode:
+    """An episode on its timeline: ``table`` as :func:`robocache.dataset.schema.episode_table`, and what was found."""
+
+    table: pa.Table
+    reports: list[StreamReport]
+    metadata: Mapping[str, Any]
+    start_ns: int
+
+
+@dataclass
+class ShardResult:
+    """A processed shard, not yet written. ``part`` is None where no episode of it could be used."""
+
+    part: pa.Buffer | None
+    record: ShardRecord
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Everything that processing a shard needs, the same for all shards; can be pickled.
+
+    types: from :func:`robocache.engine.types.resolve`; device: a torch device
+    """
+
+    job: Job
+    types: Mapping[str, SourceType]
+    device: str = "cpu"
+    features: list[FeatureType] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", feature_types(self.job.features, self.types) if self.types else [])
+
+    def process(self, shard: Shard, *, last_attempt: bool = True) -> ShardResult:
+        """Read and align the shard's episodes and encode its part.
+
+        An episode that cannot be used is quarantined with its reason. ``OSError`` and out-of-memory faults may pass:
+        they are raised for another attempt, unless this is the last one, which quarantines them too.
+        """
+        tables: list[pa.Table] = []
+        episodes: list[EpisodeRecord] = []
+        quarantined: list[QuarantineRecord] = []
+        for index, ref in enumerate(shard.refs, shard.first_episode):
+            files = tuple(f.uri for f in ref.files)
+            try:
+                aligned = self._episode(index, ref)
+            except OutputError:
+                raise
+            except InputError as error:
+                reason = str(error)
+            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+                if not last_attempt:
+                    raise
+                reason = f"{type(error).__name__} on every attempt: {error}"
+            except Exception as error:
+                # A fault of ours, or of data nobody thought of: the run goes on, the episode does not vanish.
+                logger.debug("episode %s", ref.id, exc_info=True)
+                reason = f"unexpected {type(error).__name__}: {error}"
+            else:
+                tables.append(aligned.table)
+                episodes.append(
+                    EpisodeRecord(
+                        index,
+                        ref.id,
+                        files,
+                        aligned.table.num_rows,
+                        aligned.start_ns,
+                        tuple(aligned.reports),
+                        dict(aligned.metadata),
+                    )
+                )
+                continue
+            quarantined.append(QuarantineRecord(index, ref.id, files, reason))
+        record = ShardRecord(
+            shard.index, self.job.identity(), shard.fingerprint(), "", 0, 0, "", tuple(episodes), tuple(quarantined)
+        )
+        if not tables:
+            return ShardResult(None, record)
+        output = self.job.output
+        arrow = schema.arrow_schema(self.features)
+        part = parts.encode(arrow, tables, self._statistics(tables), output.format, output.compression)
+        record = replace(
+            record,
+            part=shard.part(output.format),
+            rows=sum(t.num_rows for t in tables),
+            bytes=part.size,
+            sha256=hashlib.sha256(part).hexdigest(),
+        )
+        return ShardResult(part, record)
+
+    def _episode(self, index: int, ref: EpisodeRef) -> AlignedEpisode:
+        if ref.failure:
+            raise InputError(ref.failure)
+        episode = read_episode(ref, self.job.sources, self.job.input)
+        try:
+            return self.align(index, episode)
+        except InputError as error:
+            raise InputError(f"{ref.files[0].uri if ref.files else ref.id}: {error}") from None
+
+    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+        """Bring every source of an episode to its timeline and lay the features side by side."""
+        streams: dict[str, Stream] = {}
+        reports: dict[str, StreamReport] = {}
+        stamps: dict[str, np.ndarray] = {}
+        wanted = [s for feature in self.job.features for s in feature.sources]
+        if self.job.timeline.reference is not None:
+            wanted.append(FeatureSource(self.job.timeline.reference))
+        for s in wanted:
+            stream = episode.streams.get(s.source)
+            if stream is None:
+                if not s.optional:
+                    raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
+                continue
+            if s.source not in streams:
+                self._check_type(s.source, stream)
+                streams[s.source], reports[s.source] = clean(s.source, stream, s.max_gap)
+                stamps[s.source] = streams[s.source].times + s.offset
+        times = target_times(self.job.timeline, stamps)
+        columns = self._columns(streams, reports, times)
+        table = schema.episode_table(self.features, index, times, columns)
+        return AlignedEpisode(table, list(reports.values()), episode.metadata, int(times[0]))
+
+    def _check_type(self, source: str, stream: Stream) -> None:
+        expected, found = self.types[source], source_type(stream, "")
+        if (found.kind, found.shape) != (expected.kind, expected.shape) and len(stream.times):
+            raise InputError(
+                f"{source} holds {found.kind} {list(found.shape)} here and {expected.kind} {list(expected.shape)} in "
+                f"{expected.seen_in}, which fixed the dataset's columns; give this kind of robot a dataset of its own"
+            )
+
+    def _columns(
+        self, streams: Mapping[str, Stream], reports: dict[str, StreamReport], times: np.ndarray
+    ) -> dict[str, tuple[np.ndarray | pa.Array, np.ndarray]]:
+        """Every feature's values and validity on the timeline: one fused alignment of all sources."""
+        sources = [s for feature in self.job.features for s in feature.sources]
+        specs = [self._spec(s, streams.get(s.source)) for s in sources]
+        fused, valid = fuse_multimodal_chunked(
+            specs,
+            torch.from_numpy(times).unsqueeze(0),
+            out_dtype=torch.float64 if any(self.types[s.source].kind != "float" for s in sources) else torch.float32,
+            max_memory_mb=self.job.compute.max_memory_mb,
+            device=self.device,
+            validate=False,  # clean() has sorted them
+        )
+        values, ok = fused[0].numpy(), valid[0].numpy()
+        columns: dict[str, tuple[np.ndarray | pa.Array, np.ndarray]] = {}
+        column = m = 0
+        for feature, kind in zip(self.job.features, self.features, strict=True):
+            width = sum(specs[m + k].values.shape[-1] for k in range(len(feature.sources)))
+            block = values[:, column : column + width]
+            if kind.kind == "float":
+                columns[feature.name] = (block.astype(np.float32), ok[:, m : m + len(feature.sources)].all(axis=1))
+            else:
+                payloads = streams.get(feature.sources[0].source)
+                columns[feature.name] = (_payloads(payloads, block[:, 0], kind), ok[:, m])
+            for k, s in enumerate(feature.sources):
+                if s.source in reports:
+                    share = float(ok[:, m + k].mean())
+                    reports[s.source] = replace(reports[s.source], valid_share=share)
+            column += width
+            m += len(feature.sources)
+        return columns
+
+    def _spec(self, s: FeatureSource, stream: Stream | None) -> StreamSpec:
+        """The stream as the kernels take it: payloads are represented by their row numbers."""
+        kind = self.types[s.source]
+        if stream is None or not len(stream.times):
+            width = kind.width if kind.kind == "float" else 1
+            values, times = np.zeros((0, width), np.float64), np.zeros(0, np.int64)
+        elif stream.opaque:
+            values, times = np.arange(len(stream.times), dtype=np.float64)[:, None], stream.times
+        else:
+            values, times = np.asarray(stream.values).reshape(len(stream.times), kind.width), stream.times
+        return StreamSpec(
+            torch.from_numpy(values).unsqueeze(0),
+            torch.from_numpy(times).unsqueeze(0),
+            s.align,
+            max_gap=s.max_gap,
+            offset=s.offset,
+        )
+
+    def _statistics(self, tables: list[pa.Table]) -> dict[str, Statistics]:
+        out = {}
+        for feature in self.features:
+            if feature.kind != "float" or feature.width == 0:
+                continue
+            per_episode = []
+            for table in tables:
+                column = table.column(feature.name).combine_chunks()
+                while isinstance(column, pa.FixedSizeListArray):
+                    column = column.flatten()
+                values = column.to_numpy(zero_copy_only=False).reshape(table.num_rows, feature.width)
+                valid = table.column(f"{feature.name}.valid").to_numpy()
+                finite = valid & np.isfinite(values).all(axis=1)
+                per_episode.append(values if finite.all() else values[finite])
+            out[feature.name] = Statistics.of(np.concatenate(per_episode))
+        return out
+
+
+def _payloads(stream: Stream | None, rows: np.ndarray, kind: FeatureType) -> pa.Array:
+    """The payloads that the alignment picked, null where there was nothing to pick from."""
+    if stream is None or not len(stream.times):
+        return pa.nulls(len(rows), pa.string() if kind.kind == "text" else pa.binary())
+    return stream.values.take(pa.array(rows.astype(np.int64)))

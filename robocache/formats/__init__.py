@@ -1,0 +1,22 @@
+"""Recordings in, episodes out: one reader a file format behind one face.
+
+:func:`list_episodes` finds the recordings, :func:`list_streams` says what is in one, :func:`read_episode` reads the
+signals that a config asks for. Errors are :class:`~robocache.errors.InputError` (the file is at fault, quarantine it)
+or ``OSError`` (the storage is, try again), and nothing else.
+"""
+
+from robocache.formats.base import InputSpec, Reader, TableTimes
+from robocache.formats.listing import list_episodes
+from robocache.formats.registry import READERS, UNAVAILABLE, guarded, list_streams, read_episode
+
+__all__ = [
+    "READERS",
+    "UNAVAILABLE",
+    "InputSpec",
+    "Reader",
+    "TableTimes",
+    "guarded",
+    "list_episodes",
+    "list_streams",
+    "read_episode",
+]

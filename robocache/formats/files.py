@@ -1,0 +1,191 @@
+"""Which files a URI leads to: single files, globs, folders, LeRobot datasets, on any fsspec file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from robocache.data import FileStamp
+from robocache.errors import InputError
+from robocache.formats.base import InputSpec
+from robocache.formats.lerobot import INFO
+from robocache.formats.registry import READERS
+
+#: Where file systems keep what tells one version of a file from the next, the surest first.
+_VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", "LastModified", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file, or one dataset folder, that a URI led to.
+
+    format:  reader that its name asks for; empty where none does
+    files:   the file; of a dataset info.json, then the files below ``meta`` and ``data``
+    path:    the first of them as ``fs`` has it
+    failure: why it cannot be read, as far as its name and place tell
+    """
+
+    format: str
+    files: tuple[FileStamp, ...]
+    fs: fsspec.AbstractFileSystem
+    path: str
+    failure: str = ""
+
+    @property
+    def uri(self) -> str:
+        """The file, or the dataset's folder."""
+        return self.files[0].uri.removesuffix(f"/{INFO}" if self.format == "lerobot" else "")
+
+
+def known_suffixes(format: str) -> str:
+    """What a listing takes, for messages."""
+    readers = READERS.values() if format == "auto" else [READERS[format]]
+    suffixes = [suffix for reader in readers for suffix in reader.suffixes]
+    return ", ".join([*suffixes, f"folders with {INFO}"] if format in ("auto", "lerobot") else suffixes)
+
+
+def expand(uri: str, spec: InputSpec) -> tuple[str, list[Found]]:
+    """What a URI leads to, and the folder that its episodes' ids are relative to.
+
+    A folder gives what a reader claims by suffix, hidden files left out; a file or a glob's match counts as it is.
+    ``InputError`` for an unknown protocol; ``OSError`` where the storage fails.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **spec.storage_options)
+    except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
+        raise InputError(f"input.uri: {uri!r}: {error}") from error
+    here = _uri(fs, path)
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return _expand_glob(fs, path, spec) if has_magic(path) else (here, [])
+    except PermissionError:
+        return here.rpartition("/")[0], [_unreadable(fs, path)]
+    if info["type"] == "directory":
+        return here, _search(fs, path, spec)
+    return here.rpartition("/")[0], [_named(fs, path, info, spec)]
+
+
+def _expand_glob(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> tuple[str, list[Found]]:
+    errors: list[OSError] = []
+    found = []
+    for match, info in sorted(fs.glob(path, detail=True, **_catch(fs, errors)).items()):
+        folder = info["type"] == "directory" or (isinstance(fs, LocalFileSystem) and os.path.isdir(match))  # a link
+        found += _search(fs, match, spec) if folder else [_named(fs, match, info, spec)]
+    folders = _uri(fs, path).split("/")[:-1]
+    fixed = next((i for i, name in enumerate(folders) if has_magic(name)), len(folders))
+    return "/".join(folders[:fixed]), found + _unlisted(fs, errors)
+
+
+def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> list[Found]:
+    """The recordings below a folder: LeRobot datasets as a whole, then single files."""
+    errors: list[OSError] = []
+    root = root.rstrip("/")
+    files = dict(_walk_local(root, errors) if isinstance(fs, LocalFileSystem) else _walk(fs, root, errors))
+    found = _unlisted(fs, errors)
+    datasets: dict[str, str] = {}
+    if spec.format in ("auto", "lerobot"):
+        for path in sorted((path for path in files if path.endswith(f"/{INFO}")), key=len):
+            if not _inside(path, datasets):
+                datasets[path.removesuffix(f"/{INFO}")] = path
+    for folder, info in datasets.items():
+        parts = sorted(path for path in files if path.startswith((f"{folder}/meta/", f"{folder}/data/")))
+        stamps = (_stamp(fs, path, files[path]) for path in [info, *(path for path in parts if path != info)])
+        found.append(Found("lerobot", tuple(stamps), fs, info))
+    for path, details in files.items():
+        format = _by_suffix(path)
+        if format and spec.format in ("auto", format) and not _inside(path, datasets):
+            found.append(Found(format, (_stamp(fs, path, details),), fs, path))
+    return found
+
+
+def _inside(path: str, folders: Mapping[str, str]) -> bool:
+    return any(parent in folders for parent in _parents(path))
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _walk(fs: fsspec.AbstractFileSystem, root: str, errors: list[OSError]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        files = fs.find(root, detail=True, **_catch(fs, errors))
+    except PermissionError as error:
+        errors.append(error)
+        return
+    for path, info in files.items():
+        if not any(part.startswith(".") for part in path[len(root) :].split("/")):
+            yield path, info
+
+
+def _walk_local(root: str, errors: list[OSError]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """As :func:`_walk`, and through links to folders, which fsspec passes over; each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root or "/", followlinks=True, onerror=errors.append):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real not in seen:
+            yield from ((f"{folder.rstrip('/')}/{name}", {}) for name in sorted(names) if not name.startswith("."))
+        seen.add(real)
+
+
+def _catch(fs: fsspec.AbstractFileSystem, errors: list[OSError]) -> dict[str, Any]:
+    """Keeps a file system that walks folder by folder from passing over, in silence, one that it cannot list."""
+    return {} if fs.async_impl else {"on_error": errors.append}
+
+
+def _unlisted(fs: fsspec.AbstractFileSystem, errors: Sequence[OSError]) -> list[Found]:
+    """Folders that may not be listed count as failures; any other error is the storage's and is raised."""
+    found = []
+    for error in errors:
+        if isinstance(error, PermissionError):
+            found.append(_unreadable(fs, str(error.filename or "?")))
+        elif not isinstance(error, FileNotFoundError):  # a glob's fixed part need not exist
+            raise error
+    return found
+
+
+def _unreadable(fs: fsspec.AbstractFileSystem, path: str) -> Found:
+    uri = _uri(fs, path)
+    return Found("", (FileStamp(uri, 0, ""),), fs, path, f"{uri}: permission denied")
+
+
+def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], spec: InputSpec) -> Found:
+    """A file asked for by name or glob: it counts even where no reader claims it."""
+    format = _by_suffix(path) if spec.format == "auto" else spec.format
+    stamp, failure = _stamp(fs, path, info), ""
+    if not format:
+        failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
+    elif format == "lerobot":
+        format, failure = "", f"{stamp.uri}: a LeRobot dataset is a folder with {INFO}, this is a file"
+    return Found(format, (stamp,), fs, path, failure)
+
+
+def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return (path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)).rstrip("/")
+
+
+def _stamp(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) -> FileStamp:
+    """Size -1: unknown, or the file is gone."""
+    if isinstance(fs, LocalFileSystem):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a dangling link, or deleted since it was listed
+            return FileStamp(path, -1, "")
+        return FileStamp(path, status.st_size, str(status.st_mtime_ns))
+    size = info.get("size")
+    version = next((str(info[name]) for name in _VERSION_KEYS if info.get(name)), "")
+    return FileStamp(_uri(fs, path), -1 if size is None else size, version)
+
+
+def _by_suffix(path: str) -> str:
+    name = path.lower()
+    return next((reader.name for reader in READERS.values() if name.endswith(tuple(reader.suffixes))), "")

@@ -1,0 +1,56 @@
+"""Which errors of a reader are the file's fault and which are the storage's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from robocache.data import FileStamp
+from robocache.errors import InputError
+
+#: Client libraries of object stores whose errors are no OSError although it is the storage that failed.
+_STORAGE_CLIENTS = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "urllib3"})
+_CONTENT_ERRNO = (None, errno.EINVAL)
+
+
+@contextmanager
+def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iterator[None]:
+    """Let only two kinds of error out: :class:`InputError` that names the file, and ``OSError`` of the storage.
+
+    Whatever a parser throws at damaged content will fail the same way again, so it is an ``InputError``, as is a file
+    that is missing or may not be read. A storage error (an ``OSError`` with an error number, a timeout, a lost
+    connection, a storage client's own error) may be gone at the next try and stays an ``OSError``. Parsers raise
+    ``OSError`` too (h5py, pyarrow), but without an error number, or ask for a place that no file has (``EINVAL``).
+    """
+    where = (files[0].uri if files else "input") + (f"#{key}" if key else "")
+    try:
+        yield
+    except InputError as error:
+        if any(file.uri in str(error) for file in files):
+            raise
+        raise InputError(f"{where}: {error}") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{where}: no such file") from error
+    except PermissionError as error:
+        raise InputError(f"{where}: permission denied") from error
+    except (TimeoutError, ConnectionError):
+        raise
+    except asyncio.TimeoutError as error:  # before Python 3.11 not a TimeoutError
+        raise TimeoutError(f"{where}: the storage timed out") from error
+    except MemoryError as error:
+        raise InputError(f"{where}: needs more memory than there is; a damaged size, as a rule ({error})") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in _CONTENT_ERRNO:
+            raise
+        if type(error).__module__.partition(".")[0] in _STORAGE_CLIENTS:
+            raise OSError(f"{where}: {type(error).__name__}: {error}") from error
+        raise InputError(f"{where}: cannot be read as {format or 'a recording'}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the quotes that KeyError puts around its text."""
+    text = str(error.args[0] if len(error.args) == 1 else error)
+    line = text.strip().partition("\n")[0][:300]
+    return line if " " in line else f"{type(error).__name__} {line}".strip()

@@ -1,0 +1,182 @@
+"""From URIs to episode references: what format each file is, which files belong together, which episodes they hold.
+
+A bad file never stops a listing: it becomes a reference that carries its failure, so that it is counted and not lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from robocache.data import EpisodeRef, FileStamp
+from robocache.errors import InputError
+from robocache.formats.base import InputSpec, natural_key
+from robocache.formats.files import Found, expand, known_suffixes
+from robocache.formats.guard import guarded
+from robocache.formats.registry import READERS, UNAVAILABLE
+
+#: What a file of a format begins with, and where (HDF5 may stand behind a user block).
+_MAGIC = {"mcap": b"\x89MCAP0\r\n", "hdf5": b"\x89HDF\r\n\x1a\n", "parquet": b"PAR1"}
+_OFFSETS = {"hdf5": (0, 512, 1024, 2048)}
+_HEAD = 2048 + 8
+#: Known only to say what a misnamed file is.
+_FOREIGN = {
+    "a ROS 1 bag": b"#ROSBAG",
+    "SQLite, as in a ROS 2 .db3 bag": b"SQLite format 3",
+    "gzip": b"\x1f\x8b",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "zip": b"PK\x03\x04",
+    "a Git LFS pointer instead of the file": b"version https://git-lfs",
+}
+_TABLES = ("csv", "parquet")
+_THREADS = 16  # listing waits for storage, not for the processor
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Files that one call of a reader lists; ``tables`` as in :class:`EpisodeRef`."""
+
+    id: str
+    format: str
+    files: tuple[FileStamp, ...]
+    tables: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
+    """Every episode below ``spec.uri``, in natural order of their ids, each once.
+
+    A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with
+    ``meta/info.json`` is one LeRobot dataset. A file asked for by name or glob that no reader knows, or any file that
+    is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are passed
+    over. Raises :class:`InputError` where a URI matches nothing or ``format`` or ``episode`` cannot be, and
+    ``OSError`` where the storage fails.
+    """
+    if spec.format not in ("auto", *READERS):
+        raise InputError(f"input.format: {spec.format!r} is unknown; auto or one of {', '.join(READERS)} is right")
+    pattern = _pattern(spec.episode)
+    bases: list[str] = []
+    found: dict[str, Found] = {}
+    for uri in spec.uri:
+        base, items = expand(uri, spec)
+        if not items:
+            raise InputError(f"input.uri: nothing at {uri!r} is a recording; known are {known_suffixes(spec.format)}")
+        bases.append(base)
+        found |= {item.uri: item for item in items}
+    datasets = tuple(f"{uri}/" for uri, item in found.items() if item.format == "lerobot")
+    items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)])
+    groups = _group(items, _common_folder(bases), spec.episode, pattern)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
+    return sorted(refs, key=lambda ref: natural_key(ref.id))
+
+
+def _pattern(episode: str) -> re.Pattern[str] | None:
+    if episode in ("file", "folder"):
+        return None
+    try:
+        pattern = re.compile(episode)
+    except re.error as error:
+        raise InputError(f"input.episode: {episode!r} is no regular expression: {error}") from error
+    if "episode" not in pattern.groupindex:
+        raise InputError(f"input.episode: {episode!r} lacks a group (?P<episode>...); or use 'file' or 'folder'")
+    return pattern
+
+
+def _verify(items: Sequence[Found]) -> list[Found]:
+    """The same, with a failure where the first bytes are not of the format; one batch of reads a file system."""
+    heads: dict[str, bytes | Exception] = {}
+    for fs in {id(item.fs): item.fs for item in items}.values():
+        mine = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
+        paths = [item.path for item in mine]
+        read = fs.cat_ranges(paths, [0] * len(paths), [_HEAD] * len(paths), on_error="return") if paths else []
+        heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
+    return [item if item.failure else replace(item, failure=_check(item, heads.get(item.uri, b""))) for item in items]
+
+
+def _check(item: Found, head: bytes | Exception) -> str:
+    """Why a file is not what its name says; empty where it is. ``OSError`` where the storage failed."""
+    uri = item.files[0].uri
+    if isinstance(head, Exception):
+        try:
+            with guarded(item.files, format=item.format):
+                raise head
+        except InputError as error:
+            return str(error)
+    if not head:
+        return f"{uri}: empty file"
+    magic = _MAGIC.get(item.format)
+    if magic and any(head.startswith(magic, at) for at in _OFFSETS.get(item.format, (0,))):
+        return ""
+    looks = next((name for name, other in (_MAGIC | _FOREIGN).items() if head.startswith(other)), "")
+    if not magic and not looks and b"\0" not in head:
+        return ""
+    meaning = f", which is {looks}" if looks else ""
+    return f"{uri}: not {item.format}: begins with {head[:8]!r}{meaning}; {repr(magic) if magic else 'text'} is right"
+
+
+def _group(items: Sequence[Found], root: str, episode: str, pattern: re.Pattern[str] | None) -> list[_Group]:
+    """Files to groups: tables as ``input.episode`` says, every other file alone."""
+    groups: dict[tuple[str, str], list[tuple[str, Found]]] = {}  # (id, what it stands for) -> [(table, file)]
+    for item in sorted(items, key=lambda item: natural_key(item.uri)):
+        path, table = _below(root, item.uri), ""
+        key = (path, item.uri)
+        if item.format in _TABLES and episode != "file":
+            folder, _, name = item.uri.rpartition("/")
+            table = name.rpartition(".")[0] or name
+            match = pattern.fullmatch(path) if pattern else None
+            if match:
+                key, table = (match["episode"] or "", ""), match.groupdict().get("table") or table
+            elif pattern:
+                item = replace(item, failure=f"{item.uri}: {path!r} does not match input.episode")
+            else:
+                key = (_below(root, folder), folder)
+        groups.setdefault(key, []).append((table, item))
+    merged: dict[str, _Group] = {}
+    for (id, _), members in groups.items():
+        id = id.encode("utf-8", "backslashreplace").decode()  # file names need not be text, ids do
+        while id in merged:  # a folder beside a file or a match of the same name
+            id = f"./{id}"
+        merged[id] = _merge(id, members)
+    return list(merged.values())
+
+
+def _merge(id: str, members: Sequence[tuple[str, Found]]) -> _Group:
+    tables = tuple(table for table, _ in members if table)
+    formats = sorted({item.format for _, item in members})
+    failure = next((item.failure for _, item in members if item.failure), "")
+    twice = sorted({table for table in tables if tables.count(table) > 1})
+    if not failure and len(formats) > 1:
+        failure = f"{members[0][1].uri}: one episode cannot mix {' and '.join(formats)}"
+    elif not failure and twice:
+        failure = f"{members[0][1].uri}: several files of the episode are the table {twice[0]!r}; see input.episode"
+    files = tuple(file for _, item in members for file in item.files)
+    return _Group(id, formats[0], files, tables, failure)
+
+
+def _episodes(group: _Group, spec: InputSpec) -> list[EpisodeRef]:
+    failure = group.failure or UNAVAILABLE.get(group.format, "")
+    if not failure:
+        try:
+            with guarded(group.files, format=group.format):
+                refs = READERS[group.format].episodes(group.id, group.files, spec)
+            if refs:
+                return [replace(ref, tables=group.tables) for ref in refs]
+            failure = f"{group.files[0].uri}: holds no episode"
+        except InputError as error:
+            failure = str(error)
+    nbytes = sum(max(file.size, 0) for file in group.files)
+    return [EpisodeRef(group.id, group.format, group.files, nbytes=nbytes, failure=failure)]
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    levels = zip(*(folder.split("/") for folder in folders), strict=False)
+    return "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
+
+
+def _below(root: str, uri: str) -> str:
+    """The path below the input root; the root's own name for the root itself."""
+    return uri.rpartition("/")[2] if uri == root else uri.removeprefix(root).lstrip("/")

@@ -1,0 +1,217 @@
+"""What an MCAP file says about itself: footer, summary, channels, schemas and chunk indexes.
+
+Format: https://mcap.dev/spec. Every length and offset in it is a claim of an untrusted file and is checked here.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import BinaryIO
+
+from robocache.errors import InputError
+
+MAGIC = b"\x89MCAP0\r\n"
+SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = 0x03, 0x04, 0x05, 0x06, 0x07, 0x08
+STATISTICS, DATA_END, FOOTER = 0x0B, 0x0F, 0x02
+RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
+_FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
+_DATA_END = struct.Struct("<BQI")  # record, data_section_crc
+_TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    name: str
+    encoding: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    id: int
+    topic: str
+    encoding: str
+    schema: Schema | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkIndex:
+    """Where a chunk is. ``index_offsets``: channel id -> file offset of its message index; empty if not indexed."""
+
+    start: int
+    length: int
+    index_offsets: dict[int, int]
+    index_length: int
+    uncompressed_size: int
+
+    @property
+    def end(self) -> int:
+        """File offset behind the chunk and its message indexes."""
+        return self.start + self.length + self.index_length
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """``data_end`` is the file offset of the DataEnd record, ``data_crc`` covers the bytes before it (0: none)."""
+
+    uri: str
+    channels: dict[int, Channel]
+    chunks: tuple[ChunkIndex, ...]
+    message_counts: dict[int, int]
+    data_end: int
+    data_crc: int
+
+    def topics(self) -> dict[str, list[Channel]]:
+        """Channels by topic, in file order."""
+        found: dict[str, list[Channel]] = {}
+        for channel in self.channels.values():
+            found.setdefault(channel.topic, []).append(channel)
+        return found
+
+
+class _Fields:
+    """Reads the fields of one record in order; ``InputError`` where the record ends too early."""
+
+    def __init__(self, data: bytes, where: str):
+        self._data, self._at, self._where = data, 0, where
+
+    def take(self, size: int) -> bytes:
+        piece = self._data[self._at : self._at + size]
+        if len(piece) != size:
+            raise InputError(
+                f"{self._where}: a field of {size} bytes at byte {self._at} of a record of {len(self._data)} bytes; "
+                "the file is damaged, try `mcap recover`"
+            )
+        self._at += size
+        return piece
+
+    def integer(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def text(self) -> str:
+        try:
+            return self.take(self.integer(4)).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._where}: text that is not UTF-8 ({error}); the file is damaged") from None
+
+    def counts(self) -> dict[int, int]:
+        """A map of u16 to u64."""
+        data = self.take(self.integer(4))
+        if len(data) % 10:
+            raise InputError(f"{self._where}: a map of {len(data)} bytes, it must be a multiple of 10")
+        return dict(struct.iter_unpack("<HQ", data))
+
+
+def read_exactly(file: BinaryIO, start: int, size: int, uri: str) -> bytes:
+    """``size`` bytes from ``start``; ``InputError`` where the file ends before."""
+    file.seek(start)
+    data = file.read(size)
+    if len(data) != size:
+        raise InputError(f"{uri}: ends at byte {start + len(data)} in the middle of a read up to {start + size}")
+    return data
+
+
+def read_summary(file: BinaryIO, uri: str, *, verify: bool) -> Summary:
+    """Read footer and summary, and nothing of the data section but its first 8 and last 13 bytes.
+
+    ``verify``: check the summary's CRC where the file has one. ``InputError`` for a file that is not MCAP, is cut
+    short or has no usable summary.
+    """
+    size = file.seek(0, 2)
+    smallest = 2 * len(MAGIC) + _FOOTER.size
+    head = read_exactly(file, 0, min(len(MAGIC), size), uri)
+    if head != MAGIC:
+        raise InputError(f"{uri}: begins with {head!r}, not with the MCAP magic {MAGIC!r}")
+    if size < smallest:
+        raise InputError(f"{uri}: is {size} bytes long, cut off before its footer; try `mcap recover`")
+    tail_start = max(0, size - _TAIL)
+    tail = read_exactly(file, tail_start, size - tail_start, uri)
+    if tail[-len(MAGIC) :] != MAGIC:
+        raise InputError(
+            f"{uri}: ends in the middle of a record (its last bytes are {tail[-8:]!r}, not the MCAP magic), so the "
+            "recording was cut off or is still being written; re-index it with `mcap recover`"
+        )
+    footer_start = size - len(MAGIC) - _FOOTER.size
+    opcode, length, summary_start, _, crc = _FOOTER.unpack_from(tail, footer_start - tail_start)
+    if (opcode, length) != (FOOTER, _FOOTER.size - RECORD.size):
+        raise InputError(f"{uri}: record {opcode:#04x} of {length} bytes in place of the footer; the file is damaged")
+    if summary_start == 0:
+        raise InputError(f"{uri}: has no summary section; re-index it with `mcap recover`")
+    data_end = summary_start - _DATA_END.size
+    if not len(MAGIC) <= data_end <= footer_start - _DATA_END.size:
+        raise InputError(f"{uri}: footer places the summary at byte {summary_start} of {size}; the file is damaged")
+    if data_end < tail_start:
+        tail = read_exactly(file, data_end, tail_start - data_end, uri) + tail
+        tail_start = data_end
+    opcode, length, data_crc = _DATA_END.unpack_from(tail, data_end - tail_start)
+    if (opcode, length) != (DATA_END, 4):
+        raise InputError(f"{uri}: record {opcode:#04x} before the summary, not DataEnd; the file is damaged")
+    summary = tail[summary_start - tail_start : footer_start - tail_start]
+    if verify and crc:
+        covered = zlib.crc32(tail[footer_start - tail_start :][: _FOOTER.size - 4], zlib.crc32(summary))
+        if covered != crc:
+            raise InputError(f"{uri}: summary has CRC {covered:#010x}, the footer says {crc:#010x}; it is damaged")
+    return _parse_summary(summary, uri, data_end, data_crc)
+
+
+def _records(data: bytes, uri: str) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        if at + RECORD.size > len(data):
+            raise InputError(f"{uri}: summary ends in the middle of a record header; the file is damaged")
+        opcode, length = RECORD.unpack_from(data, at)
+        at += RECORD.size
+        if length > len(data) - at:
+            raise InputError(f"{uri}: summary record {opcode:#04x} claims {length} bytes, {len(data) - at} are left")
+        yield opcode, data[at : at + length]
+        at += length
+
+
+def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summary:
+    schemas: dict[int, Schema] = {}
+    channels: list[tuple[int, int, str, str]] = []
+    chunks: list[ChunkIndex] = []
+    counts: dict[int, int] | None = None
+    for opcode, content in _records(data, uri):
+        fields = _Fields(content, f"{uri}: summary record {opcode:#04x}")
+        if opcode == SCHEMA:
+            id = fields.integer(2)
+            schemas[id] = Schema(fields.text(), fields.text(), fields.take(fields.integer(4)))
+        elif opcode == CHANNEL:
+            channels.append((fields.integer(2), fields.integer(2), fields.text(), fields.text()))
+        elif opcode == CHUNK_INDEX:
+            chunks.append(_chunk_index(fields, uri, data_end))
+        elif opcode == STATISTICS:
+            fields.take(42)  # totals and time range; only the counts by channel serve here
+            counts = fields.counts()
+    if not channels and (counts is None or any(counts.values()) or chunks):
+        raise InputError(f"{uri}: its summary does not repeat the channels; re-index it with `mcap recover`")
+    found = {}
+    for id, schema_id, topic, encoding in channels:
+        if schema_id and schema_id not in schemas:
+            raise InputError(f"{uri}: channel {topic!r} has schema {schema_id}, the summary holds {sorted(schemas)}")
+        found[id] = Channel(id, topic, encoding, schemas.get(schema_id))
+    chunks.sort(key=lambda chunk: chunk.start)
+    for before, after in pairwise(chunks):
+        if after.start < before.end:
+            raise InputError(f"{uri}: chunks at bytes {before.start} and {after.start} overlap; the file is damaged")
+    return Summary(uri, found, tuple(chunks), counts or {}, data_end, data_crc)
+
+
+def _chunk_index(fields: _Fields, uri: str, data_end: int) -> ChunkIndex:
+    fields.take(16)  # time range
+    start, length = fields.integer(8), fields.integer(8)
+    offsets = fields.counts()
+    index_length = fields.integer(8)
+    fields.text()  # compression and compressed size: the chunk record itself says them again
+    fields.take(8)
+    chunk = ChunkIndex(start, length, offsets, index_length, fields.integer(8))
+    if start < len(MAGIC) or chunk.end > data_end:
+        raise InputError(
+            f"{uri}: a chunk index claims bytes {start} to {chunk.end}, the data section ends at {data_end}"
+        )
+    return chunk

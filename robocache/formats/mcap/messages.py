@@ -1,0 +1,336 @@
+"""Where the messages are: the data section read window by window, every message of a window located at once.
+
+A window is one reused buffer holding the decompressed records of a few chunks, with the offset and size of each
+wanted payload in it. Nothing in it outlives the window, so a recording of any size needs a few MB.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from robocache.errors import InputError
+from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
+
+WINDOW = 4 << 20  # bytes of records at once: amortises the numpy calls, stays in the cache
+_GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
+_CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
+_INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
+_MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
+_HEADER = np.dtype([("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8")])
+_PAYLOAD = 31  # from a message record's first byte to its payload: record 9, channel 2, sequence 4, two times
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of one channel in a window, in file order.
+
+    buffer:    uint8, the window, valid until the next window is asked for
+    start:     int64 ``[n]`` offset of each payload in the buffer
+    size:      int64 ``[n]`` its bytes
+    log_times: int64 ``[n]`` nanoseconds
+    """
+
+    buffer: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    log_times: np.ndarray
+
+
+def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:
+    """``nbytes`` from each offset as uint8 ``[n, nbytes]``: one memcpy a row. The caller has checked the bounds."""
+    if not len(start) or not nbytes:
+        return np.empty((len(start), nbytes), np.uint8)
+    rows = np.ndarray(len(buffer) - nbytes + 1, f"V{nbytes}", buffer, strides=1)
+    return rows[start].view(np.uint8).reshape(len(start), nbytes)
+
+
+def read_messages(
+    file: BinaryIO, summary: Summary, channels: Collection[int], *, verify: bool
+) -> Iterator[dict[int, Messages]]:
+    """Every message of ``channels``, window by window: by channel id, in file order.
+
+    Only chunks that hold these channels are read. ``verify``: check the CRC of each chunk read, and that of the
+    data section where the whole of it was read. ``InputError`` where the file contradicts itself.
+    """
+    section = _DataSection(file, summary, verify)
+    windows = _indexed if summary.chunks else _scanned
+    yield from windows(section, summary, frozenset(channels))
+    section.finish()
+
+
+class _DataSection:
+    """Ranged reads of the data section into one reused buffer, with its CRC while they follow each other."""
+
+    def __init__(self, file: BinaryIO, summary: Summary, verify: bool):
+        self.uri, self.verify, self._file, self._end = summary.uri, verify, file, summary.data_end
+        self._expected_crc = summary.data_crc if verify else 0
+        self._crc = self._covered = 0  # CRC of the bytes [0, covered)
+        self._buffer = np.empty(0, np.uint8)
+        self._scratch = np.empty(0, np.uint8)
+
+    def scratch(self, size: int) -> np.ndarray:
+        """A reused buffer of at least ``size`` bytes for decompressed records."""
+        if len(self._scratch) < size:
+            try:
+                self._scratch = np.frombuffer(pa.allocate_buffer(size), np.uint8)
+            except (MemoryError, ValueError):
+                raise InputError(f"{self.uri}: chunks of {size} uncompressed bytes do not fit in memory") from None
+        return self._scratch
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Bytes ``[start, end)``, valid until the next call."""
+        lead = 0
+        if self._expected_crc and 0 < start - self._covered <= _GAP:
+            lead = start - self._covered  # so that the CRC goes on over a small gap
+        size = end - start + lead
+        if len(self._buffer) < size:
+            self._buffer = np.frombuffer(pa.allocate_buffer(size), np.uint8)
+        view, got = self._buffer[:size].data, 0
+        self._file.seek(start - lead)
+        while got < size:
+            count = self._file.readinto(view[got:])  # type: ignore[attr-defined]  # every fsspec file has it
+            if not count:
+                raise InputError(f"{self.uri}: ends at byte {start - lead + got}, its data section at {self._end}")
+            got += count
+        if self._expected_crc and start - lead <= self._covered < end:
+            self._crc = zlib.crc32(view[self._covered - (start - lead) :], self._crc)
+            self._covered = end
+        return self._buffer[lead:size]
+
+    def finish(self) -> None:
+        if self._expected_crc and 0 <= self._end - self._covered <= _GAP:
+            if self._end > self._covered:
+                self.read(self._covered, self._end)
+            if self._crc != self._expected_crc:
+                raise InputError(
+                    f"{self.uri}: data section has CRC {self._crc:#010x}, the file says {self._expected_crc:#010x}; "
+                    "the file is damaged"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A chunk record's content: its compressed records and what they should become."""
+
+    where: str
+    compression: str
+    data: np.ndarray
+    size: int
+    crc: int
+
+    def unpack(self, target: np.ndarray, verify: bool) -> None:
+        """Decompress into ``target`` (``size`` bytes), straight from the codec; check length and CRC."""
+        if self.compression == "":
+            target[:] = self.data
+        else:
+            try:
+                # The stream form writes to memory we have and reports what it found, where the one-shot form
+                # allocates and does not tell a short result.
+                with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(self.data)), self.compression) as stream:
+                    got = stream.readinto(target.data)
+                    more = len(stream.read(1))
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{self.where}: cannot be decompressed ({error}); the file is damaged") from None
+            if got != self.size or more:
+                raise InputError(f"{self.where}: decompresses to {'more' if more else got} than {self.size} bytes")
+        if verify and self.crc and (crc := zlib.crc32(target.data)) != self.crc:
+            raise InputError(f"{self.where}: has CRC {crc:#010x}, the file says {self.crc:#010x}; the file is damaged")
+
+
+def _parse_chunk(record: np.ndarray, where: str) -> _Chunk:
+    """``record``: the content of a chunk record."""
+    fixed = _CHUNK.size
+    if len(record) < fixed + 8:
+        raise InputError(f"{where}: a chunk record of {len(record)} bytes; the file is damaged")
+    _, _, size, crc, name_length = _CHUNK.unpack_from(record.data)
+    name = bytes(record[fixed : fixed + min(name_length, 16)])
+    data_start = fixed + name_length + 8
+    stored = len(record) - data_start
+    if name not in (b"", b"zstd", b"lz4") or len(name) != name_length or stored < 0:
+        raise InputError(f"{where}: compression {name!r}; zstd, lz4 and none can be read")
+    claimed = int.from_bytes(bytes(record[data_start - 8 : data_start]), "little")
+    if claimed != stored or (size != stored if not name else size > stored * _MAX_RATIO):
+        raise InputError(
+            f"{where}: claims {size} bytes from {claimed} stored ones, the record holds {stored}; the file is damaged"
+        )
+    return _Chunk(where, name.decode(), record[data_start:], size, crc)
+
+
+def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) -> Iterator[dict[int, Messages]]:
+    for batch in _batches(summary, wanted):
+        base = batch[0].start
+        raw = section.read(base, batch[-1].end)
+        parsed = [_chunk_at(raw, index.start - base, index, section.uri) for index in batch]
+        buffer = section.scratch(sum(chunk.size for chunk in parsed))
+        found: dict[int, list[np.ndarray]] = {}
+        limits: dict[int, list[tuple[int, int, int]]] = {}
+        at = 0
+        for index, chunk in zip(batch, parsed, strict=True):
+            end = at + chunk.size
+            chunk.unpack(buffer[at:end], section.verify)
+            if index.index_offsets:
+                offsets = _message_indexes(raw, base, index, wanted, chunk.where)
+            else:
+                offsets = {id: o - at for id, o in _scan_chunk(buffer, at, end, wanted, chunk.where).items()}
+            for id, some in offsets.items():
+                found.setdefault(id, []).append(some)
+                limits.setdefault(id, []).append((len(some), at, end))
+            at = end
+        window = buffer[:at]
+        yield {id: _locate(window, id, pieces, limits[id], section.uri) for id, pieces in found.items()}
+
+
+def _batches(summary: Summary, wanted: frozenset[int]) -> Iterator[list[ChunkIndex]]:
+    """Chunks that hold wanted channels, in file order, as many at once as fit a window and lie close together."""
+    batch: list[ChunkIndex] = []
+    size = 0
+    for chunk in summary.chunks:
+        if chunk.index_offsets and wanted.isdisjoint(chunk.index_offsets):
+            continue
+        if batch and (size + chunk.uncompressed_size > WINDOW or chunk.start - batch[-1].end > _GAP):
+            yield batch
+            batch, size = [], 0
+        batch.append(chunk)
+        size += chunk.uncompressed_size
+    if batch:
+        yield batch
+
+
+def _chunk_at(raw: np.ndarray, at: int, index: ChunkIndex, uri: str) -> _Chunk:
+    where = f"{uri}: chunk at byte {index.start}"
+    opcode, length = RECORD.unpack_from(raw.data, at) if index.length >= RECORD.size else (0, 0)
+    if opcode != CHUNK or length != index.length - RECORD.size:
+        raise InputError(f"{where}: record {opcode:#04x} of {length} bytes there; the file or its index is damaged")
+    chunk = _parse_chunk(raw[at + RECORD.size : at + index.length], where)
+    if chunk.size != index.uncompressed_size:
+        raise InputError(f"{where}: {chunk.size} uncompressed bytes, its index says {index.uncompressed_size}")
+    return chunk
+
+
+def _message_indexes(
+    raw: np.ndarray, base: int, index: ChunkIndex, wanted: frozenset[int], where: str
+) -> dict[int, np.ndarray]:
+    """Offsets within the chunk, uint64, of the messages of each wanted channel."""
+    found = {}
+    for id in wanted & index.index_offsets.keys():
+        offset = index.index_offsets[id]
+        room = index.end - offset - _INDEX.size
+        if offset < index.start + index.length or room < 0:
+            raise InputError(f"{where}: places its message index at byte {offset}, outside of its own; damaged index")
+        opcode, length, channel, nbytes = _INDEX.unpack_from(raw.data, offset - base)
+        if (opcode, channel) != (MESSAGE_INDEX, id) or length != nbytes + 6 or nbytes % 16 or nbytes > room:
+            raise InputError(f"{where}: no message index of channel {id} at byte {offset}; the file is damaged")
+        found[id] = np.ndarray((nbytes // 16, 2), "<u8", raw, offset - base + _INDEX.size)[:, 1]
+    return found
+
+
+def _locate(
+    buffer: np.ndarray, channel: int, pieces: list[np.ndarray], limits: list[tuple[int, int, int]], uri: str
+) -> Messages:
+    """Check the message records that an index or a scan points to, all at once.
+
+    ``pieces``: offsets within each chunk; ``limits``: their count, and where the chunk begins and ends.
+    """
+    counts, starts, ends = np.array(limits, np.int64).T
+    within = np.concatenate(pieces)
+    begin, end = np.repeat(starts, counts), np.repeat(ends, counts)
+    room = end - begin - _PAYLOAD
+    if np.any(room < 0) or np.any(within > room.view(np.uint64)):
+        raise InputError(f"{uri}: an index of channel {channel} points outside of its chunk; the file is damaged")
+    at = within.astype(np.int64) + begin
+    step = np.diff(at)
+    if np.any(step <= 0):  # an index may be sorted by time: bring it to file order
+        order = np.argsort(at, kind="stable")
+        at, begin, end = at[order], begin[order], end[order]
+        if not np.all(np.diff(at)):
+            raise InputError(f"{uri}: an index of channel {channel} names a message twice; the file is damaged")
+    header = gather(buffer, at, _HEADER.itemsize).view(_HEADER)[:, 0]
+    room = (end - at - RECORD.size).view(np.uint64)
+    length = header["length"]
+    good = (header["opcode"] == MESSAGE) & (header["channel"] == channel)
+    good &= (length <= room) & (length >= _PAYLOAD - RECORD.size)
+    if not good.all():
+        raise InputError(
+            f"{uri}: no message of channel {channel} where its index says ({np.count_nonzero(~good)} of {len(at)} "
+            "entries); the file is damaged"
+        )
+    times = header["log_time"].astype(np.int64)
+    if times.size and times.min() < 0:
+        raise InputError(f"{uri}: a message of channel {channel} has a log time beyond 2262; the file is damaged")
+    return Messages(buffer, at + _PAYLOAD, length.astype(np.int64) - (_PAYLOAD - RECORD.size), times)
+
+
+def _scan_chunk(buffer: np.ndarray, start: int, end: int, wanted: frozenset[int], where: str) -> dict[int, np.ndarray]:
+    """Offsets in ``buffer``, uint64, of the message records in ``[start, end)`` by wanted channel."""
+    offsets, _, stop = _scan(buffer.data, start, end, wanted)
+    if stop != end:
+        raise InputError(f"{where}: ends in the middle of a record; the file is damaged")
+    return offsets
+
+
+def _scan(
+    data: memoryview, start: int, end: int, wanted: frozenset[int]
+) -> tuple[dict[int, np.ndarray], int | None, int]:
+    """Step over whole records up to the first chunk, or the first that does not end before ``end``.
+
+    Returns offsets of messages by wanted channel (uint64), the content's offset of the chunk, and where it stopped.
+    """
+    found: dict[int, list[int]] = {id: [] for id in wanted}
+    unpack = struct.Struct("<BQH").unpack_from  # the channel is the first field of a message
+    at, last = start, end - RECORD.size - 2
+    chunk = None
+    while at <= last:
+        opcode, length, channel = unpack(data, at)
+        after = at + RECORD.size + length
+        if after > end:
+            break
+        if opcode == MESSAGE and channel in found:
+            found[channel].append(at)
+        elif opcode == CHUNK:
+            chunk = at + RECORD.size
+            at = after
+            break
+        at = after
+    else:
+        if at + RECORD.size <= end and (after := at + RECORD.size + RECORD.unpack_from(data, at)[1]) <= end:
+            at = after  # a last record of at most one byte
+    return {id: np.array(some, np.uint64) for id, some in found.items() if some}, chunk, at
+
+
+def _scanned(section: _DataSection, summary: Summary, wanted: frozenset[int]) -> Iterator[dict[int, Messages]]:
+    """The whole data section record by record, for files without chunks or without an index of them."""
+    uri, at, size = section.uri, len(MAGIC), WINDOW
+    while at < summary.data_end:
+        raw = section.read(at, min(at + size, summary.data_end))
+        stop, more = 0, True
+        while more:
+            begin = stop
+            offsets, chunk_at, stop = _scan(raw.data, begin, len(raw), wanted)
+            yield {id: _locate(raw, id, [some], [(len(some), 0, stop)], uri) for id, some in offsets.items()}
+            more = chunk_at is not None
+            if chunk_at is not None:
+                where = f"{uri}: chunk at byte {at + chunk_at - RECORD.size}"
+                chunk = _parse_chunk(raw[chunk_at:stop], where)
+                buffer = section.scratch(chunk.size)[: chunk.size]
+                chunk.unpack(buffer, section.verify)
+                offsets = _scan_chunk(buffer, 0, chunk.size, wanted, where)
+                limit = chunk.size
+                yield {id: _locate(buffer, id, [some], [(len(some), 0, limit)], uri) for id, some in offsets.items()}
+        at, size = at + stop, WINDOW
+        if not stop:  # one record larger than the window
+            opcode, length = RECORD.unpack_from(raw.data) if len(raw) >= RECORD.size else (0, summary.data_end)
+            size = RECORD.size + length
+            if size > summary.data_end - at:
+                raise InputError(
+                    f"{uri}: record at byte {at} claims {length} bytes, the data section ends at {summary.data_end}; "
+                    "the file is damaged"
+                )
+            if opcode not in (MESSAGE, CHUNK):  # an attachment, say: step over it unread
+                at, size = at + size, WINDOW

@@ -1,0 +1,152 @@
+"""ROS 2 message definitions (``ros2msg`` schemas) as a tree of types."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from robocache.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number. ``dtype`` is native; the byte order is the message's."""
+
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string. ``wide`` (wstring) is known but not read: its encoding differs between middlewares."""
+
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """``length`` elements, or as many as the message says (None: a sequence)."""
+
+    element: Type
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    name: str
+    fields: tuple[tuple[str, Type], ...]
+
+
+Type: TypeAlias = "Number | Text | Array | Struct"
+
+HEADER = "std_msgs/Header"
+STAMPS = ("builtin_interfaces/Time", "builtin_interfaces/Duration")
+
+_NUMBERS = {
+    name: Number(np.dtype(dtype))
+    for name, dtype in {
+        "bool": "?", "byte": "u1", "char": "u1", "float32": "f4", "float64": "f8", "int8": "i1", "uint8": "u1",
+        "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "int64": "i8", "uint64": "u8",
+    }.items()
+}  # fmt: skip
+_BUILTIN = {
+    **{name: "int32 sec\nuint32 nanosec" for name in STAMPS},
+    HEADER: "builtin_interfaces/Time stamp\nstring frame_id",
+}
+_ALIASES = {"Header": HEADER, "time": STAMPS[0], "duration": STAMPS[1]}
+_MAX_FIXED = 1 << 24  # elements of a fixed array; more is a damaged schema, and keeps offsets far from overflow
+_FIELD = re.compile(
+    r"(?P<type>[A-Za-z][\w/]*)(?:<=\d+)?(?P<array>\[(?:<=)?(?P<length>\d*)\])?\s+(?P<name>[A-Za-z]\w*)\s*(?P<rest>.*)"
+)
+
+
+def parse_ros2msg(name: str, data: bytes, where: str) -> Struct:
+    """The root type of a concatenated ``.msg`` definition. ``InputError`` names the line that cannot be read."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: schema {name!r} is not UTF-8 text ({error})") from None
+    root, *others = re.split(r"^={3,}[ \t]*\r?$", text, flags=re.MULTILINE)
+    definitions = dict(_BUILTIN)
+    for section in others:
+        title, _, body = section.strip().partition("\n")
+        if not title.startswith("MSG:"):
+            raise InputError(f"{where}: schema {name!r} has a section {title[:80]!r}, expected 'MSG: package/Type'")
+        definitions[_plain(title[4:].strip())] = body
+    definitions[_plain(name)] = root
+    return _Parser(definitions, f"{where}: schema {name!r}").struct(_plain(name))
+
+
+def _plain(name: str) -> str:
+    """``sensor_msgs/msg/Imu`` and ``sensor_msgs/Imu`` are one type."""
+    return name.replace("/msg/", "/")
+
+
+def has_stamp(root: Struct) -> bool:
+    """Whether messages begin with a ``std_msgs/Header header`` whose stamp is 32-bit ``sec`` and ``nanosec``."""
+    name, kind = root.fields[0]
+    if name != "header" or not isinstance(kind, Struct) or kind.name != HEADER:
+        return False
+    stamp = dict(kind.fields).get("stamp")
+    parts = dict(stamp.fields) if isinstance(stamp, Struct) else {}
+    found = [part.dtype for name in ("sec", "nanosec") if isinstance(part := parts.get(name), Number)]
+    return len(found) == 2 and all(dtype.kind in "iu" and dtype.itemsize == 4 for dtype in found)
+
+
+class _Parser:
+    def __init__(self, definitions: dict[str, str], where: str):
+        self._definitions, self._where = definitions, where
+        self._done: dict[str, Struct] = {}
+        self._open: list[str] = []
+
+    def struct(self, name: str) -> Struct:
+        if name in self._done:
+            return self._done[name]
+        if name in self._open:
+            raise InputError(f"{self._where}: {name} contains itself")
+        if name not in self._definitions:
+            raise InputError(f"{self._where}: no definition of {name}, it has {', '.join(sorted(self._definitions))}")
+        if len(self._open) > 64:
+            raise InputError(f"{self._where}: types nested more than 64 deep")
+        self._open.append(name)
+        fields: dict[str, Type] = {}
+        for line in self._definitions[name].splitlines():
+            line = line.partition("#")[0].strip()
+            if not line:
+                continue
+            match = _FIELD.fullmatch(line)
+            if match is None:
+                raise InputError(f"{self._where}: {name} has the line {line[:80]!r}, expected 'type name'")
+            if match["rest"].startswith("="):
+                continue  # a constant takes no space in a message; any other rest is a default value
+            if match["name"] in fields:
+                raise InputError(f"{self._where}: {name} has two fields named {match['name']}")
+            fields[match["name"]] = self._array(match, name)
+        self._open.pop()
+        # IDL has no empty struct: rosidl gives it this member, and it takes its byte in the message.
+        members = tuple(fields.items()) or (("structure_needs_at_least_one_member", _NUMBERS["uint8"]),)
+        self._done[name] = Struct(name, members)
+        return self._done[name]
+
+    def _array(self, match: re.Match[str], parent: str) -> Type:
+        element = self._type(match["type"], parent)
+        if match["array"] is None:
+            return element
+        if "<=" in match["array"] or not match["length"]:
+            return Array(element, None)
+        length = int(match["length"][:12])
+        if length > _MAX_FIXED:
+            raise InputError(f"{self._where}: {parent}.{match['name']} has {length} elements; the schema is damaged")
+        return Array(element, length)
+
+    def _type(self, name: str, parent: str) -> Type:
+        if name in _NUMBERS:
+            return _NUMBERS[name]
+        if name in ("string", "wstring"):
+            return Text(wide=name == "wstring")
+        name = _plain(_ALIASES.get(name, name))
+        if "/" not in name:  # a type of the same package
+            name = f"{parent.rpartition('/')[0]}/{name}"
+        return self.struct(name)

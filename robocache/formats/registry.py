@@ -1,0 +1,60 @@
+"""The readers by name, and the one door through which they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from robocache.data import Episode, EpisodeRef, StreamInfo
+from robocache.errors import InputError
+from robocache.formats.base import InputSpec, Reader, parse_source
+from robocache.formats.guard import guarded
+from robocache.formats.hdf5 import Hdf5Reader
+from robocache.formats.lerobot import LeRobotReader
+from robocache.formats.mcap import McapReader
+from robocache.formats.tables import CsvReader, ParquetReader
+
+#: Every format by name; closed, so that a config cannot name code.
+READERS: dict[str, Reader] = {
+    reader.name: reader for reader in (McapReader(), Hdf5Reader(), CsvReader(), ParquetReader(), LeRobotReader())
+}
+_PACKAGES = {"hdf5": "h5py"}
+
+#: Formats that cannot be read here, and what would change that.
+UNAVAILABLE: dict[str, str] = {
+    name: f"reading {name} needs the package {package}: pip install {package}"
+    for name, package in _PACKAGES.items()
+    if find_spec(package) is None
+}
+
+
+def list_streams(ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
+    """Describe every stream of an episode. Errors as :func:`guarded` has them."""
+    with guarded(ref.files, ref.key, ref.format):
+        return _reader(ref).streams(ref, spec)
+
+
+def read_episode(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
+    """Read the named sources of an episode and no others; unknown ones are absent from ``Episode.streams``.
+
+    Errors as :func:`guarded` has them.
+    """
+    with guarded(ref.files, ref.key, ref.format):
+        for source in sources:
+            _check_source(source)
+        return _reader(ref).read(ref, sources, spec)
+
+
+def _check_source(source: str) -> None:
+    try:
+        parse_source(source)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _reader(ref: EpisodeRef) -> Reader:
+    if ref.failure:
+        raise InputError(ref.failure)
+    if ref.format in UNAVAILABLE:
+        raise InputError(UNAVAILABLE[ref.format])
+    return READERS[ref.format]

@@ -1,0 +1,318 @@
+"""Alignment within a memory limit: the same bytes as in one call, a piece at a time.
+
+What one call holds beside its inputs, per operation:
+
+==========  ===========================================================================================
+compiled    output ``K * (D * out + M)`` bytes for K targets, D columns and M streams in all; nothing else.
+            Values or stamps whose last dimension is not contiguous are copied once.
+reference   the output and, one stream after the other, up to ``K * (220 * D + 200)`` bytes of float64 working
+            values (cubic; linear a fifth of it) and ``N * (20 * D + 30)`` for its N samples (mean)
+==========  ===========================================================================================
+
+Pieces are whole rows while a row fits, else targets of one row, each with the samples that its values depend on:
+the bracket and one sample beyond (``cubic``), or the bins (``mean``).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robocache.ops import _library
+from robocache.ops.align import resample_trajectories
+
+logger = logging.getLogger("robocache")
+
+_MB = 2**20
+#: Working bytes of the plain-torch reference beyond its inputs and results: measured, as (a column, fixed).
+_REFERENCE_SAMPLE_BYTES = (20, 30)
+_REFERENCE_TARGET_BYTES = (220, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes of one alignment. ``input``: values, stamps and targets; ``output``: values and validity."""
+
+    input: int
+    output: int
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+
+def estimate_memory(
+    batch: int,
+    source_len: int,
+    target_len: int,
+    dim: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    time_dtype: torch.dtype = torch.int64,
+    out_dtype: torch.dtype | None = None,
+) -> MemoryEstimate:
+    """Bytes that ``resample_trajectories`` of ``[B, S, D]`` to ``[B, T, D]`` holds at once, inputs included.
+
+    Fusing several streams holds the sum over them. Jagged batches: ``batch=1`` and the totals as lengths.
+    """
+    sample, target, result = _element_bytes(dim, dtype, time_dtype, out_dtype)
+    return MemoryEstimate(batch * (source_len * sample + target_len * target), batch * target_len * result)
+
+
+def estimate_chunk_size(
+    batch: int,
+    source_len: int,
+    target_len: int,
+    dim: int,
+    *,
+    max_memory_mb: float = 1024,
+    dtype: torch.dtype = torch.float32,
+    time_dtype: torch.dtype = torch.int64,
+    out_dtype: torch.dtype | None = None,
+) -> tuple[int, int]:
+    """How many rows, and how many targets of each, one piece may have: ``(rows, T)``, or ``(1, t)`` with t < T.
+
+    Never less than ``(1, 1)``. Within a row the samples are taken as spread evenly over the targets.
+    """
+    whole = estimate_memory(
+        1, source_len, target_len, dim, dtype=dtype, time_dtype=time_dtype, out_dtype=out_dtype
+    ).total
+    limit = max_memory_mb * _MB
+    if whole <= limit:
+        return max(1, min(batch, int(limit // max(1, whole)))), target_len
+    return 1, max(1, int(target_len * limit / whole))
+
+
+def resample_trajectories_chunked(
+    source_data: Tensor,
+    source_times: Tensor,
+    target_times: Tensor,
+    *,
+    max_memory_mb: float = 1024,
+    device: torch.device | str | None = None,
+    mode: str = "linear",
+    source_offsets: Tensor | None = None,
+    target_offsets: Tensor | None = None,
+    max_gap: float | int | None = None,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | float | None = None,
+    return_valid: bool = False,
+    validate: bool = True,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time.
+
+    Args:
+        max_memory_mb: bytes / 2**20 that one piece may take with its samples, targets and results. A single target
+            is always tried, whatever its samples take.
+        device: where the pieces are computed, for instance ``cuda`` for inputs in host memory; the result is on the
+            inputs' device all the same. None: the inputs' device.
+
+    The other arguments, the result and the errors are those of ``resample_trajectories``. Where the device runs out
+    of memory the pieces are halved, down to a single target, before ``torch.OutOfMemoryError`` is raised.
+    """
+    if not max_memory_mb > 0:
+        raise ValueError(f"max_memory_mb must be above 0, got {max_memory_mb}")
+    # The alignment of no columns: every check of the whole input, with its own messages, and next to no work.
+    resample_trajectories(
+        source_data[..., :0],
+        source_times,
+        target_times,
+        source_offsets=source_offsets,
+        target_offsets=target_offsets,
+        max_gap=max_gap,
+        validate=validate,
+    )
+    if source_offsets is None and source_times.dim() == 1:
+        source_times = source_times.expand(source_data.shape[0], -1)
+    if target_offsets is None and target_times.dim() == 1:
+        rows = source_data.shape[0] if source_offsets is None else source_offsets.shape[0] - 1
+        target_times = target_times.expand(rows, -1)
+    device = torch.device(device) if device is not None else source_data.device
+    out_dtype = out_dtype or source_data.dtype
+    width = source_data.shape[-1]
+    sample_bytes, target_bytes, result_bytes = _element_bytes(width, source_data.dtype, source_times.dtype, out_dtype)
+    if not _library.supports(device):
+        sample_bytes += width * _REFERENCE_SAMPLE_BYTES[0] + _REFERENCE_SAMPLE_BYTES[1]
+        result_bytes += width * _REFERENCE_TARGET_BYTES[0] + _REFERENCE_TARGET_BYTES[1]
+    plan = _Plan(
+        _Rows((source_data, source_times), source_offsets),
+        _Rows((target_times,), target_offsets),
+        sample_bytes,
+        target_bytes + result_bytes,
+        bins=mode == "mean",
+    )
+    out = source_data.new_empty((*target_times.shape, width), dtype=out_dtype)
+    valid = source_data.new_empty(target_times.shape, dtype=torch.bool)
+    flat_out, flat_valid = out.view(target_times.numel(), width), valid.view(-1)
+
+    def compute(piece: _Piece) -> None:
+        data, times, targets = (x.to(device) for x in piece.tensors)
+        offsets, goal_offsets = (None if x is None else x.to(device) for x in piece.offsets)
+        value, ok = resample_trajectories(
+            data,
+            times,
+            targets,
+            mode=mode,
+            source_offsets=offsets,
+            target_offsets=goal_offsets,
+            max_gap=max_gap,
+            out_dtype=out_dtype,
+            out_scale=out_scale,
+            return_valid=True,
+            validate=False,
+        )
+        taken = slice(piece.skip, piece.skip + piece.stop - piece.start)
+        flat_out[piece.start : piece.stop] = value.reshape(-1, width)[taken]
+        flat_valid[piece.start : piece.stop] = ok.reshape(-1)[taken]
+
+    limit = int(max_memory_mb * _MB)
+    at = _Position(0, 0)
+    while at.row < plan.batch:
+        piece = plan.piece(at, limit)
+        try:
+            compute(piece)
+        except torch.OutOfMemoryError:
+            if piece.stop - piece.start <= 1:
+                raise
+            limit = min(limit, piece.nbytes) // 2
+        else:
+            at = piece.next
+            continue
+        # The exception is gone here, and with it the failed call's tensors: the allocator can give them back.
+        torch.cuda.empty_cache()
+        logger.warning("out of memory on %s: going on with pieces of %.3g MB", device, limit / _MB)
+    return (out, valid) if return_valid else out
+
+
+class _Position(NamedTuple):
+    """Where the next piece starts: a row of the batch, and a target of that row."""
+
+    row: int
+    target: int
+
+
+class _Piece(NamedTuple):
+    """One call. Its results, without the ``skip`` first, are targets ``start`` to ``stop`` of the flattened output.
+
+    tensors: source data, source times, target times
+    offsets: of the source and of the targets
+    """
+
+    tensors: tuple[Tensor, Tensor, Tensor]
+    offsets: tuple[Tensor | None, Tensor | None]
+    skip: int
+    start: int
+    stop: int
+    nbytes: int
+    next: _Position
+
+
+class _Rows:
+    """Dense ``[B, n, ...]`` or jagged ``[N, ...]`` tensors, cut by rows without copying."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], offsets: Tensor | None):
+        self.tensors, self.offsets = tensors, offsets
+        if offsets is None:
+            batch, length = tensors[-1].shape
+            self.bounds = torch.arange(batch + 1) * length
+        else:
+            self.bounds = offsets.cpu()
+
+    def range(self, first: int, last: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Rows ``first`` to ``last``, and their offsets where they are jagged."""
+        if self.offsets is None:
+            return tuple(t[first:last] for t in self.tensors), None
+        low, high = int(self.bounds[first]), int(self.bounds[last])
+        return tuple(t[low:high] for t in self.tensors), self.offsets[first : last + 1] - low
+
+    def row(self, row: int) -> tuple[Tensor, ...]:
+        """One row, ``[n, ...]``."""
+        tensors, offsets = self.range(row, row + 1)
+        return tensors if offsets is not None else tuple(t[0] for t in tensors)
+
+
+class _Plan:
+    """Cuts a batch into pieces of about ``limit`` bytes."""
+
+    def __init__(self, source: _Rows, target: _Rows, sample_bytes: int, target_bytes: int, *, bins: bool):
+        self.source, self.target, self.bins = source, target, bins
+        self.sample_bytes, self.target_bytes = sample_bytes, target_bytes
+        self.batch = len(target.bounds) - 1
+        self.nbytes = source.bounds * sample_bytes + target.bounds * target_bytes  # of all rows before, [B + 1]
+
+    def piece(self, at: _Position, limit: int) -> _Piece:
+        if at.target == 0:
+            last = int(torch.searchsorted(self.nbytes, self.nbytes[at.row] + limit, right=True)) - 1
+            if last > at.row:
+                return self._rows(at.row, last)
+        return self._targets(at, limit)
+
+    def _rows(self, first: int, last: int) -> _Piece:
+        (data, times), offsets = self.source.range(first, last)
+        (targets,), target_offsets = self.target.range(first, last)
+        return _Piece(
+            tensors=(data, times, targets),
+            offsets=(offsets, target_offsets),
+            skip=0,
+            start=int(self.target.bounds[first]),
+            stop=int(self.target.bounds[last]),
+            nbytes=int(self.nbytes[last] - self.nbytes[first]),
+            next=_Position(last, 0),
+        )
+
+    def _targets(self, at: _Position, limit: int) -> _Piece:
+        data, times = self.source.row(at.row)
+        (targets,) = self.target.row(at.row)
+        wanted = len(targets) - at.target
+        while True:
+            count = min(wanted, max(1, limit // self.target_bytes))
+            # A bin's edges lie midway to the neighbouring targets, so a piece of bins sees one more on either side.
+            first, last = max(0, at.target - self.bins), min(len(targets), at.target + count + self.bins)
+            start, stop = _window(times, targets[first:last], bins=self.bins)
+            nbytes = (last - first) * self.target_bytes + (stop - start) * self.sample_bytes
+            if nbytes <= limit or count <= 1:
+                break
+            wanted = max(1, min(count - 1, count * limit // nbytes))
+        output = int(self.target.bounds[at.row]) + at.target
+        finished = at.target + count == len(targets)
+        return _Piece(
+            tensors=(data[None, start:stop], times[None, start:stop], targets[None, first:last]),
+            offsets=(None, None),
+            skip=at.target - first,
+            start=output,
+            stop=output + count,
+            nbytes=nbytes,
+            next=_Position(at.row + 1, 0) if finished else _Position(at.row, at.target + count),
+        )
+
+
+def _window(times: Tensor, targets: Tensor, *, bins: bool) -> tuple[int, int]:
+    """First and last (exclusive) sample of one sorted row that values at ``targets`` depend on."""
+    if len(targets) == 0:
+        return 0, 0
+    low, high = targets.min(), targets.max()
+    if bins and len(targets) > 1:  # the first and last bins of a row reach half a step beyond their targets
+        low, high = low - (targets[1] - targets[0]), high + (targets[-1] - targets[-2])
+    times = times.contiguous()
+    start, stop = int(torch.searchsorted(times, low)), int(torch.searchsorted(times, high, right=True))
+    for _ in range(2):  # the bracket's own sample, then cubic's beyond it, each with all its repeats
+        if start > 0:
+            start = int(torch.searchsorted(times, times[start - 1]))
+        if stop < len(times):
+            stop = int(torch.searchsorted(times, times[stop], right=True))
+    return start, stop
+
+
+def _element_bytes(
+    dim: int, dtype: torch.dtype, time_dtype: torch.dtype, out_dtype: torch.dtype | None
+) -> tuple[int, int, int]:
+    """Bytes of one sample, of one target and of one result (its values and its validity)."""
+    return (
+        dim * dtype.itemsize + time_dtype.itemsize,
+        time_dtype.itemsize,
+        dim * (out_dtype or dtype).itemsize + 1,
+    )

@@ -1,0 +1,210 @@
+"""HDF5 demonstrations: layouts, times, types, metadata, real files and damaged ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from robocache.data import EpisodeRef, rate_times
+from robocache.errors import InputError
+from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
+
+h5py = pytest.importorskip("h5py", reason="HDF5 is optional")
+from damage import outcomes  # noqa: E402
+
+RATE = TableTimes(rate_hz=20)
+
+
+def spec(path: object, times: TableTimes | None = RATE) -> InputSpec:
+    return InputSpec((str(path),), times=times)
+
+
+def listed(path: object, times: TableTimes | None = RATE) -> list[EpisodeRef]:
+    refs = list_episodes(spec(path, times))
+    assert not any(ref.failure for ref in refs), refs[0].failure
+    return refs
+
+
+@pytest.fixture
+def demos(tmp_path: Path) -> Path:
+    """Three demonstrations in robomimic's layout, with every type that HDF5 recordings hold."""
+    path = tmp_path / "demos.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "Lift"})
+        file["mask/train"] = [b"demo_2"]
+        for number in (10, 2, 1):
+            demo = file.create_group(f"data/demo_{number}")
+            n = 5 + number
+            demo.attrs.update({"num_samples": n, "success": np.bool_(True), "model_file": "x" * 100_000, "bad": np.nan})
+            demo["t"] = np.arange(n) * 0.1 + 5
+            demo["actions"] = np.arange(n * 7, dtype="f4").reshape(n, 7)
+            demo["obs/pose"] = np.arange(n * 16, dtype=">f8").reshape(n, 4, 4)
+            demo["obs/done"] = np.arange(n) % 2 == 0
+            demo["obs/none"] = np.empty((n, 0))
+            demo["obs/short"] = np.zeros((3, 2))
+            demo["obs/text"] = [f"step {i}" for i in range(n)]
+            jpeg = demo.create_dataset("obs/jpeg", (n,), h5py.vlen_dtype(np.uint8))
+            for i in range(n):
+                jpeg[i] = np.arange(i + 1, dtype=np.uint8)
+            demo["obs/compound"] = np.zeros(n, [("x", "f4"), ("y", "f4")])
+            demo["obs/scalar"] = 3.0
+    return path
+
+
+def test_demos_are_episodes_in_natural_order(demos: Path) -> None:
+    refs = listed(demos)
+    assert [ref.key for ref in refs] == ["data/demo_1", "data/demo_2", "data/demo_10"]
+    assert refs[0].id == "demos.hdf5#data/demo_1"
+    assert sum(ref.nbytes for ref in refs) <= demos.stat().st_size
+
+
+def test_values_keep_dtype_and_shape(demos: Path) -> None:
+    ref = listed(demos)[1]
+    sources = ["actions", "actions[0,6]", "obs/pose", "obs/done", "obs/none", "obs/text", "obs/jpeg", "gone", "obs"]
+    episode = read_episode(ref, sources, spec(demos))
+    values = {source: stream.values for source, stream in episode.streams.items()}
+    assert list(values) == sources[:-2]
+    assert values["actions"].dtype == np.float32
+    assert values["actions"].shape == (7, 7)
+    assert values["actions[0,6]"].tolist() == values["actions"][:, [0, 6]].tolist()
+    assert values["obs/pose"].shape == (7, 4, 4)
+    assert values["obs/pose"].dtype == np.dtype("f8")
+    assert values["obs/done"].dtype == np.bool_
+    assert values["obs/none"].shape == (7, 0)
+    assert values["obs/text"].to_pylist() == [f"step {i}" for i in range(7)]
+    assert values["obs/jpeg"].to_pylist() == [bytes(range(i + 1)) for i in range(7)]
+    for stream in episode.streams.values():
+        assert stream.times.tolist() == [50_000_000 * k for k in range(7)]
+
+
+def test_metadata_is_small_and_json(demos: Path) -> None:
+    metadata = read_episode(listed(demos)[0], [], spec(demos)).metadata
+    assert json.loads(json.dumps(metadata)) == metadata
+    assert metadata == {"env_args": '{"env_name": "Lift"}', "num_samples": 6, "success": True}
+
+
+def test_time_from_a_dataset(demos: Path) -> None:
+    times = TableTimes("t", "s")
+    ref = listed(demos, times)[0]
+    episode = read_episode(ref, ["actions"], spec(demos, times))
+    assert episode.streams["actions"].times.tolist() == [5_000_000_000 + 100_000_000 * k for k in range(6)]
+    sources = {info.source for info in list_streams(ref, spec(demos, times))}
+    assert "actions" in sources
+    assert "obs/short" not in sources
+    assert "obs/scalar" not in sources
+    with pytest.raises(InputError, match=r"'obs/short' has 3 rows, the time 't' has 6"):
+        read_episode(ref, ["obs/short"], spec(demos, times))
+
+
+@pytest.mark.parametrize(
+    ("times", "source", "message"),
+    [
+        (None, "actions", r"input\.times.*datasets are .*actions"),
+        (TableTimes("gone"), "actions", r"time 'gone' is not a dataset.*datasets are"),
+        (TableTimes("obs/text"), "actions", r"times must be numbers"),
+        (TableTimes("obs/pose"), "actions", r"one column of numbers"),
+        (RATE, "actions[9]", r"column 9 asked for, it has 7"),
+        (RATE, "actions[x]", r"no names"),
+        (RATE, "obs/compound", r"cannot be read as a stream"),
+        (RATE, "obs/scalar", r"single value"),
+        (RATE, "obs/text[0]", r"cannot be read as a stream"),
+    ],
+)
+def test_mistakes_are_explained(demos: Path, times: TableTimes | None, source: str, message: str) -> None:
+    ref = listed(demos)[0]
+    with pytest.raises(InputError, match=rf"demos\.hdf5#data/demo_1.*{message}"):
+        read_episode(ref, [source], spec(demos, times))
+
+
+def test_a_file_without_demo_groups_is_one_episode(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "episode_0.h5", "w", userblock_size=512) as file:
+        file["observations/qpos"] = np.ones((4, 14))
+        file["data"] = np.zeros((4, 2))  # a dataset of that name is no folder of demos
+        file.attrs["sim"] = True
+    (ref,) = listed(tmp_path)
+    assert (ref.id, ref.key) == ("episode_0.h5", "")
+    episode = read_episode(ref, ["observations/qpos", "data"], spec(tmp_path))
+    assert episode.streams["observations/qpos"].values.shape == (4, 14)
+    assert episode.metadata == {"sim": True}
+
+
+def test_remote_files(demos: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/h5/demos.hdf5", demos.read_bytes())
+    try:
+        ref = listed("memory://h5")[2]
+        assert read_episode(ref, ["actions"], spec("memory://h5")).streams["actions"].values.shape == (15, 7)
+    finally:
+        fs.rm("/h5", recursive=True)
+
+
+def test_a_size_that_the_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "huge.h5", "w") as file:
+        file.create_dataset("x", (1 << 40,), "f8", chunks=(1024,))
+    (ref,) = listed(tmp_path)
+    with pytest.raises(InputError, match="claims 8796093022208 bytes"):
+        read_episode(ref, ["x"], spec(tmp_path))
+
+
+def test_damage(demos: Path) -> None:
+    sources = ["actions", "obs/pose", "obs/text", "obs/jpeg", "obs/done"]
+    seen = outcomes(demos, sources, tries=150, times=TableTimes("t"))
+    assert set(seen) == {"read", "refused"}, seen
+
+
+@pytest.mark.realdata
+def test_real_sawyer(data_dir: Path) -> None:
+    path, times = data_dir / "hdf5/SawyerLift.hdf5", TableTimes("states[0]")
+    refs = listed(path, times)
+    assert [ref.key for ref in refs] == ["data/demo_1", "data/demo_2"]
+    episode = read_episode(refs[0], ["joint_velocities", "left_dpos", "states[1:8]"], spec(path, times))
+    stream = episode.streams["joint_velocities"]
+    assert stream.values.shape == (1058, 7)
+    assert episode.streams["left_dpos"].values.shape == (1058, 0)
+    steps = np.diff(stream.times)
+    assert stream.times[0] == 10_000_000
+    assert steps.min() >= 9_000_000
+    assert steps.max() <= 25_000_000
+    with h5py.File(path) as file:
+        states = file["data/demo_1/states"][()]
+    assert (episode.streams["states[1:8]"].values == states[:, 1:8]).all()
+    assert stream.times.tolist() == [round(t * 10**9) for t in states[:, 0].tolist()]
+    assert episode.metadata["env"] == "SawyerLift"
+
+
+@pytest.mark.realdata
+def test_real_wipe_and_stack(data_dir: Path) -> None:
+    path = data_dir / "hdf5/PandaWipe.hdf5"
+    (ref,) = listed(path, TableTimes("states[0]"))
+    stream = read_episode(ref, ["joint_torques"], spec(path, TableTimes("states[0]"))).streams["joint_torques"]
+    assert stream.times[:3].tolist() == [52_000_000, 102_000_000, 152_000_000]
+    assert stream.values.shape == (174, 7)
+
+    path = data_dir / "hdf5/isaaclab_stack.hdf5"
+    refs = listed(path)
+    assert len(refs) == 10
+    total = 0
+    for ref in refs:
+        episode = read_episode(ref, ["obs/eef_pos", "obs/datagen_info/eef_pose/franka"], spec(path))
+        n = episode.metadata["num_samples"]
+        assert episode.streams["obs/datagen_info/eef_pose/franka"].values.shape == (n, 4, 4)
+        assert episode.streams["obs/eef_pos"].times.tolist() == rate_times(n, 20).tolist()
+        assert episode.metadata["success"] is True
+        assert "Isaac-Stack" in episode.metadata["env_args"]
+        total += n
+    assert total == 2163
+    infos = {info.source: info.type for info in list_streams(refs[0], spec(path))}
+    assert infos["obs/datagen_info/eef_pose/franka"] == "float32[4,4]"
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["PandaWipe", "SawyerLift"])
+def test_damage_to_real_files(data_dir: Path, tmp_path: Path, name: str) -> None:
+    path = Path(shutil.copy(data_dir / f"hdf5/{name}.hdf5", tmp_path))
+    seen = outcomes(path, ["states", "joint_torques"], tries=60, times=TableTimes("states[0]"))
+    assert set(seen) == {"read", "refused"}, seen

@@ -1,0 +1,315 @@
+"""Listing: what is found, what it is called, how it is told apart, and that nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from robocache.data import EpisodeRef, frame_times, rate_times
+from robocache.errors import InputError
+from robocache.formats import InputSpec, TableTimes, guarded, list_episodes, list_streams, read_episode
+from robocache.formats.base import natural_key
+
+CSV = "time_ns,x\n0,1\n1000,2\n"
+
+
+def write(path: Path, content: str | bytes = CSV) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def listed(*uris: object, **options: object) -> list[EpisodeRef]:
+    return list_episodes(InputSpec(tuple(map(str, uris)), **options))  # type: ignore[arg-type]
+
+
+def ids(refs: list[EpisodeRef]) -> list[str]:
+    return [ref.id for ref in refs]
+
+
+def test_folder_is_searched_in_natural_order(tmp_path: Path) -> None:
+    for name in ("run_10.csv", "run_2.csv", "day/run_1.csv", "notes.txt", ".hidden/x.csv", ".y.csv"):
+        write(tmp_path / name)
+    refs = listed(tmp_path)
+    assert ids(refs) == ["day/run_1.csv", "run_2.csv", "run_10.csv"]
+    assert not any(ref.failure for ref in refs)
+    stamp = refs[1].files[0]
+    status = os.stat(tmp_path / "run_2.csv")
+    assert (stamp.uri, stamp.size, stamp.version) == (
+        str(tmp_path / "run_2.csv"),
+        status.st_size,
+        str(status.st_mtime_ns),
+    )
+
+
+def test_ids_depend_on_the_uri_not_on_what_else_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "a/one.csv")
+    assert ids(listed(tmp_path / "a")) == ids(listed(tmp_path / "a/*.csv")) == ids(listed(tmp_path / "a/one.csv"))
+    write(tmp_path / "b/two.csv")
+    assert ids(listed(tmp_path / "a", tmp_path / "b")) == ["a/one.csv", "b/two.csv"]
+    assert ids(listed(tmp_path / "*/*.csv")) == ["a/one.csv", "b/two.csv"]
+
+
+def test_a_file_by_two_ways_is_one_episode(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    assert ids(listed(tmp_path, tmp_path / "*.csv", tmp_path / "a.csv")) == ["a.csv"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/a.csv")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/day1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere")
+    assert ids(listed(tmp_path / "logs")) == ["day1/a.csv"] == ids(listed(tmp_path / "logs/*"))
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.csv", "gone/*.csv", "empty"])
+def test_a_uri_that_matches_nothing_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "a.csv")
+    with pytest.raises(InputError, match=name.replace("*", r"\*")):
+        listed(tmp_path / "a.csv", tmp_path / name)
+
+
+def test_unknown_format_protocol_and_pattern_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    for options, message in [
+        ({"format": "rosbag9"}, r"input\.format: 'rosbag9' is unknown"),
+        ({"episode": "(oops"}, r"input\.episode: .* no regular expression"),
+        ({"episode": r"(\d+)\.csv"}, r"input\.episode: .* lacks a group"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            listed(tmp_path, **options)
+    with pytest.raises(InputError, match="nosuch"):
+        listed("nosuch://x/a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.mcap", b"", "empty file"),
+        ("a.csv", b"", "empty file"),
+        ("a.mcap", b"PAR1" + bytes(50), r"not mcap: begins with b'PAR1.*which is parquet"),
+        ("a.parquet", b"#ROSBAG V2.0\n", "which is a ROS 1 bag"),
+        ("a.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("a.csv", b"\x89HDF\r\n\x1a\n" + bytes(50), "which is hdf5"),
+        ("a.csv", "time_ns,x\n0,1\n".encode("utf-16"), "text is right"),
+        ("a.bag", b"#ROSBAG V2.0\n", "unrecognised format"),
+        ("README", b"hello", "unrecognised format"),
+    ],
+)
+def test_what_no_reader_can_read_is_listed_with_its_reason(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    path = write(tmp_path / name, content)
+    write(tmp_path / "good.csv")
+    for uri in (path, tmp_path / "*"):
+        (bad,) = [ref for ref in listed(uri) if ref.failure]
+        assert bad.id == name
+        assert str(path) in bad.failure
+        assert re.search(reason, bad.failure), bad.failure
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read_episode(bad, ["x"], InputSpec((str(path),)))
+
+
+def test_format_can_be_given_for_any_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "a.log")
+    (ref,) = listed(tmp_path / "a.log", format="csv")
+    assert not ref.failure
+    assert read_episode(ref, ["x"], InputSpec(())).streams["x"].values.tolist() == [1, 2]
+
+
+def test_a_dangling_link_is_a_failure(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    (tmp_path / "b.csv").symlink_to(tmp_path / "nowhere")
+    good, bad = listed(tmp_path)
+    assert not good.failure
+    assert "no such file" in bad.failure
+
+
+def test_a_folder_that_may_not_be_listed_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.csv")
+    write(tmp_path / "locked/b.csv")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refs = listed(tmp_path)
+    assert [(ref.id, bool(ref.failure)) for ref in refs] == [("a.csv", False), ("locked", True)]
+
+
+def test_tables_of_a_folder_are_one_episode(tmp_path: Path) -> None:
+    for run in ("r2", "r10"):
+        write(tmp_path / run / "joints.csv")
+        write(tmp_path / run / "force.csv")
+    refs = listed(tmp_path, episode="folder")
+    assert ids(refs) == ["r2", "r10"]
+    assert refs[0].tables == ("force", "joints")
+    assert ids(listed(tmp_path / "r2", episode="folder")) == ["r2"]
+    write(tmp_path / "r2/force.csv", b"")
+    assert [bool(ref.failure) for ref in listed(tmp_path, episode="folder")] == [True, False]
+
+
+def test_tables_are_grouped_by_pattern(tmp_path: Path) -> None:
+    for name in ("7_joints.csv", "7_force.csv", "12_joints.csv", "stray.csv"):
+        write(tmp_path / name)
+    refs = listed(tmp_path, episode=r"(?P<episode>\d+)_(?P<table>\w+)\.csv")
+    assert [ref.id for ref in refs if not ref.failure] == ["7", "12"]
+    assert [ref.tables for ref in refs if not ref.failure] == [("force", "joints"), ("joints",)]
+    (stray,) = [ref for ref in refs if ref.failure]
+    assert stray.id == "stray.csv"
+    assert "does not match input.episode" in stray.failure
+    (both,) = [ref for ref in listed(tmp_path, episode=r"(?P<episode>\d+)_(?P<table>)\w+\.csv") if ref.id == "7"]
+    assert both.tables == ("7_force", "7_joints")
+
+
+def test_a_group_must_be_of_one_kind(tmp_path: Path) -> None:
+    write(tmp_path / "r/a.csv")
+    pq.write_table(pa.table({"time_ns": [0], "x": [1.0]}), tmp_path / "r/b.parquet")
+    (ref,) = listed(tmp_path, episode="folder")
+    assert "cannot mix csv and parquet" in ref.failure
+
+
+def test_ids_stay_unique(tmp_path: Path) -> None:
+    write(tmp_path / "a/x.csv")
+    write(tmp_path / "a/a/x.csv")
+    refs = listed(tmp_path / "a", episode="folder")
+    assert len(set(ids(refs))) == len(refs) == 2
+
+
+class Flaky(MemoryFileSystem):
+    """A store that fails on demand."""
+
+    protocol = "flaky"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+    error: ClassVar[Exception | None] = None
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("flaky://").strip("/")
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        if Flaky.error is not None:
+            raise Flaky.error
+        return super().cat_file(path, start, end, **kwargs)
+
+    def _open(self, path, mode="rb", **kwargs):
+        if Flaky.error is not None and mode == "rb":
+            raise Flaky.error
+        return super()._open(path, mode, **kwargs)
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch):
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(Flaky, "error", None)
+    fs = fsspec.filesystem("flaky")
+    fs.pipe("/logs/a.csv", CSV.encode())
+    fs.pipe("/logs/deep/b.csv", CSV.encode())
+    yield fs
+    Flaky.store.clear()
+
+
+def test_remote_storage(flaky: Flaky) -> None:
+    refs = listed("flaky://logs")
+    assert ids(refs) == ["a.csv", "deep/b.csv"] == ids(listed("flaky://logs/**/*.csv"))
+    assert refs[0].files[0].uri.startswith("flaky://")
+    assert refs[0].files[0].version
+    assert read_episode(refs[0], ["x"], InputSpec(())).streams["x"].values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "boom"), TimeoutError("slow"), ConnectionResetError("gone")])
+def test_storage_faults_stay_oserrors(flaky: Flaky, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ref,) = listed("flaky://logs/a.csv")
+    monkeypatch.setattr(Flaky, "error", error)
+    with pytest.raises(type(error)):
+        listed("flaky://logs/a.csv")
+    for call in (lambda: list_streams(ref, InputSpec(())), lambda: read_episode(ref, ["x"], InputSpec(()))):
+        with pytest.raises(type(error)):
+            call()
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), FileNotFoundError(errno.ENOENT, "no")])
+def test_refused_and_missing_files_are_input_errors(
+    flaky: Flaky, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ref,) = listed("flaky://logs/a.csv")
+    monkeypatch.setattr(Flaky, "error", error)
+    (failed,) = listed("flaky://logs/a.csv")
+    assert "flaky://" in failed.failure
+    with pytest.raises(InputError, match="flaky://"):
+        read_episode(ref, ["x"], InputSpec(()))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), ValueError("bad"), RecursionError(), MemoryError(), OverflowError("big"), OSError("bad chunk"),
+     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), pa.ArrowInvalid("bad"), OSError(errno.EINVAL, "seek")],
+)  # fmt: skip
+def test_guarded_blames_the_file_for_parser_errors(tmp_path: Path, error: Exception) -> None:
+    (ref,) = listed(write(tmp_path / "a.csv"))
+    with pytest.raises(InputError, match=r"a\.csv"), guarded(ref.files, format="csv"):
+        raise error
+
+
+def test_guarded_leaves_interrupts_alone() -> None:
+    with pytest.raises(KeyboardInterrupt), guarded(()):
+        raise KeyboardInterrupt
+
+
+def test_a_bad_source_is_an_input_error(tmp_path: Path) -> None:
+    (ref,) = listed(write(tmp_path / "a.csv"))
+    with pytest.raises(InputError, match="empty item"):
+        read_episode(ref, ["[x,,y]"], InputSpec(()))
+
+
+def test_natural_key_orders_numbers_of_any_length() -> None:
+    names = ["demo_10", "demo_2", "demo_02", "a", "2", "10", "demo_" + "9" * 5000, "demo"]
+    ordered = sorted(names, key=natural_key)
+    assert ordered.index("2") < ordered.index("10") < ordered.index("a")
+    assert ordered.index("demo_2") < ordered.index("demo_10") < ordered.index("demo_" + "9" * 5000)
+
+
+@pytest.mark.parametrize("rate", [30, 29.97, 30000 / 1001, 100 / 3, 0.1, 1e6, 119.88])
+def test_fixed_rates_never_drift(rate: float) -> None:
+    from fractions import Fraction
+
+    exact = Fraction(rate).limit_denominator(10**6)
+    frames = np.array([0, 1, 2, 3, 29, 30, 10**6, 10**8 - 1])
+    wanted = [(2 * k * 10**9 * exact.denominator + exact.numerator) // (2 * exact.numerator) for k in frames.tolist()]
+    assert frame_times(frames, rate).tolist() == wanted
+    assert rate_times(4, rate).tolist() == wanted[:4]
+
+
+def test_thirty_hertz_is_exact_after_a_day() -> None:
+    day = 30 * 86_400
+    assert frame_times(np.array([day]), 30).tolist() == [86_400 * 10**9]
+    for bad in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="positive"):
+            rate_times(3, bad)
+
+
+@pytest.mark.realdata
+def test_real_recordings(data_dir: Path) -> None:
+    refs = listed(data_dir, times=TableTimes(rate_hz=20))
+    found = [ref for ref in refs if ref.format != "mcap"]
+    assert not any(ref.failure for ref in found)
+    assert len(ids(refs)) == len(set(ids(refs)))
+    assert sum(ref.format == "lerobot" for ref in found) == 60
+    assert [ref.id for ref in found if ref.format == "hdf5"][-1] == "hdf5/isaaclab_stack.hdf5#data/demo_9"
+    assert listed(data_dir) == [*refs]
