@@ -104,7 +104,7 @@ template <class V, int VEC> struct alignas(sizeof(V) * VEC) Pack {
 };
 
 template <class Time, class V, class O, int VEC, int Cap>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)  // 64 registers: the compiler's own guess of 32 spills on sm_80
     light_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out, int rows_log2) {
   using A = typename Accumulator<V>::type;
   extern __shared__ __align__(16) char shared[];
@@ -265,7 +265,7 @@ __device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const P
 }
 
 template <class Time, int Cap>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)  // 128 registers: slerp and cubic in double need about 80
     general_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out,
                    int rows_log2) {
   extern __shared__ __align__(16) char shared[];

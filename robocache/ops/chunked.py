@@ -106,8 +106,8 @@ def resample_trajectories_chunked(
     """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time.
 
     Args:
-        max_memory_mb: bytes / 2**20 that one piece may take with its samples, targets and results. A single target
-            is always tried, whatever its samples take.
+        max_memory_mb: bytes / 2**20 that one piece may take with its samples, targets and results; the whole result,
+            on the inputs' device, comes on top. A single target is always tried, whatever its samples take.
         device: where the pieces are computed, for instance ``cuda`` for inputs in host memory; the result is on the
             inputs' device all the same. None: the inputs' device.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -18,7 +19,7 @@ import pyarrow as pa
 from robocache.errors import InputError
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 
-WINDOW = 4 << 20  # bytes of records at once: amortises the numpy calls, stays in the cache
+WINDOW = 2 << 20  # bytes of records at once: amortises the numpy calls, stays in the cache
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 _CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
@@ -65,6 +66,17 @@ def read_messages(
     section.finish()
 
 
+#: Buffers between readers, of any thread: fresh memory costs a page fault every 4 KiB, which is slower than zstd.
+_SPARE: deque[np.ndarray] = deque(maxlen=8)
+
+
+def _spare() -> np.ndarray:
+    try:
+        return _SPARE.pop()
+    except IndexError:
+        return np.empty(0, np.uint8)
+
+
 class _DataSection:
     """Ranged reads of the data section into one reused buffer, with its CRC while they follow each other."""
 
@@ -72,16 +84,11 @@ class _DataSection:
         self.uri, self.verify, self._file, self._end = summary.uri, verify, file, summary.data_end
         self._expected_crc = summary.data_crc if verify else 0
         self._crc = self._covered = 0  # CRC of the bytes [0, covered)
-        self._buffer = np.empty(0, np.uint8)
-        self._scratch = np.empty(0, np.uint8)
+        self._buffer, self._scratch = _spare(), _spare()
 
     def scratch(self, size: int) -> np.ndarray:
         """A reused buffer of at least ``size`` bytes for decompressed records."""
-        if len(self._scratch) < size:
-            try:
-                self._scratch = np.frombuffer(pa.allocate_buffer(size), np.uint8)
-            except (MemoryError, ValueError):
-                raise InputError(f"{self.uri}: chunks of {size} uncompressed bytes do not fit in memory") from None
+        self._scratch = self._grown(self._scratch, size)
         return self._scratch
 
     def read(self, start: int, end: int) -> np.ndarray:
@@ -90,8 +97,7 @@ class _DataSection:
         if self._expected_crc and 0 < start - self._covered <= _GAP:
             lead = start - self._covered  # so that the CRC goes on over a small gap
         size = end - start + lead
-        if len(self._buffer) < size:
-            self._buffer = np.frombuffer(pa.allocate_buffer(size), np.uint8)
+        self._buffer = self._grown(self._buffer, size)
         view, got = self._buffer[:size].data, 0
         self._file.seek(start - lead)
         while got < size:
@@ -104,7 +110,16 @@ class _DataSection:
             self._covered = end
         return self._buffer[lead:size]
 
+    def _grown(self, buffer: np.ndarray, size: int) -> np.ndarray:
+        if len(buffer) >= size:
+            return buffer
+        try:
+            return np.empty(max(size, WINDOW), np.uint8)
+        except (MemoryError, ValueError):
+            raise InputError(f"{self.uri}: {size} bytes at once do not fit in memory; is the file damaged?") from None
+
     def finish(self) -> None:
+        """Check the data section's CRC, and leave the buffers to the next reader."""
         if self._expected_crc and 0 <= self._end - self._covered <= _GAP:
             if self._end > self._covered:
                 self.read(self._covered, self._end)
@@ -113,6 +128,7 @@ class _DataSection:
                     f"{self.uri}: data section has CRC {self._crc:#010x}, the file says {self._expected_crc:#010x}; "
                     "the file is damaged"
                 )
+        _SPARE.extend(buffer for buffer in (self._buffer, self._scratch) if len(buffer) <= 4 * WINDOW)
 
 
 @dataclass(frozen=True, slots=True)
