@@ -252,7 +252,10 @@ std::tuple<int64_t, int64_t> first_unsorted(const Tensor& times, const std::opti
   TORCH_CHECK_VALUE(times.is_cpu() && times.dim() == (offsets ? 1 : 2), "first_unsorted: host times [B, S], or [N] with "
                     "offsets, got ", times.sizes(), " on ", times.device());
   const Tensor t = with_unit_stride(times);
-  if (offsets) check_offset_values(*offsets, t.size(0), "offsets", 0);
+  if (offsets) {
+    check_offsets(*offsets, times, "offsets", 0);
+    check_offset_values(*offsets, t.size(0), "offsets", 0);
+  }
   const int64_t* o = offsets ? offsets->const_data_ptr<int64_t>() : nullptr;
   const int64_t rows = offsets ? offsets->size(0) - 1 : t.size(0);
   for (int64_t b = 0; b < rows; ++b) {

@@ -6,8 +6,13 @@ import pytest
 import torch
 from ops_oracles import MODES, assert_same_bits, dense, needs_cuda, ragged
 
-from robocache.ops import chunked, resample_trajectories
-from robocache.ops.chunked import estimate_chunk_size, estimate_memory, resample_trajectories_chunked
+from robocache.ops import StreamSpec, chunked, fuse_multimodal, resample_trajectories
+from robocache.ops.chunked import (
+    estimate_chunk_size,
+    estimate_memory,
+    fuse_multimodal_chunked,
+    resample_trajectories_chunked,
+)
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 KIB = 1 / 1024
@@ -18,12 +23,12 @@ def calls(monkeypatch):
     """Shapes of the pieces that were computed: ``(source stamps, targets)`` each."""
     shapes = []
 
-    def spy(source_data, source_times, target_times, **options):
-        if source_data.shape[-1]:
-            shapes.append((tuple(source_times.shape), tuple(target_times.shape)))
-        return resample_trajectories(source_data, source_times, target_times, **options)
+    def spy(streams, target_times, **options):
+        if streams[0].values.shape[-1]:
+            shapes.append((tuple(streams[0].times.shape), tuple(target_times.shape)))
+        return fuse_multimodal(streams, target_times, **options)
 
-    monkeypatch.setattr(chunked, "resample_trajectories", spy)
+    monkeypatch.setattr(chunked, "fuse_multimodal", spy)
     return shapes
 
 
@@ -145,6 +150,18 @@ def test_bins_reach_beyond_the_outer_targets(monkeypatch, calls):
     assert max(source[-1] for source, _ in calls) < 1200
 
 
+@pytest.mark.parametrize("limit_kib", [1e-3, 2, 30, 1024])
+def test_fused_streams_of_every_mode_in_pieces(monkeypatch, limit_kib):
+    """Streams of different rates, modes and clock shifts share the pieces of one timeline."""
+    cut_as_compiled(monkeypatch)
+    streams = []
+    for k, mode in enumerate(MODES):
+        values, times, targets = dense(k, 3, 40 + 31 * k, 50, mode)
+        streams.append(StreamSpec(values, times, mode, max_gap=5_000_000 * k, offset=1_000_003 * (k - 4)))
+    whole = fuse_multimodal(streams, targets)
+    assert_same_bits(fuse_multimodal_chunked(streams, targets, max_memory_mb=limit_kib * KIB), whole)
+
+
 # ---- running out of memory ------------------------------------------------------------------------------------------
 
 
@@ -152,14 +169,14 @@ def exhausted_above(monkeypatch, targets: int):
     """A device that holds pieces of at most so many targets."""
     tried = []
 
-    def allocate(source_data, source_times, target_times, **options):
-        if source_data.shape[-1]:
+    def allocate(streams, target_times, **options):
+        if streams[0].values.shape[-1]:
             tried.append(target_times.numel())
             if target_times.numel() > targets:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-        return resample_trajectories(source_data, source_times, target_times, **options)
+        return fuse_multimodal(streams, target_times, **options)
 
-    monkeypatch.setattr(chunked, "resample_trajectories", allocate)
+    monkeypatch.setattr(chunked, "fuse_multimodal", allocate)
     return tried
 
 
@@ -185,11 +202,11 @@ def test_out_of_memory_for_a_single_target_is_raised(monkeypatch):
 
 
 def test_other_errors_are_not_retried(monkeypatch):
-    def fail(source_data, *rest, **options):
-        if source_data.shape[-1]:
+    def fail(streams, *rest, **options):
+        if streams[0].values.shape[-1]:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(chunked, "resample_trajectories", fail)
+    monkeypatch.setattr(chunked, "fuse_multimodal", fail)
     with pytest.raises(RuntimeError, match="illegal"):
         resample_trajectories_chunked(*dense(1, 2, 50, 40))
 

@@ -12,7 +12,7 @@ void fuse_rows(TimeType time_type, const Stream* streams, const Targets& targets
 // "avx512", "avx2" or "baseline".
 const char* instruction_set();
 
-// First i >= 1 with times[i] < times[i - 1] (or a NaN in either), or -1.
+// First i with times[i] NaN or below times[i - 1], or -1.
 int64_t first_unsorted(TimeType type, const void* times, int64_t n);
 
 }  // namespace robocache::cpu

@@ -265,13 +265,14 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
 
   Stencil<A> s[kRows];
   stencils(stream, t, reinterpret_cast<const char*>(x), stride * int64_t(sizeof(V)), block, target, count, bracket, s);
-  if (out.dtype == (sizeof(A) == 4 ? DType::f32 : DType::f64)) {
-    A* direct = static_cast<A*>(out.data) + block.output_row * out.width + stream.column;
-    formula(stream.mode, x, stride, t, n, s, rows, stream.dim, direct, out.width);
-  } else {
-    A scratch[kRows * kColumns];
-    for (int64_t c = 0; c < stream.dim; c += kColumns) {
-      const int64_t width = stream.dim - c < kColumns ? stream.dim - c : kColumns;
+  const bool direct = out.dtype == (sizeof(A) == 4 ? DType::f32 : DType::f64);
+  A scratch[kRows * kColumns];
+  for (int64_t c = 0; c < stream.dim; c += kColumns) {
+    const int64_t width = stream.dim - c < kColumns ? stream.dim - c : kColumns;
+    if (direct) {
+      A* at = static_cast<A*>(out.data) + block.output_row * out.width + stream.column + c;
+      formula(stream.mode, x + c, stride, t, n, s, rows, width, at, out.width);
+    } else {
       formula(stream.mode, x + c, stride, t, n, s, rows, width, scratch, kColumns);
       store_block(scratch, kColumns, block.rows, width, out, block.output_row, stream.column + c);
     }

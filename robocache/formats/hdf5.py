@@ -17,6 +17,7 @@ import pyarrow as pa
 from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key, open_file, parse_source, select_columns
+from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.times import HOW_TO_SET, to_ns
 
 try:
@@ -129,7 +130,7 @@ class _Clock:
 @contextmanager
 def _open(file: FileStamp, spec: InputSpec) -> Iterator[Any]:
     # Through a file object: remote storage, no lock on the file, and storage errors arrive as they were raised.
-    with open_file(file, spec) as stream, h5py.File(stream, "r") as root:
+    with open_file(file, spec) as stream, h5py.File(HeapCheckedFile(stream), "r") as root:
         yield root
 
 

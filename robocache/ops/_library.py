@@ -53,11 +53,16 @@ def warn_fallback() -> None:
     logger.warning("the plain-torch reference does the alignment, much slower: %s", _REASON)
 
 
+def _has_kernel(key: str) -> bool:
+    return available() and torch._C._dispatch_has_kernel_for_dispatch_key("robocache::fuse", key)
+
+
+_SUPPORTED = tuple(device for device, key in (("cpu", "CPU"), ("cuda", "CUDA")) if _has_kernel(key))
+
+
 def supports(device: torch.device) -> bool:
     """True where the extension has kernels for ``device`` (a CPU build has none for CUDA)."""
-    return available() and torch._C._dispatch_has_kernel_for_dispatch_key(
-        "robocache::fuse", "CUDA" if device.type == "cuda" else "CPU"
-    )
+    return device.type in _SUPPORTED
 
 
 if available():

@@ -81,7 +81,7 @@ def fuse_multimodal(
     """
     if not streams:
         raise ValueError("fuse_multimodal: no streams")
-    batch = _batch_size(streams[0], target_times, target_offsets)
+    batch = batch_size(streams[0], target_times, target_offsets)
     targets = target_times
     if target_offsets is None and targets.dim() == 1:
         targets = targets.expand(batch, -1)
@@ -98,9 +98,7 @@ def fuse_multimodal(
         modes.append(_MODE_INDEX[s.mode])
         max_gaps.append(-1 if s.max_gap is None else s.max_gap)
         shifts.append(s.offset)
-    if out_dtype is None:
-        dtypes = {x.dtype for x in values}
-        out_dtype = values[0].dtype if len(dtypes) == 1 else torch.float32
+    out_dtype = out_dtype or common_dtype(streams)
     if out_scale is not None:
         out_scale = torch.as_tensor(out_scale, dtype=torch.float32, device=targets.device)
         if not bool((out_scale > 0).all()):
@@ -155,7 +153,14 @@ def resample_trajectories(
     return (out, valid.squeeze(-1)) if return_valid else out
 
 
-def _batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor | None) -> int:
+def common_dtype(streams: Sequence[StreamSpec]) -> torch.dtype:
+    """The values' dtype where all streams share one, else float32."""
+    dtypes = {s.values.dtype for s in streams}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor | None) -> int:
+    """Episodes of a batch, from whichever argument tells."""
     if target_offsets is not None:
         return target_offsets.shape[0] - 1
     if target_times.dim() == 2:
@@ -182,18 +187,21 @@ def _first_unsorted(times: Tensor, offsets: Tensor | None) -> tuple[int, int]:
     """(row, position) of the first step back in time or NaN, or (-1, -1)."""
     if times.device.type == "cpu" and _library.available():
         return torch.ops.robocache.first_unsorted(times, offsets)
-    bad = ~(times[..., 1:] >= times[..., :-1])  # also where either is NaN
+    bad = times != times
+    bad[..., 1:] |= times[..., 1:] < times[..., :-1]
     if offsets is None:
         found = bad.nonzero()
-        return (int(found[0, 0]), int(found[0, 1]) + 1) if len(found) else (-1, -1)
+        return (int(found[0, 0]), int(found[0, 1])) if len(found) else (-1, -1)
     total = times.shape[0]
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.numel() == 0:
+        raise ValueError(f"offsets must be int64 [B+1], got {offsets.dtype} {list(offsets.shape)}")
     if bool((offsets[1:] < offsets[:-1]).any() | (offsets[0] != 0) | (offsets[-1] != total)):
         raise ValueError(f"offsets must rise from 0 to {total}, got {offsets.tolist()}")
-    inner = offsets[(offsets > 0) & (offsets < total)]
-    bad[inner - 1] = False  # the step from one episode to the next
+    starts = offsets[offsets < total]
+    bad[starts] = times[starts] != times[starts]  # the step from one episode to the next is none
     found = bad.nonzero()
     if not len(found):
         return -1, -1
-    after = int(found[0, 0]) + 1
-    row = int(torch.searchsorted(offsets, after, right=True)) - 1
-    return row, after - int(offsets[row])
+    at = int(found[0, 0])
+    row = int(torch.searchsorted(offsets, at, right=True)) - 1
+    return row, at - int(offsets[row])

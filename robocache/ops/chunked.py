@@ -16,14 +16,15 @@ the bracket and one sample beyond (``cubic``), or the bins (``mean``).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robocache.ops import _library
-from robocache.ops.align import resample_trajectories
+from robocache.ops.align import StreamSpec, batch_size, common_dtype, fuse_multimodal
 
 logger = logging.getLogger("robocache")
 
@@ -87,87 +88,69 @@ def estimate_chunk_size(
     return 1, max(1, int(target_len * limit / whole))
 
 
-def resample_trajectories_chunked(
-    source_data: Tensor,
-    source_times: Tensor,
+def fuse_multimodal_chunked(
+    streams: Sequence[StreamSpec],
     target_times: Tensor,
     *,
+    target_offsets: Tensor | None = None,
     max_memory_mb: float = 1024,
     device: torch.device | str | None = None,
-    mode: str = "linear",
-    source_offsets: Tensor | None = None,
-    target_offsets: Tensor | None = None,
-    max_gap: float | int | None = None,
     out_dtype: torch.dtype | None = None,
     out_scale: Tensor | float | None = None,
-    return_valid: bool = False,
     validate: bool = True,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time.
+) -> tuple[Tensor, Tensor]:
+    """:func:`~robocache.ops.align.fuse_multimodal`, bit for bit, a piece of the batch at a time.
 
-    Args:
-        max_memory_mb: bytes / 2**20 that one piece may take with its samples, targets and results; the whole result,
-            on the inputs' device, comes on top. A single target is always tried, whatever its samples take.
-        device: where the pieces are computed, for instance ``cuda`` for inputs in host memory; the result is on the
-            inputs' device all the same. None: the inputs' device.
+    max_memory_mb: bytes / 2**20 that one piece may take with its samples, targets and results. A single target is
+                   always tried, whatever its samples take.
+    device:        where the pieces are computed, for instance ``cuda`` for inputs in host memory; the result is on
+                   the inputs' device all the same. None: the inputs' device.
 
-    The other arguments, the result and the errors are those of ``resample_trajectories``. Where the device runs out
-    of memory the pieces are halved, down to a single target, before ``torch.OutOfMemoryError`` is raised.
+    The other arguments, the result and the errors are those of ``fuse_multimodal``. Where the device runs out of
+    memory the pieces are halved, down to a single target, before ``torch.OutOfMemoryError`` is raised.
     """
     if not max_memory_mb > 0:
         raise ValueError(f"max_memory_mb must be above 0, got {max_memory_mb}")
-    # The alignment of no columns: every check of the whole input, with its own messages, and next to no work.
-    resample_trajectories(
-        source_data[..., :0],
-        source_times,
-        target_times,
-        source_offsets=source_offsets,
-        target_offsets=target_offsets,
-        max_gap=max_gap,
-        validate=validate,
-    )
-    if source_offsets is None and source_times.dim() == 1:
-        source_times = source_times.expand(source_data.shape[0], -1)
+    if not streams:
+        raise ValueError("fuse_multimodal_chunked: no streams")
+    if validate:
+        # The alignment of no columns: every check of the whole input, with its own messages, and little work.
+        bare = [replace(s, values=s.values[..., :0], mode="linear") for s in streams]
+        fuse_multimodal(bare, target_times, target_offsets=target_offsets)
+    batch = batch_size(streams[0], target_times, target_offsets)
     if target_offsets is None and target_times.dim() == 1:
-        rows = source_data.shape[0] if source_offsets is None else source_offsets.shape[0] - 1
-        target_times = target_times.expand(rows, -1)
-    device = torch.device(device) if device is not None else source_data.device
-    out_dtype = out_dtype or source_data.dtype
-    width = source_data.shape[-1]
-    sample_bytes, target_bytes, result_bytes = _element_bytes(width, source_data.dtype, source_times.dtype, out_dtype)
+        target_times = target_times.expand(batch, -1)
+    device = torch.device(device) if device is not None else target_times.device
+    out_dtype = out_dtype or common_dtype(streams)
+    width = sum(s.values.shape[-1] for s in streams)
+    target_bytes = target_times.dtype.itemsize + width * out_dtype.itemsize + len(streams)
+    extra_sample = extra_target = (0, 0)
     if not _library.supports(device):
-        sample_bytes += width * _REFERENCE_SAMPLE_BYTES[0] + _REFERENCE_SAMPLE_BYTES[1]
-        result_bytes += width * _REFERENCE_TARGET_BYTES[0] + _REFERENCE_TARGET_BYTES[1]
-    plan = _Plan(
-        _Rows((source_data, source_times), source_offsets),
-        _Rows((target_times,), target_offsets),
-        sample_bytes,
-        target_bytes + result_bytes,
-        bins=mode == "mean",
-    )
-    out = source_data.new_empty((*target_times.shape, width), dtype=out_dtype)
-    valid = source_data.new_empty(target_times.shape, dtype=torch.bool)
-    flat_out, flat_valid = out.view(target_times.numel(), width), valid.view(-1)
+        extra_sample, extra_target = _REFERENCE_SAMPLE_BYTES, _REFERENCE_TARGET_BYTES
+        target_bytes += width * extra_target[0] + extra_target[1]
+    sources = []
+    for s in streams:
+        dim = s.values.shape[-1]
+        times = s.times.expand(batch, -1) if s.offsets is None and s.times.dim() == 1 else s.times
+        nbytes = dim * (s.values.dtype.itemsize + extra_sample[0]) + times.dtype.itemsize + extra_sample[1]
+        sources.append(_Source(_Rows((s.values, times), s.offsets), nbytes, s))
+    plan = _Plan(sources, _Rows((target_times,), target_offsets), target_bytes)
+    out = target_times.new_empty((*target_times.shape, width), dtype=out_dtype)
+    valid = target_times.new_empty((*target_times.shape, len(streams)), dtype=torch.bool)
+    flat_out, flat_valid = out.view(target_times.numel(), width), valid.view(target_times.numel(), len(streams))
 
     def compute(piece: _Piece) -> None:
-        data, times, targets = (x.to(device) for x in piece.tensors)
-        offsets, goal_offsets = (None if x is None else x.to(device) for x in piece.offsets)
-        value, ok = resample_trajectories(
-            data,
-            times,
-            targets,
-            mode=mode,
-            source_offsets=offsets,
-            target_offsets=goal_offsets,
-            max_gap=max_gap,
+        value, ok = fuse_multimodal(
+            [_moved(s, device) for s in piece.streams],
+            piece.targets.to(device),
+            target_offsets=None if piece.target_offsets is None else piece.target_offsets.to(device),
             out_dtype=out_dtype,
             out_scale=out_scale,
-            return_valid=True,
             validate=False,
         )
         taken = slice(piece.skip, piece.skip + piece.stop - piece.start)
         flat_out[piece.start : piece.stop] = value.reshape(-1, width)[taken]
-        flat_valid[piece.start : piece.stop] = ok.reshape(-1)[taken]
+        flat_valid[piece.start : piece.stop] = ok.reshape(-1, len(streams))[taken]
 
     limit = int(max_memory_mb * _MB)
     at = _Position(0, 0)
@@ -185,7 +168,43 @@ def resample_trajectories_chunked(
         # The exception is gone here, and with it the failed call's tensors: the allocator can give them back.
         torch.cuda.empty_cache()
         logger.warning("out of memory on %s: going on with pieces of %.3g MB", device, limit / _MB)
-    return (out, valid) if return_valid else out
+    return out, valid
+
+
+def resample_trajectories_chunked(
+    source_data: Tensor,
+    source_times: Tensor,
+    target_times: Tensor,
+    *,
+    max_memory_mb: float = 1024,
+    device: torch.device | str | None = None,
+    mode: str = "linear",
+    source_offsets: Tensor | None = None,
+    target_offsets: Tensor | None = None,
+    max_gap: float | None = None,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | float | None = None,
+    return_valid: bool = False,
+    validate: bool = True,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time: see
+    :func:`fuse_multimodal_chunked` for ``max_memory_mb`` and ``device``."""
+    out, valid = fuse_multimodal_chunked(
+        [StreamSpec(source_data, source_times, mode, source_offsets, max_gap)],
+        target_times,
+        target_offsets=target_offsets,
+        max_memory_mb=max_memory_mb,
+        device=device,
+        out_dtype=out_dtype,
+        out_scale=out_scale,
+        validate=validate,
+    )
+    return (out, valid.squeeze(-1)) if return_valid else out
+
+
+def _moved(s: StreamSpec, device: torch.device) -> StreamSpec:
+    offsets = None if s.offsets is None else s.offsets.to(device)
+    return replace(s, values=s.values.to(device), times=s.times.to(device), offsets=offsets)
 
 
 class _Position(NamedTuple):
@@ -196,14 +215,11 @@ class _Position(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """One call. Its results, without the ``skip`` first, are targets ``start`` to ``stop`` of the flattened output.
+    """One call. Its results, without the ``skip`` first, are targets ``start`` to ``stop`` of the flattened output."""
 
-    tensors: source data, source times, target times
-    offsets: of the source and of the targets
-    """
-
-    tensors: tuple[Tensor, Tensor, Tensor]
-    offsets: tuple[Tensor | None, Tensor | None]
+    streams: list[StreamSpec]
+    targets: Tensor
+    target_offsets: Tensor | None
     skip: int
     start: int
     stop: int
@@ -235,14 +251,24 @@ class _Rows:
         return tensors if offsets is not None else tuple(t[0] for t in tensors)
 
 
+class _Source(NamedTuple):
+    """One stream: its rows, the bytes of one sample, and what it was asked for."""
+
+    rows: _Rows
+    sample_bytes: int
+    spec: StreamSpec
+
+
 class _Plan:
     """Cuts a batch into pieces of about ``limit`` bytes."""
 
-    def __init__(self, source: _Rows, target: _Rows, sample_bytes: int, target_bytes: int, *, bins: bool):
-        self.source, self.target, self.bins = source, target, bins
-        self.sample_bytes, self.target_bytes = sample_bytes, target_bytes
+    def __init__(self, sources: Sequence[_Source], target: _Rows, target_bytes: int):
+        self.sources, self.target, self.target_bytes = sources, target, target_bytes
+        self.bins = any(s.spec.mode == "mean" for s in sources)
         self.batch = len(target.bounds) - 1
-        self.nbytes = source.bounds * sample_bytes + target.bounds * target_bytes  # of all rows before, [B + 1]
+        self.nbytes = target.bounds * target_bytes  # of all rows before, [B + 1]
+        for s in sources:
+            self.nbytes = self.nbytes + s.rows.bounds * s.sample_bytes
 
     def piece(self, at: _Position, limit: int) -> _Piece:
         if at.target == 0:
@@ -252,11 +278,15 @@ class _Plan:
         return self._targets(at, limit)
 
     def _rows(self, first: int, last: int) -> _Piece:
-        (data, times), offsets = self.source.range(first, last)
+        streams = []
+        for s in self.sources:
+            (data, times), offsets = s.rows.range(first, last)
+            streams.append(replace(s.spec, values=data, times=times, offsets=offsets))
         (targets,), target_offsets = self.target.range(first, last)
         return _Piece(
-            tensors=(data, times, targets),
-            offsets=(offsets, target_offsets),
+            streams,
+            targets,
+            target_offsets,
             skip=0,
             start=int(self.target.bounds[first]),
             stop=int(self.target.bounds[last]),
@@ -265,23 +295,31 @@ class _Plan:
         )
 
     def _targets(self, at: _Position, limit: int) -> _Piece:
-        data, times = self.source.row(at.row)
+        rows = [s.rows.row(at.row) for s in self.sources]
         (targets,) = self.target.row(at.row)
         wanted = len(targets) - at.target
         while True:
             count = min(wanted, max(1, limit // self.target_bytes))
             # A bin's edges lie midway to the neighbouring targets, so a piece of bins sees one more on either side.
             first, last = max(0, at.target - self.bins), min(len(targets), at.target + count + self.bins)
-            start, stop = _window(times, targets[first:last], bins=self.bins)
-            nbytes = (last - first) * self.target_bytes + (stop - start) * self.sample_bytes
+            windows = [
+                _window(times, targets[first:last] - s.spec.offset, bins=s.spec.mode == "mean")
+                for s, (_, times) in zip(self.sources, rows, strict=True)
+            ]
+            samples = sum((w.stop - w.start) * s.sample_bytes for s, w in zip(self.sources, windows, strict=True))
+            nbytes = (last - first) * self.target_bytes + samples
             if nbytes <= limit or count <= 1:
                 break
             wanted = max(1, min(count - 1, count * limit // nbytes))
         output = int(self.target.bounds[at.row]) + at.target
         finished = at.target + count == len(targets)
         return _Piece(
-            tensors=(data[None, start:stop], times[None, start:stop], targets[None, first:last]),
-            offsets=(None, None),
+            [
+                replace(s.spec, values=data[None, w], times=times[None, w], offsets=None)
+                for s, (data, times), w in zip(self.sources, rows, windows, strict=True)
+            ],
+            targets[None, first:last],
+            None,
             skip=at.target - first,
             start=output,
             stop=output + count,
@@ -290,10 +328,10 @@ class _Plan:
         )
 
 
-def _window(times: Tensor, targets: Tensor, *, bins: bool) -> tuple[int, int]:
-    """First and last (exclusive) sample of one sorted row that values at ``targets`` depend on."""
+def _window(times: Tensor, targets: Tensor, *, bins: bool) -> slice:
+    """The samples of one sorted row that values at ``targets`` depend on."""
     if len(targets) == 0:
-        return 0, 0
+        return slice(0, 0)
     low, high = targets.min(), targets.max()
     if bins and len(targets) > 1:  # the first and last bins of a row reach half a step beyond their targets
         low, high = low - (targets[1] - targets[0]), high + (targets[-1] - targets[-2])
@@ -304,7 +342,7 @@ def _window(times: Tensor, targets: Tensor, *, bins: bool) -> tuple[int, int]:
             start = int(torch.searchsorted(times, times[start - 1]))
         if stop < len(times):
             stop = int(torch.searchsorted(times, times[stop], right=True))
-    return start, stop
+    return slice(start, stop)
 
 
 def _element_bytes(
