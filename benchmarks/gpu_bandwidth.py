@@ -97,7 +97,10 @@ def cases() -> list:
     ]
     made = [(f"linear {n}", lambda n=n, a=a: resample_case(f"linear {n}", *a)) for n, *a in shapes]
     made += [
-        ("linear jagged 10,000 episodes D32 bf16", lambda: jagged_case("linear jagged 10,000 episodes D32 bf16", 32, bf16)),
+        (
+            "linear jagged 10,000 episodes D32 bf16",
+            lambda: jagged_case("linear jagged 10,000 episodes D32 bf16", 32, bf16),
+        ),
         ("linear jagged 10,000 episodes D7 f32", lambda: jagged_case("linear jagged 10,000 episodes D7 f32", 7, f32)),
         ("fuse 3 streams bf16", lambda: fuse_case("fuse 3 streams bf16", bf16)),
         ("fuse 3 streams f32", lambda: fuse_case("fuse 3 streams f32", f32)),
@@ -145,7 +148,9 @@ def touched_rows(case: Case) -> list[int]:
 
 def floor_bytes(case: Case, out: torch.Tensor, valid: torch.Tensor) -> int:
     rows = touched_rows(case)
-    values = sum(n * (s.values.shape[-1] * s.values.element_size() + 8) for n, s in zip(rows, case.streams, strict=True))
+    values = sum(
+        n * (s.values.shape[-1] * s.values.element_size() + 8) for n, s in zip(rows, case.streams, strict=True)
+    )
     return values + case.targets.numel() * 8 + out.numel() * out.element_size() + valid.numel()
 
 

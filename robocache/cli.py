@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 it ran, but more episodes are in the quarantine than max_failed_episodes allows, or verify found
 a problem; 2 the command line or the config is wrong; 3 the input or the output refused (nothing matches, another
-config, another run, no space, no permission); 130 stopped by SIGINT or SIGTERM, what was committed is kept.
+config, another run, no space, no permission, failing storage); 130 stopped by SIGINT or SIGTERM, what was committed is
+kept.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `robocache inspect ... | head`
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        print(f"robocache: storage failed: {error}; what was committed is kept, run again to go on", file=sys.stderr)
+        return REFUSED
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
@@ -87,13 +91,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from robocache.config import load_job, resolved_yaml
-    from robocache.engine.local import run
+    from robocache.api import run
     from robocache.progress import display, render_summary
 
-    job = load_job(args.config, args.overrides)
     with display() as progress:
-        summary = run(job, resolved_yaml(job), overwrite=args.overwrite, progress=progress)
+        summary = run(args.config, args.overrides, overwrite=args.overwrite, progress=progress)
     print(render_summary(summary))
     return DONE if summary.within_limit else FAILED
 

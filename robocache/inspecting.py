@@ -181,8 +181,9 @@ def render_output(uri: str) -> RenderableType:
     episodes = pq.read_table(pa.BufferReader(store.read(EPISODES)))
     quarantined = store.read(QUARANTINE).splitlines()
     table = Table(title=f"{uri}: {episodes.num_rows} episodes, {len(quarantined)} quarantined", title_justify="left")
-    for heading, justify in (("column", "left"), ("type", "left"), ("valid", "right")):
-        table.add_column(heading, justify=justify, overflow="fold")
+    table.add_column("column", overflow="fold")
+    table.add_column("type", overflow="fold")
+    table.add_column("valid", justify="right")
     parts = [p for p in pc.unique(episodes["part"]).to_pylist() if p]
     if not parts:
         return table

@@ -68,10 +68,11 @@ def display() -> Iterator[Callable[[Progress], None]]:
         if now - logged < LOG_EVERY_S and p.episodes < p.of_episodes:
             return
         logged = now
-        left = (p.of_bytes - p.bytes_in) / size if size else float("nan")
+        left = p.of_bytes - p.bytes_in
         logger.info(
-            "%d/%d episodes, %.0f rows/s, %s/s, %d quarantined, %.0f s left",
-            *(p.episodes, p.of_episodes, rows, decimal(int(size)), p.quarantined, left),
+            "%d/%d episodes, %.0f rows/s, %s/s, %d quarantined, %s s left",
+            *(p.episodes, p.of_episodes, rows, decimal(int(size)), p.quarantined),
+            f"{left / size:.0f}" if size else "?" if left else "0",
         )
 
     yield log

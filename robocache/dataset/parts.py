@@ -13,7 +13,7 @@ from robocache.dataset.statistics import Statistics
 
 #: Key in the file's metadata that holds the part's statistics.
 STATISTICS_KEY = b"robocache.statistics"
-#: A row group ends with the episode that reaches this many rows, and a longer episode is cut at it.
+#: Whole episodes share a row group up to this many rows; a longer episode has its own, cut at this many.
 ROW_GROUP_ROWS = 65536
 
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
@@ -43,23 +43,19 @@ def encode(
 
 
 def row_groups(episodes: Sequence[pa.Table]) -> list[pa.Table]:
-    """Whole episodes together until they reach ROW_GROUP_ROWS, each as one contiguous table."""
-    groups: list[pa.Table] = []
-    held: list[pa.Table] = []
+    """Whole episodes together while they fit ROW_GROUP_ROWS, each group as one contiguous table."""
+    groups: list[list[pa.Table]] = []
+    rows = 0
     for table in episodes:
-        held.append(table)
-        if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS:
-            groups.append(pa.concat_tables(held).combine_chunks())
-            held = []
-    if held:
-        groups.append(pa.concat_tables(held).combine_chunks())
-    return groups
+        rows += table.num_rows
+        if not groups or rows > ROW_GROUP_ROWS:
+            groups.append([])
+            rows = table.num_rows
+        groups[-1].append(table)
+    return [pa.concat_tables(group).combine_chunks() for group in groups]
 
 
 def read_statistics(file: pa.NativeFile, format: str) -> dict[str, Statistics]:
     """The statistics that :func:`encode` put into a part."""
-    if format == "arrow":
-        metadata = pa.ipc.open_file(file).schema.metadata
-    else:
-        metadata = pq.read_metadata(file).metadata
+    metadata = pa.ipc.open_file(file).schema.metadata if format == "arrow" else pq.read_metadata(file).metadata
     return statistics.from_bytes(base64.b85decode(metadata[STATISTICS_KEY]))

@@ -41,9 +41,9 @@ class FeatureType:
 
     def array(self, values: np.ndarray | pa.Array) -> pa.Array:
         """The column: from float32 ``[T, width]``, or payloads ``[T]`` with nulls where there is none."""
-        if self.kind == "text":
-            return values.cast(pa.string())
-        if self.kind == "bytes":
+        if not isinstance(values, np.ndarray):
+            if self.kind == "text":
+                return values.cast(pa.string())
             paths = pa.nulls(len(values), pa.string())
             return pa.StructArray.from_arrays([values.cast(pa.binary()), paths], ["bytes", "path"])
         array = pa.array(np.ascontiguousarray(values).reshape(-1), pa.float32(), from_pandas=False)

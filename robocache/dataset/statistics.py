@@ -84,9 +84,9 @@ class Statistics:
             upper = np.cumsum(self.weights, axis=1)
             ranks = upper - (self.weights + 1) / 2
             wanted = np.asarray(q) * (self.count - 1)
-            for d in range(len(self.mean)):
-                r = np.concatenate([[0.0], ranks[d], [self.count - 1.0]])
-                p = np.concatenate([[self.min[d]], self.points[d], [self.max[d]]])
+            for d, real in enumerate(self.weights > 0):
+                r = np.concatenate([[0.0], ranks[d, real], [self.count - 1.0]])
+                p = np.concatenate([[self.min[d]], self.points[d, real], [self.max[d]]])
                 out[:, d] = np.interp(wanted, r, p)
         return out
 
@@ -125,7 +125,7 @@ def _compress(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def to_bytes(statistics: dict[str, Statistics]) -> bytes:
-    """For a part's metadata: JSON header, then the arrays, little-endian (points float32, weights uint32: row counts)."""
+    """For a part's metadata: JSON header, then the arrays, little-endian (points float32, weights uint32: rows)."""
     header, blobs = {}, []
     for name, s in statistics.items():
         header[name] = [s.count, len(s.mean), s.points.shape[1]]
@@ -149,6 +149,6 @@ def from_bytes(data: bytes) -> dict[str, Statistics]:
         return array
 
     for name, (count, width, points) in json.loads(head).items():
-        exact = [take("<f8", width) for _ in range(4)]
-        out[name] = Statistics(count, *exact, take("<f4", width, points), take("<u4", width, points))
+        low, high, mean, m2 = (take("<f8", width) for _ in range(4))
+        out[name] = Statistics(count, low, high, mean, m2, take("<f4", width, points), take("<u4", width, points))
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,9 +75,8 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
             try:
-                with open(draft, "wb") as file:
-                    file.write(data)
-                    file.flush()
+                with open(draft, "wb", buffering=0) as file:
+                    _write_all(file, data)
                     os.fsync(file.fileno())
                 os.replace(draft, target)
             except BaseException:
@@ -85,21 +85,27 @@ class Store:
             _sync_folder(target.parent)
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a local file, on the disk when this returns. A crash may leave a piece of ``data``."""
+        """Add to the end of a local file, on the disk when this returns. A crash may leave a piece of ``data``, an
+        error (a full disk) leaves nothing of it.
+        """
         with self._explained(name):
             path = Path(self.path(name))
-            new = not path.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            new = not path.exists()
+            with open(path, "ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    _write_all(file, data)
+                    os.fsync(file.fileno())
+                except BaseException:
+                    file.truncate(before)  # another thread may still append: it must not continue a piece of a line
+                    raise
             if new:
                 _sync_folder(path.parent)
 
-    def remove_drafts(self) -> None:
+    def remove_drafts(self, folder: str) -> None:
         """What killed writers left behind. Only the holder of the output's lock may call this."""
-        for name in self.files():
+        for name in self.files(folder):
             base = name.rpartition("/")[2]
             if base.startswith(".") and base.endswith(".tmp"):
                 self.remove(name)
@@ -112,6 +118,12 @@ class Store:
             if error.errno in _FATAL:
                 raise OutputError(f"{self.uri}/{name}: {_FATAL[error.errno]} ({error.strerror})") from error
             raise
+
+
+def _write_all(file: io.FileIO, data: Any) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,13 +6,12 @@ Python's lock. Nothing but time depends on the number of threads.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,17 +19,13 @@ from robocache.engine import summary
 from robocache.engine.job import Job
 from robocache.engine.output import Output
 from robocache.engine.plan import Shard, plan_shards
-from robocache.engine.process import Processor, ShardResult
+from robocache.engine.process import Processor
 from robocache.engine.records import ShardRecord
+from robocache.engine.retry import with_retries
 from robocache.engine.types import resolve
 from robocache.errors import ConfigError
 from robocache.formats import list_episodes
 from robocache.ops import _library
-
-logger = logging.getLogger("robocache")
-
-#: First wait before a transient fault is tried again; doubles each time.
-BACKOFF_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def run(
     """
     began = time.monotonic()
     device = pick_device(job)
-    refs = list_episodes(job.input)
+    refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
     shards = plan_shards(refs, job.output.shard_mb)
     with Output.begin(job, config_text, overwrite=overwrite) as output:
         types = output.types()
@@ -82,26 +77,21 @@ def run(
         output.set_plan(shards)
         todo = [shard for shard in shards if not output.done(shard)]
         sizes = {shard.index: sum(ref.nbytes for ref in shard.refs) for shard in shards}
-        open_shards = {shard.index for shard in todo}
+        done = Progress(0, 0, 0, 0, len(refs), sum(sizes.values()))
 
-        def tell() -> None:
-            done = [r for i, r in output.records.items() if i not in open_shards]
-            progress(
-                Progress(
-                    sum(len(r.episodes) + len(r.quarantined) for r in done),
-                    sum(r.rows for r in done),
-                    sum(sizes[r.shard] for r in done),
-                    sum(len(r.quarantined) for r in done),
-                    len(refs),
-                    sum(sizes.values()),
+        def committed(*records: ShardRecord) -> None:
+            nonlocal done
+            for r in records:
+                episodes = done.episodes + len(r.episodes) + len(r.quarantined)
+                quarantined = done.quarantined + len(r.quarantined)
+                bytes_in = done.bytes_in + sizes[r.shard]
+                done = replace(
+                    done, episodes=episodes, rows=done.rows + r.rows, bytes_in=bytes_in, quarantined=quarantined
                 )
-            )
+            progress(done)
 
-        def committed(record: ShardRecord) -> None:
-            open_shards.discard(record.shard)
-            tell()
-
-        tell()
+        open_shards = {shard.index for shard in todo}
+        committed(*(r for i, r in output.records.items() if i not in open_shards))
         _run_shards(Processor(job, types, device), todo, output, committed)
         output.compact()
         return summary.finish(job, output, refs, len(shards) - len(todo), time.monotonic() - began)
@@ -114,7 +104,13 @@ def _run_shards(
     writing = threading.Lock()  # commits are one after the other; encoding and alignment are not
 
     def work(shard: Shard) -> ShardRecord:
-        result = _with_retries(processor, shard)
+        # The last attempt quarantines the episodes whose faults did not pass.
+        result = with_retries(
+            processor.job.cluster.max_attempts,
+            f"shard {shard.index}",
+            lambda: processor.process(shard, last_attempt=False),
+            last=lambda: processor.process(shard),
+        )
         with writing:
             output.commit(result)
         return result.record
@@ -137,15 +133,3 @@ def _run_shards(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still commit
             raise
-
-
-def _with_retries(processor: Processor, shard: Shard) -> ShardResult:
-    """Transient faults (storage, memory) are tried again; the last attempt quarantines the episodes that have them."""
-    attempts = processor.job.cluster.max_attempts
-    for attempt in range(1, attempts):
-        try:
-            return processor.process(shard, last_attempt=False)
-        except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-            logger.warning("shard %d, attempt %d of %d: %s; trying again", shard.index, attempt, attempts, error)
-            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
-    return processor.process(shard, last_attempt=True)

@@ -17,6 +17,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ CONFIG = f"{META}/config.yaml"
 PLAN = f"{META}/plan.jsonl"
 MANIFEST = f"{META}/manifest.jsonl"
 LOCK = f"{META}/run.lock"
+_PART = re.compile(r"data/(part-\d{6,}\.\w+|\.part-\d{6,}\.\w+\.\d+\.tmp)")
 
 
 def read_manifest(store: Store) -> dict[int, ShardRecord]:
@@ -73,13 +75,15 @@ class Output:
         """
         store = Store(job.output.uri, job.output.storage_options)
         with _locked(store):
-            if overwrite:
+            _refuse_strangers(store)
+            if overwrite:  # the parts first: what is left of it by a crash still says whose it was
                 for name in store.files("data") + [n for n in store.files(META) if n != LOCK]:
                     store.remove(name)
             _check_owner(store, job)
-            store.remove_drafts()
+            for folder in ("data", META):
+                store.remove_drafts(folder)
             output = cls(job, store)
-            if not store.exists(IDENTITY):
+            if not (store.exists(IDENTITY) and store.exists(CONFIG)):
                 store.write(CONFIG, config_text.encode())
             _cut_torn_line(store)
             yield output
@@ -105,14 +109,17 @@ class Output:
             for index, ref in enumerate(shard.refs, shard.first_episode)
         ]
         self.store.write(PLAN, "".join(f"{line}\n" for line in lines).encode())
+        by_index = {shard.index: shard for shard in shards}
+        current = {
+            i: r for i, r in self.records.items() if i in by_index and r.fingerprint == by_index[i].fingerprint()
+        }
+        if len(current) < len(self.records):  # an interrupted run must not leave the old input's records as if done
+            self.records = current
+            self._write_manifest()
         names = {shard.part(self.job.output.format) for shard in shards}
         for name in self.store.files("data"):
             if name not in names:
                 self.store.remove(name)
-        by_index = {shard.index: shard for shard in shards}
-        self.records = {
-            i: r for i, r in self.records.items() if i in by_index and r.fingerprint == by_index[i].fingerprint()
-        }
 
     def done(self, shard: Shard) -> bool:
         """True where a record matches the shard's input and its part is there in full."""
@@ -131,29 +138,38 @@ class Output:
 
     def compact(self) -> None:
         """Rewrite the manifest in shard order, one record each, and drop parts of shards that now have none."""
-        ordered = [self.records[i] for i in sorted(self.records)]
-        self.store.write(MANIFEST, "".join(f"{r.to_json()}\n" for r in ordered).encode())
-        kept = {r.part for r in ordered}
+        self._write_manifest()
+        kept = {r.part for r in self.records.values()}
         for name in self.store.files("data"):
             if name not in kept:
                 self.store.remove(name)
+
+    def _write_manifest(self) -> None:
+        ordered = [self.records[i] for i in sorted(self.records)]
+        self.store.write(MANIFEST, "".join(f"{r.to_json()}\n" for r in ordered).encode())
 
 
 def _check_owner(store: Store, job: Job) -> None:
     if store.exists(IDENTITY):
         try:
             owner = json.loads(store.read(IDENTITY))["identity"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{store.uri}/{IDENTITY} cannot be read ({error}); run again with --overwrite") from error
         if owner != job.identity():
             raise OutputError(
                 f"{store.uri} belongs to another config (see {store.uri}/{CONFIG}); choose another output.uri, or "
                 "replace it with --overwrite"
             )
-        return
-    strangers = [n for n in store.files() if n.startswith("data/") and not n.endswith(".tmp")]
-    if strangers and not store.exists(CONFIG):
-        raise OutputError(f"{store.uri} holds {strangers[0]}, which no run wrote; choose another output.uri")
+
+
+def _refuse_strangers(store: Store) -> None:
+    """A run removes what it finds in data/ and does not need, so nothing may be there but parts of earlier runs."""
+    ours = store.exists(CONFIG) or store.exists(IDENTITY)
+    for name in store.files("data"):
+        if not (ours and _PART.fullmatch(name)):
+            raise OutputError(
+                f"{store.uri} holds {name}, which no run wrote; move it elsewhere or choose another output.uri"
+            )
 
 
 def _cut_torn_line(store: Store) -> None:

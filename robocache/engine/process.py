@@ -184,7 +184,7 @@ class Processor:
             width = sum(specs[m + k].values.shape[-1] for k in range(len(feature.sources)))
             block = values[:, column : column + width]
             if kind.kind == "float":
-                columns[feature.name] = (block.astype(np.float32), ok[:, m : m + len(feature.sources)].all(axis=1))
+                columns[feature.name] = (block.astype(np.float32), np.all(ok[:, m : m + len(feature.sources)], axis=1))
             else:
                 payloads = streams.get(feature.sources[0].source)
                 columns[feature.name] = (_payloads(payloads, block[:, 0], kind), ok[:, m])

@@ -54,9 +54,7 @@ class ShardRecord:
     def from_json(cls, line: str) -> ShardRecord:
         data = json.loads(line)
         data["episodes"] = tuple(
-            EpisodeRecord(
-                **e | {"files": tuple(e["files"]), "streams": tuple(StreamReport(**s) for s in e["streams"])}
-            )
+            EpisodeRecord(**e | {"files": tuple(e["files"]), "streams": tuple(StreamReport(**s) for s in e["streams"])})
             for e in data["episodes"]
         )
         data["quarantined"] = tuple(QuarantineRecord(**q | {"files": tuple(q["files"])}) for q in data["quarantined"])

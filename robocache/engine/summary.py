@@ -15,9 +15,11 @@ import torch
 from robocache.data import EpisodeRef
 from robocache.dataset import parts
 from robocache.dataset.statistics import Statistics
+from robocache.dataset.store import Store
 from robocache.engine.job import Job
 from robocache.engine.output import META, Output
 from robocache.engine.records import QuarantineRecord, ShardRecord
+from robocache.errors import OutputError
 
 EPISODES = f"{META}/episodes.parquet"
 QUARANTINE = f"{META}/quarantine.jsonl"
@@ -81,9 +83,8 @@ def finish(job: Job, output: Output, refs: Sequence[EpisodeRef], skipped: int, s
     statistics: dict[str, list[Statistics]] = {}
     for record in records:
         if record.part:
-            with store.fs.open(store.path(record.part), "rb") as file:
-                for name, s in parts.read_statistics(pa.PythonFile(file, "r"), job.output.format).items():
-                    statistics.setdefault(name, []).append(s)
+            for name, s in _part_statistics(store, record.part, job.output.format).items():
+                statistics.setdefault(name, []).append(s)
     merged = {name: Statistics.merge(several).summary() for name, several in statistics.items()}
     store.write(STATISTICS, json.dumps(merged, indent=1).encode())
     result = Summary(
@@ -107,6 +108,17 @@ def finish(job: Job, output: Output, refs: Sequence[EpisodeRef], skipped: int, s
     }
     store.write(REPORT, json.dumps(report, indent=1).encode())
     return result
+
+
+def _part_statistics(store: Store, part: str, format: str) -> dict[str, Statistics]:
+    try:
+        with store.fs.open(store.path(part), "rb") as file:
+            return parts.read_statistics(pa.PythonFile(file, "r"), format)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{store.uri}/{part}: cannot be read back ({error}); delete it and run again, `robocache verify` says what "
+            "else is damaged"
+        ) from error
 
 
 def _episodes(records: Sequence[ShardRecord]) -> pa.Buffer:

@@ -11,6 +11,8 @@ from robocache.engine.job import TimelineSpec
 from robocache.errors import InputError
 
 NANOSECONDS = 1_000_000_000
+#: A fixed rate may give this many rows, or ROWS_PER_SAMPLE for each sample; beyond that a stamp is damaged.
+PLAUSIBLE_ROWS, ROWS_PER_SAMPLE = 1_000_000, 1_000
 
 
 def target_times(spec: TimelineSpec, stamps: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -41,5 +43,11 @@ def target_times(spec: TimelineSpec, stamps: Mapping[str, np.ndarray]) -> np.nda
         return targets
     assert spec.rate is not None  # the config has one of the two
     count = int((stop - start) * spec.rate / NANOSECONDS) + 2
+    samples = sum(len(t) for t in stamps.values())
+    if count > max(PLAUSIBLE_ROWS, ROWS_PER_SAMPLE * samples):
+        raise InputError(
+            f"{samples} samples over {(stop - start) / NANOSECONDS:,.0f} s would make {count:,} rows at "
+            f"{float(spec.rate):g} Hz; a stamp is damaged, or the unit of time is wrong"
+        )
     targets = start + rate_times(count, spec.rate)
     return targets[targets <= stop]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from robocache.data import EpisodeRef, Stream
 from robocache.dataset.schema import FeatureType
 from robocache.engine.job import Feature, Job
+from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError
 from robocache.formats import read_episode
 
@@ -42,24 +44,34 @@ def source_type(stream: Stream, episode_id: str) -> SourceType:
 def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
     """Read episodes until every source is known; empty where none of them can be read.
 
-    ``ConfigError`` where a source is in no episode that can be read, or cannot be aligned as the config says.
+    ``ConfigError`` where a source is in no episode that can be read, or cannot be aligned as the config says;
+    ``OSError`` where no episode can be read and the storage is why.
     """
     types: dict[str, SourceType] = {}
+    empty: dict[str, SourceType] = {}  # a stream without samples need not know its width: second best
     tried: list[str] = []
+    storage: OSError | None = None
     for ref in refs:
         if ref.failure:
             continue
         try:
-            episode = read_episode(ref, job.sources, job.input)
+            read = partial(read_episode, ref, job.sources, job.input)
+            episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
         except InputError:
             continue  # processing its shard will quarantine it
+        except OSError as error:
+            storage = error
+            continue
         tried.append(ref.id)
         for source, stream in episode.streams.items():
-            types.setdefault(source, source_type(stream, ref.id))
+            (types if len(stream.times) else empty).setdefault(source, source_type(stream, ref.id))
         if len(types) == len(job.sources):
             break
     if not tried:
+        if storage is not None:
+            raise storage
         return {}
+    types = empty | types
     problems = []
     for feature in job.features:
         for k, s in enumerate(feature.sources):

@@ -43,7 +43,7 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
         identity = json.loads(store.read(IDENTITY))["identity"]
         plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
         records = read_manifest(store)
-    except (ValueError, KeyError, RoboCacheError) as error:
+    except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
     problems: list[str] = []
     for record in records.values():
@@ -69,7 +69,8 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
 
 
 def _coverage_problems(plan: Mapping[int, str], records: Mapping[int, ShardRecord]) -> Iterator[str]:
-    places = Counter((e.index, e.id) for r in records.values() for e in (*r.episodes, *r.quarantined))
+    places = Counter((e.index, e.id) for r in records.values() for e in r.episodes)
+    places.update((q.index, q.id) for r in records.values() for q in r.quarantined)
     for index, id in plan.items():
         count = places.pop((index, id), 0)
         if count == 0:

@@ -123,51 +123,35 @@ def _common_length(array: pa.Array, where: str) -> int:
 
 
 def episode_indices(file: pq.ParquetFile) -> list[int]:
-    """The distinct values of the column ``episode_index``, sorted; empty where there is no such integer column.
-
-    Taken from the row groups' statistics; only a row group that mixes episodes, or has no statistics, is read.
-    """
-    found: set[int] = set()
-    for group, bounds in enumerate(_episode_bounds(file)):
-        if bounds is not None and bounds[0] == bounds[1]:
-            found.add(bounds[0])
-        else:
-            column = file.read_row_group(group, columns=["episode_index"]).column(0)
-            found.update(column.unique().drop_null().to_pylist())
-    return sorted(found)
-
-
-def _episode_bounds(file: pq.ParquetFile) -> list[tuple[int, int] | None]:
-    """Smallest and largest ``episode_index`` of each row group, None where the file does not say."""
+    """The distinct values of the integer column ``episode_index``, sorted; empty where there is no such column."""
     schema = file.schema_arrow
     at = schema.get_field_index("episode_index")
     if at < 0 or not pa.types.is_integer(schema.field(at).type):
         return []
-    leaf = [column.path for column in file.schema].index("episode_index")
-    bounds: list[tuple[int, int] | None] = []
-    for group in range(file.num_row_groups):
-        statistics = file.metadata.row_group(group).column(leaf).statistics
-        known = statistics is not None and statistics.has_min_max and not statistics.null_count
-        bounds.append((statistics.min, statistics.max) if known else None)
-    return bounds
+    return sorted(_episode_column(file).unique().drop_null().to_pylist())
+
+
+def _episode_column(file: pq.ParquetFile) -> pa.ChunkedArray:
+    # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
+    return file.read(columns=["episode_index"]).column("episode_index")
 
 
 def read_rows(file: pq.ParquetFile, columns: Sequence[str], episode: int | None) -> pa.Table:
     """Those columns of a Parquet file; with ``episode``, only the rows whose ``episode_index`` it is.
 
-    Row groups that cannot hold the episode are not read.
+    Row groups without a row of the episode are not read.
     """
     if episode is None:
-        return file.read(columns=list(columns))
-    bounds = _episode_bounds(file)
-    groups = [i for i, b in enumerate(bounds) if b is None or b[0] <= episode <= b[1]]
-    wanted = list(dict.fromkeys([*columns, "episode_index"]))
-    table = file.read_row_groups(groups, columns=wanted)
-    mine = table.column("episode_index")
-    if not all(bounds[i] == (episode, episode) for i in groups):
-        rows = np.flatnonzero(mine.to_numpy() == episode)
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):  # one run, as a rule: a slice costs nothing
-            table = table.slice(int(rows[0]), len(rows))
-        else:
-            table = table.take(pa.array(rows))
-    return table.select(list(columns))
+        return file.read(columns=list(columns)).select(list(columns))
+    rows = np.flatnonzero(_episode_column(file).to_numpy() == episode)
+    lengths = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)], np.int64)
+    ends = np.cumsum(lengths)
+    groups, nth = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
+    table = file.read_row_groups(groups.tolist(), columns=list(columns)).select(list(columns))
+    if not len(rows):
+        return table
+    skipped = (ends - lengths)[groups] - (np.cumsum(lengths[groups]) - lengths[groups])  # rows of groups left out
+    rows = rows - skipped[nth]
+    if rows[-1] - rows[0] + 1 == len(rows):  # one run, as a rule: a slice costs nothing
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(pa.array(rows))

@@ -68,5 +68,7 @@ def _walk(stream: BinaryIO, at: int) -> None:
         index, _, length = _OBJECT.unpack(head)
         step = length if index == 0 else _OBJECT.size + (length + 7) // 8 * 8
         if step < _OBJECT.size or position + step > size:
-            raise InputError(f"HDF5 heap at byte {at}: an object of {length} bytes at byte {position} of {size}; damaged")
+            raise InputError(
+                f"HDF5 heap at byte {at}: an object of {length} bytes at byte {position} of {size}; damaged"
+            )
         position += step

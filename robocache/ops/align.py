@@ -116,9 +116,7 @@ def fuse_multimodal(
     _library.warn_fallback()
     names = [MODES[i] for i in modes]
     limits = [s.max_gap for s in streams]
-    return reference.align(
-        values, times, offsets, names, limits, shifts, targets, target_offsets, out_dtype, out_scale
-    )
+    return reference.align(values, times, offsets, names, limits, shifts, targets, target_offsets, out_dtype, out_scale)
 
 
 def resample_trajectories(

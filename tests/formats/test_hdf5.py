@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -149,6 +150,18 @@ def test_a_size_that_the_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     (ref,) = listed(tmp_path)
     with pytest.raises(InputError, match="claims 8796093022208 bytes"):
         read_episode(ref, ["x"], spec(tmp_path))
+
+
+def test_a_heap_that_libhdf5_would_never_leave_is_refused(demos: Path) -> None:
+    content = bytearray(demos.read_bytes())
+    (ref, *_) = listed(demos)
+    starts = [match.start() for match in re.finditer(rb"GCOL\x01", content)]
+    assert starts
+    for start in starts:  # the first object of each collection becomes free space of no size
+        content[start + 16 : start + 32] = bytes(16)
+    demos.write_bytes(content)
+    with pytest.raises(InputError, match="HDF5 heap at byte"):
+        read_episode(ref, ["obs/text"], spec(demos))
 
 
 def test_damage(demos: Path) -> None:

@@ -52,7 +52,7 @@ _NUMBERS = {
     }.items()
 }  # fmt: skip
 _BUILTIN = {
-    **{name: "int32 sec\nuint32 nanosec" for name in STAMPS},
+    **dict.fromkeys(STAMPS, "int32 sec\nuint32 nanosec"),
     HEADER: "builtin_interfaces/Time stamp\nstring frame_id",
 }
 _ALIASES = {"Header": HEADER, "time": STAMPS[0], "duration": STAMPS[1]}

@@ -1,0 +1,40 @@
+"""The library's front door: what the command line does, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from robocache.config import job_from_mapping, load_job, resolved_yaml
+from robocache.engine import local
+from robocache.engine.job import Job
+from robocache.engine.local import Progress
+from robocache.engine.summary import Summary
+from robocache.engine.verify import Verification, verify
+
+__all__ = ["Progress", "Summary", "Verification", "run", "verify"]
+
+
+def run(
+    config: str | Mapping[str, Any] | Job,
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Summary:
+    """Make the dataset that a config describes, or go on with it.
+
+    config:    path of a YAML file, the same as a mapping, or a :class:`~robocache.engine.job.Job`
+    overrides: ``key=value`` for a YAML file, e.g. ``timeline.rate_hz=100``
+    overwrite: replace an output that another config wrote
+    progress:  called after each committed shard
+
+    ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OutputError``: nothing is lost, run again.
+    """
+    if isinstance(config, Job):
+        job = config
+    elif isinstance(config, Mapping):
+        job = job_from_mapping(config)
+    else:
+        job = load_job(config, overrides)
+    return local.run(job, resolved_yaml(job), overwrite=overwrite, progress=progress)

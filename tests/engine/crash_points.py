@@ -1,0 +1,101 @@
+"""Run a job in forked children that die at the n-th change they make on the disk, for each n, and once more in full.
+
+    python crash_points.py FOLDER    (with config.yaml; makes unbroken/ and crash_<n>/, prints each n)
+
+A change is any call that modifies files. A crash happens before it, and for a write also with half of it done.
+Each child is forked before torch has run, so that no thread is lost in the fork.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from robocache.config import load_job, resolved_yaml
+from robocache.dataset import store
+from robocache.engine.local import run
+
+DIED = 9
+
+
+class Fuse:
+    """Burns down by one at each change and ends the process at zero, without any clean-up."""
+
+    def __init__(self, left: int):
+        self.left = left
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os._exit(DIED)
+
+
+def arm(fuse: Fuse) -> None:
+    def guard(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def guarded(*args, **kwargs):
+            fuse.burn()
+            result = original(*args, **kwargs)
+            fuse.burn()
+            return result
+
+        setattr(owner, name, guarded)
+
+    for name in ("replace", "ftruncate", "pwrite"):
+        guard(os, name)
+    guard(Path, "unlink")
+    guard(store.Store, "remove")
+    write_all = store._write_all
+
+    def torn(file, data) -> None:
+        half = len(memoryview(data)) // 2
+        fuse.burn()
+        write_all(file, memoryview(data)[:half])
+        fuse.burn()
+        write_all(file, memoryview(data)[half:])
+        fuse.burn()
+
+    store._write_all = torn
+
+
+def child(folder: Path, config: Path, crash_at: int) -> int:
+    """Run in a forked process; its exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        folder.mkdir(exist_ok=True)
+        os.chdir(folder)
+        sys.stderr = tempfile.TemporaryFile("w+")
+        if crash_at:
+            arm(Fuse(crash_at))
+        job = load_job(str(config), ["compute.threads=1"])
+        run(job, resolved_yaml(job))
+        os._exit(0)
+    except BaseException as error:
+        print(f"crash at {crash_at}: {error!r}", flush=True)
+        os._exit(1)
+
+
+def main() -> int:
+    root = Path(sys.argv[1])
+    config = root / "config.yaml"
+    if child(root / "unbroken", config, 0):
+        return 1
+    n = 1
+    while True:
+        folder = root / f"crash_{n}"
+        code = child(folder, config, n)
+        if code == 0:  # the fuse is longer than the run
+            return 0
+        if code != DIED or child(folder, config, 0):
+            return 1
+        print(n)
+        n += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
