@@ -181,7 +181,7 @@ def main() -> int:
     flush = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
     source = torch.empty(2 * 2**30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    copy_ms, *spread = median_ms(lambda: target.copy_(source), flush)
+    copy_ms, *spread = median_ms(lambda source=source, target=target: target.copy_(source), flush)
     copy = 2 * source.numel() / copy_ms / 1e6
     del source, target
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -192,7 +192,15 @@ def main() -> int:
         "commit": commit or "unknown",
     }
     rows = [
-        dict(case="copy 2 GiB", ms=copy_ms, ms_min=spread[0], ms_max=spread[1], n=REPETITIONS, gbytes=4.295, gb_s=copy)
+        {
+            "case": "copy 2 GiB",
+            "ms": copy_ms,
+            "ms_min": spread[0],
+            "ms_max": spread[1],
+            "n": REPETITIONS,
+            "gbytes": 4.295,
+            "gb_s": copy,
+        }
         | {"share": 1.0}
         | where
     ]
@@ -219,7 +227,15 @@ def main() -> int:
         speed = size / ms / 1e6
         print(f"{name:44} {ms:8.3f} {size / 1e9:7.3f} {speed:7.0f} {speed / copy:7.1%}", flush=True)
         rows.append(
-            dict(case=name, ms=ms, ms_min=low, ms_max=high, n=REPETITIONS, gbytes=size / 1e9, gb_s=speed)
+            {
+                "case": name,
+                "ms": ms,
+                "ms_min": low,
+                "ms_max": high,
+                "n": REPETITIONS,
+                "gbytes": size / 1e9,
+                "gb_s": speed,
+            }
             | {"share": speed / copy}
             | where
         )

@@ -24,7 +24,7 @@ def encode(
 ) -> pa.Buffer:
     """One file. Depends on nothing but its arguments: the same rows give the same bytes on every run."""
     codec = None if compression == "none" else compression
-    metadata = {STATISTICS_KEY: base64.b85encode(statistics.to_bytes(stats))}
+    metadata = {STATISTICS_KEY: base64.b64encode(statistics.to_bytes(stats))}
     sink = pa.BufferOutputStream()
     if format == "arrow":
         options = pa.ipc.IpcWriteOptions(compression=codec)
@@ -58,4 +58,4 @@ def row_groups(episodes: Sequence[pa.Table]) -> list[pa.Table]:
 def read_statistics(file: pa.NativeFile, format: str) -> dict[str, Statistics]:
     """The statistics that :func:`encode` put into a part."""
     metadata = pa.ipc.open_file(file).schema.metadata if format == "arrow" else pq.read_metadata(file).metadata
-    return statistics.from_bytes(base64.b85decode(metadata[STATISTICS_KEY]))
+    return statistics.from_bytes(base64.b64decode(metadata[STATISTICS_KEY]))

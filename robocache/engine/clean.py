@@ -69,4 +69,5 @@ def _rows(values: np.ndarray | pa.Array, rows: np.ndarray) -> np.ndarray | pa.Ar
 
 def _numbers(values: np.ndarray) -> np.ndarray:
     dtype = values.dtype if values.dtype in (np.float64, np.float32, np.float16) else np.float64
-    return np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("="))
+    # Writable, because torch takes no read-only memory (Arrow's is): those arrays are copied.
+    return np.require(values, np.dtype(dtype).newbyteorder("="), ["C", "W"])

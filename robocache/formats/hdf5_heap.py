@@ -1,8 +1,8 @@
 """A guard against the one kind of damage that libhdf5 does not survive: it loops for ever on a broken global heap.
 
 Strings and variable-length values lie in heap collections (HDF5 File Format Specification 3.0, III.E). libhdf5 walks a
-collection's objects by their sizes and, up to and including 2.0, does not notice a size of zero. Nothing can interrupt
-it there, so each collection is walked here first, when libhdf5 reads it.
+collection's objects by their sizes and (seen with 2.0.0) does not notice a size of zero. Nothing can interrupt it
+there, so each collection is walked here first, when libhdf5 reads it.
 """
 
 from __future__ import annotations

@@ -18,14 +18,10 @@ from robocache.formats.tables import CsvReader, ParquetReader
 READERS: dict[str, Reader] = {
     reader.name: reader for reader in (McapReader(), Hdf5Reader(), CsvReader(), ParquetReader(), LeRobotReader())
 }
-_PACKAGES = {"hdf5": "h5py"}
-
 #: Formats that cannot be read here, and what would change that.
-UNAVAILABLE: dict[str, str] = {
-    name: f"reading {name} needs the package {package}: pip install {package}"
-    for name, package in _PACKAGES.items()
-    if find_spec(package) is None
-}
+UNAVAILABLE: dict[str, str] = (
+    {} if find_spec("h5py") else {"hdf5": "reading HDF5 needs h5py: pip install 'robocache[hdf5]'"}
+)
 
 
 def list_streams(ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:

@@ -101,7 +101,7 @@ class _Table:
             if selector is not None or len(names) > 1:
                 if not isinstance(values, np.ndarray):
                     raise InputError(f"{where}: holds {data.column(name).type}, numbers are needed to select from it")
-                values = select_columns(values, selector, where=where) if selector else values.reshape(len(values), -1)
+                values = select_columns(values, selector or (slice(None),), where=where)
             parts.append(values)
         if len(parts) == 1:
             return parts[0]

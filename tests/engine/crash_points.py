@@ -15,6 +15,7 @@ from pathlib import Path
 
 from robocache.config import load_job, resolved_yaml
 from robocache.dataset import store
+from robocache.engine.job import Job
 from robocache.engine.local import run
 
 DIED = 9
@@ -61,7 +62,7 @@ def arm(fuse: Fuse) -> None:
     store._write_all = torn
 
 
-def child(folder: Path, config: Path, crash_at: int) -> int:
+def child(folder: Path, job: Job, crash_at: int) -> int:
     """Run in a forked process; its exit code."""
     pid = os.fork()
     if pid:
@@ -72,7 +73,6 @@ def child(folder: Path, config: Path, crash_at: int) -> int:
         sys.stderr = tempfile.TemporaryFile("w+")
         if crash_at:
             arm(Fuse(crash_at))
-        job = load_job(str(config), ["compute.threads=1"])
         run(job, resolved_yaml(job))
         os._exit(0)
     except BaseException as error:
@@ -82,16 +82,16 @@ def child(folder: Path, config: Path, crash_at: int) -> int:
 
 def main() -> int:
     root = Path(sys.argv[1])
-    config = root / "config.yaml"
-    if child(root / "unbroken", config, 0):
+    job = load_job(str(root / "config.yaml"), ["compute.threads=1"])  # output.uri is relative to each child's folder
+    if child(root / "unbroken", job, 0):
         return 1
     n = 1
     while True:
         folder = root / f"crash_{n}"
-        code = child(folder, config, n)
+        code = child(folder, job, n)
         if code == 0:  # the fuse is longer than the run
             return 0
-        if code != DIED or child(folder, config, 0):
+        if code != DIED or child(folder, job, 0):
             return 1
         print(n)
         n += 1

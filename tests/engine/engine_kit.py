@@ -36,10 +36,16 @@ def write_parquet(path: Path, *, samples: int = 400, seed: int = 0, rate_hz: flo
     pq.write_table(pa.table(table), path, compression="none", use_dictionary=False, write_page_checksum=True)
 
 
-def write_recordings(folder: Path, count: int, **options: int) -> Path:
+def write_recordings(folder: Path, count: int, **options: object) -> Path:
     for i in range(count):
         write_parquet(folder / f"log_{i:03d}.parquet", seed=i, **options)
     return folder
+
+
+def write_shards(folder: Path, count: int, samples: int = 100) -> Path:
+    """Recordings of which each fills a shard of 1 MB, mostly with a column that no job reads."""
+    padding = np.random.default_rng(0).bytes(1_000_000 // samples)
+    return write_recordings(folder, count, samples=samples, padding=[padding] * samples)
 
 
 def config(logs: Path, out: Path | str, **changes: object) -> dict:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from engine_kit import META, ROOT, assert_same_tree, config, environment, robocache, start, write_recordings
+from engine_kit import (
+    META,
+    ROOT,
+    assert_same_tree,
+    config,
+    environment,
+    robocache,
+    start,
+    write_recordings,
+    write_shards,
+)
 from omegaconf import OmegaConf
 
 from robocache.engine.verify import verify
 
-LOGS = 40
 
-
-def prepare(tmp_path: Path) -> Path:
+def prepare(tmp_path: Path, shards: int) -> Path:
     """Work folders ``unbroken`` and ``killed`` with one config; recordings of 1.1 MB, so that each is a shard."""
-    logs = write_recordings(tmp_path / "logs", LOGS, samples=28_000)
+    logs = write_recordings(tmp_path / "logs", shards, samples=28_000)
     assert all(1e6 < p.stat().st_size < 2e6 for p in logs.iterdir())
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
@@ -27,44 +37,51 @@ def prepare(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_until(delay_s: float, work: Path) -> tuple[bool, float]:
-    """Start a run and kill it ``delay_s`` after it took the output's lock (before, it only imports).
+def committed(work: Path) -> int:
+    manifest = work / f"out/{META}/manifest.jsonl"
+    return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
-    Whether it was alive then, and how many seconds it lived from there.
+
+def kill_run(work: Path, commits: int, delay_s: float) -> bool:
+    """Start a run, and kill it ``delay_s`` after it holds the output and the manifest has ``commits`` records.
+
+    False where it ended before that.
     """
     lock = work / f"out/{META}/run.lock"
     stale = lock.stat().st_mtime_ns if lock.exists() else 0
     process = start("run", "config.yaml", cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (lock.exists() and lock.stat().st_mtime_ns != stale):
-        time.sleep(0.002)
-    began = time.monotonic()
-    try:
-        process.wait(delay_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True, delay_s
-    assert process.returncode == 0
-    return False, time.monotonic() - began
+    while process.poll() is None:
+        if lock.exists() and lock.stat().st_mtime_ns != stale and committed(work) >= commits:
+            time.sleep(delay_s)
+            break
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() in (-signal.SIGKILL, 0)
+    return process.returncode != 0
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
-def test_killed_at_random_moments_and_rerun(tmp_path, kills):
-    """Each run goes on where the last was killed; the delays are drawn so that together they span the unbroken run."""
-    work = prepare(tmp_path)
-    alive, whole_s = run_until(120.0, work / "unbroken")
-    assert not alive
+@pytest.mark.parametrize(
+    ("kills", "shards"), [(3, 16), pytest.param(20, 40, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
+def test_killed_at_random_moments_and_rerun(tmp_path, kills, shards):
+    """Each run goes on where the last was killed. The moments are drawn by progress and then by time, so that they
+    span the run from its first write to its last however fast the machine is.
+    """
+    work = prepare(tmp_path, shards)
+    whole = robocache("run", "config.yaml", cwd=work / "unbroken")
+    assert whole.returncode == 0, whole.stderr
+    report = json.loads((work / f"unbroken/out/{META}/report.json").read_text())
     rng = random.Random(kills)
-    committed, killed = [], 0
-    while killed < kills:
-        # What a killed run had in flight is lost, so 20 runs need more than the time of one.
-        alive, _ = run_until(rng.uniform(0, 2 * whole_s / kills), work / "killed")
-        manifest = work / f"killed/out/{META}/manifest.jsonl"
-        committed.append(manifest.read_bytes().count(b"\n") if manifest.exists() else 0)
-        killed += alive
-        assert len(committed) <= 2 * kills, "too many runs ended before they were killed"
-    print(f"unbroken {whole_s:.2f} s; shards committed at each kill: {committed}")
-    assert sum(0 < n < LOGS for n in committed) >= kills // 3  # most kills hit the middle of the work
+    at: list[int] = []
+    for _ in range(3 * kills):
+        commits = min(shards, committed(work / "killed") + rng.randint(0, 2 * shards // kills))
+        if kill_run(work / "killed", commits, rng.uniform(0, 2 * report["seconds"] / shards)):
+            at.append(committed(work / "killed"))
+        if len(at) == kills:
+            break
+    print(f"unbroken run {report['seconds']:.2f} s; of {shards} shards, committed when killed: {at}")
+    assert len(at) == kills
+    assert len(set(at) - {0, shards}) >= kills // 3
     ended = robocache("run", "config.yaml", cwd=work / "killed")
     assert ended.returncode == 0, ended.stderr
     assert_same_tree(work / "killed/out", work / "unbroken/out")
@@ -73,7 +90,7 @@ def test_killed_at_random_moments_and_rerun(tmp_path, kills):
 
 def test_crash_at_every_write(tmp_path):
     """Exhaustive where random moments are not: the process dies before, within and after each change on the disk."""
-    logs = write_recordings(tmp_path / "logs", 3, samples=28_000)
+    logs = write_shards(tmp_path / "logs", 3)
     (logs / "log_001.parquet").write_bytes(b"PAR1 not a recording")  # so that there is something in the quarantine
     OmegaConf.save(config(logs, "out", input__max_failed_episodes=1), tmp_path / "config.yaml")
     script = Path(__file__).with_name("crash_points.py")

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from robocache.data import EpisodeRef, frame_times, rate_times
 from robocache.errors import InputError
-from robocache.formats import InputSpec, TableTimes, guarded, list_episodes, list_streams, read_episode
+from robocache.formats import UNAVAILABLE, InputSpec, TableTimes, guarded, list_episodes, list_streams, read_episode
 from robocache.formats.base import natural_key
 
 CSV = "time_ns,x\n0,1\n1000,2\n"
@@ -120,6 +120,15 @@ def test_what_no_reader_can_read_is_listed_with_its_reason(
         assert re.search(reason, bad.failure), bad.failure
     with pytest.raises(InputError, match=re.escape(str(path))):
         read_episode(bad, ["x"], InputSpec((str(path),)))
+
+
+def test_a_format_whose_package_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.h5", b"\x89HDF\r\n\x1a\n" + bytes(100))
+    monkeypatch.setitem(UNAVAILABLE, "hdf5", "needs h5py: pip install it")
+    (ref,) = listed(tmp_path)
+    assert ref.failure == "needs h5py: pip install it"
 
 
 def test_format_can_be_given_for_any_suffix(tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_json(tmp_path):
     ]  # fmt: skip
     spec = write_json(tmp_path / "a.mcap", sent)
     sources = ["q", "ok", "mode", "pose", "pose[yaw,p.x]", "items[0].v", "count", "q[1]"]
-    found = {s: v for s, v in zip(sources, read(spec, *(f"/state.{s}" for s in sources)).streams.values(), strict=True)}
+    found = dict(zip(sources, read(spec, *(f"/state.{s}" for s in sources)).streams.values(), strict=True))
     rows = np.arange(10)
     np.testing.assert_array_equal(found["q"].values, np.stack([rows, rows + 0.5, np.full(10, np.nan)], 1))
     np.testing.assert_array_equal(found["ok"].values, rows % 2 == 0)

@@ -155,6 +155,8 @@ def test_no_rows(tmp_path: Path) -> None:
     stream = read(csv(tmp_path / "a.csv", "time_ns,x\n"), "x").streams["x"]
     assert stream.times.shape == (0,)
     assert stream.values.shape == (0,)
+    stream = read(csv(tmp_path / "b.csv", "time_ns,x,y\n"), "[x,y]").streams["[x,y]"]
+    assert stream.values.shape == (0, 2)
     empty = pa.table({"time_ns": pa.array([], pa.int64()), "x": pa.array([], pa.list_(pa.float32(), 3))})
     stream = read(parquet(tmp_path / "a.parquet", empty), "x").streams["x"]
     assert stream.times.shape == (0,)
