@@ -122,9 +122,11 @@ class Output:
                 self.store.remove(name)
 
     def done(self, shard: Shard) -> bool:
-        """True where a record matches the shard's input and its part is there in full."""
+        """True where a record matches the shard's input, its part is there in full, and no fault of it may have passed."""
         record = self.records.get(shard.index)
         if record is None or record.identity != self.job.identity() or record.fingerprint != shard.fingerprint():
+            return False
+        if any(q.retry for q in record.quarantined):
             return False
         return not record.part or self.store.size(record.part) == record.bytes
 

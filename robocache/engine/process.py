@@ -77,12 +77,13 @@ class Processor:
         quarantined: list[QuarantineRecord] = []
         for index, ref in enumerate(shard.refs, shard.first_episode):
             files = tuple(f.uri for f in ref.files)
+            retry = True
             try:
                 aligned = self._episode(index, ref)
             except OutputError:
                 raise
             except InputError as error:
-                reason = str(error)
+                reason, retry = str(error), False
             except (OSError, MemoryError, torch.OutOfMemoryError) as error:
                 if not last_attempt:
                     raise
@@ -105,7 +106,7 @@ class Processor:
                     )
                 )
                 continue
-            quarantined.append(QuarantineRecord(index, ref.id, files, reason))
+            quarantined.append(QuarantineRecord(index, ref.id, files, reason, retry))
         record = ShardRecord(
             shard.index, self.job.identity(), shard.fingerprint(), "", 0, 0, "", tuple(episodes), tuple(quarantined)
         )

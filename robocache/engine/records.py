@@ -25,12 +25,13 @@ class EpisodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineRecord:
-    """An episode that is not in the output, and why."""
+    """An episode that is not in the output, and why. ``retry``: the fault may pass, the next run tries it again."""
 
     index: int
     id: str
     files: tuple[str, ...]
     reason: str
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

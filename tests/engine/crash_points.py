@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from robocache.config import load_job, resolved_yaml
@@ -70,7 +69,6 @@ def child(folder: Path, job: Job, crash_at: int) -> int:
     try:
         folder.mkdir(exist_ok=True)
         os.chdir(folder)
-        sys.stderr = tempfile.TemporaryFile("w+")
         if crash_at:
             arm(Fuse(crash_at))
         run(job, resolved_yaml(job))

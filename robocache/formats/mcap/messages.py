@@ -1,7 +1,7 @@
 """Where the messages are: the data section read window by window, every message of a window located at once.
 
 A window is one reused buffer holding the decompressed records of a few chunks, with the offset and size of each
-wanted payload in it. Nothing in it outlives the window, so a recording of any size needs a few MB.
+wanted payload in it. Nothing in it outlives the window, so a recording of any size needs some 25 MB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from robocache.errors import InputError
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 
-WINDOW = 2 << 20  # bytes of records at once: amortises the numpy calls, stays in the cache
+WINDOW = 16 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 _CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
@@ -128,7 +128,7 @@ class _DataSection:
                     f"{self.uri}: data section has CRC {self._crc:#010x}, the file says {self._expected_crc:#010x}; "
                     "the file is damaged"
                 )
-        _SPARE.extend(buffer for buffer in (self._buffer, self._scratch) if len(buffer) <= 4 * WINDOW)
+        _SPARE.extend(buffer for buffer in (self._buffer, self._scratch) if len(buffer) <= 2 * WINDOW)
 
 
 @dataclass(frozen=True, slots=True)
