@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard kernels/*.cpp kernels/*/*.cpp kernels/*/*.h \
   kernels/*/*.cu kernels/*/*/*.h)
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 export MAX_JOBS ?= 2
 
 .PHONY: demo test lint kernels install clean

@@ -1,12 +1,14 @@
 // Aligns and fuses a batch of streams on the GPU.
 //
-// Work:    a block takes R consecutive output rows (targets, episode borders do not matter) and all streams of them.
-//          Jagged batches are balanced by that: a block's work does not depend on episode lengths.
-// Step 1:  one thread an (R x M) entry finds the bracket and the weight, once a target, and leaves them in shared
-//          memory. The search starts where a steady rate would put the stamp, so it takes a few loads, not log2(n).
-// Step 2:  all threads sweep the R x D elements of each stream; neighbouring threads take neighbouring columns, so
-//          loads and stores are coalesced, 16 bytes a thread where widths and addresses allow (VEC).
-// Shared:  Entry[M][R], dynamic; R is chosen by the host so that it stays within 48 KiB (no opt-in needed).
+// Work:    a warp takes one task: 32 consecutive output rows (targets; episode borders do not matter) of one stream.
+//          Tasks of one tile's streams lie side by side, so that their pieces of a row meet in L2. Jagged batches are
+//          balanced by that: a task's work does not depend on episode lengths. Warps never wait for each other.
+// Step 1:  each lane finds bracket and weight of its own target and leaves them in the warp's shared memory. The search
+//          starts where a steady rate would put the stamp, so it takes a few loads, not log2(n).
+// Step 2:  the warp sweeps the 32 x D elements; neighbouring lanes take neighbouring columns, so loads and stores are
+//          coalesced, up to 16 bytes a lane where widths and addresses allow (VEC values). Each lane issues the loads
+//          of several elements (kUnroll) before it uses the first.
+// Shared:  Entry[8 warps][32] (6 KiB), WideEntry[8 warps][32] (16 KiB) in the general kernel; static, no opt-in.
 // Bytes:   reads two samples (D values) and the bracket's stamps a target, writes D values and one valid flag. Two
 //          neighbouring targets share samples through L1/L2.
 //
@@ -20,10 +22,10 @@
 namespace robocache {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kFew = 8, kMany = 256;       // streams a launch; the parameters travel by value (kMany: 27 KiB of 32)
-constexpr int kSharedBytes = 48 * 1024;    // what a block has without asking
-constexpr int64_t kElementsPerBlock = 8192;  // 256 threads x 4 independent 16-byte accesses x 8 values, measured best
+constexpr int kWarps = 8;             // a block, so that 2048 threads an SM need only 8 blocks
+constexpr int kThreads = 32 * kWarps;
+constexpr int kRows = 32;             // targets a task: one a lane
+constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 27 KiB of 32)
 
 template <int Cap> struct Streams {
   Stream s[Cap];
@@ -37,12 +39,13 @@ template <class A> struct Entry {
   A weight;
 };
 
-// What the general kernel also needs: the cubic's outer samples, or the mean's flag and stamps.
+// What the general kernel also needs: the cubic's outer rows. For mean: samples [first, second) of the episode whose
+// first row is at element `before`; repeats: some of them share a stamp.
 struct WideEntry {
   int64_t first, second;
   int64_t before, after;  // element offsets of the outer rows or -1
   double weight, h_before, h_after;
-  bool mean;
+  bool mean, repeats;
 };
 
 struct Place {  // one target of the batch
@@ -103,53 +106,91 @@ template <class V, int VEC> struct alignas(sizeof(V) * VEC) Pack {
   V v[VEC];
 };
 
+// Outputs are not read again by these kernels: leave the cache to the samples that neighbours share.
+template <class P> __device__ void store_streaming(P* at, const P& value) {
+  if constexpr (sizeof(P) == 16) {
+    __stcs(reinterpret_cast<uint4*>(at), *reinterpret_cast<const uint4*>(&value));
+  } else if constexpr (sizeof(P) == 8) {
+    __stcs(reinterpret_cast<uint2*>(at), *reinterpret_cast<const uint2*>(&value));
+  } else if constexpr (sizeof(P) == 4) {
+    __stcs(reinterpret_cast<unsigned*>(at), *reinterpret_cast<const unsigned*>(&value));
+  } else {
+    *at = value;
+  }
+}
+
+// The task of this warp: rows [row0, row0 + rows) of stream m. False where there is none left.
+struct Task {
+  int64_t row0;
+  int rows, m;
+};
+__device__ bool task_of(int64_t total_rows, int streams, Task* task) {
+  const int64_t id = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t tile = id / streams;
+  task->m = int(id - tile * streams);
+  task->row0 = tile * kRows;
+  task->rows = int(total_rows - task->row0 < kRows ? total_rows - task->row0 : kRows);
+  return task->row0 < total_rows;
+}
+
+// Pairs of loads in flight a lane: two of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns
+// needs; narrower ones are fewer bytes each, so more of them.
+template <class V, int VEC> constexpr int kUnroll = sizeof(V) * VEC == 16 ? 2 : 4;
+
 template <class Time, class V, class O, int VEC, int Cap>
 __global__ void __launch_bounds__(kThreads, 4)  // 64 registers: the compiler's own guess of 32 spills on sm_80
-    light_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out, int rows_log2) {
+    light_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out) {
   using A = typename Accumulator<V>::type;
-  extern __shared__ __align__(16) char shared[];
-  Entry<A>* entries = reinterpret_cast<Entry<A>*>(shared);
-  const int R = 1 << rows_log2;
-  const int64_t row0 = int64_t(blockIdx.x) << rows_log2;
-  const int rows = int(targets.rows - row0 < R ? targets.rows - row0 : R);
+  constexpr int U = kUnroll<V, VEC>;
+  __shared__ Entry<A> shared[kWarps][kRows];
+  Entry<A>* entries = shared[threadIdx.x / 32];
+  const int lane = threadIdx.x % 32;
+  Task task;
+  if (!task_of(targets.rows, streams.count, &task)) return;
+  const Stream& s = streams.s[task.m];
 
-  for (int e = threadIdx.x; e < streams.count << rows_log2; e += kThreads) {
-    const int m = e >> rows_log2, r = e & (R - 1);
-    if (r >= rows) continue;
-    const Stream& s = streams.s[m];
+  if (lane < task.rows) {
     const Time* target;
-    const Place p = place_of(targets, row0 + r, &target);
+    const Place p = place_of(targets, task.row0 + lane, &target);
     const Samples<Time> d = samples_of<Time>(s, p.batch);
     const Stencil<A> stencil = stencil_of<A>(s, d, p, target);
-    entries[e] = {d.n ? d.base + stencil.first * s.value_row_stride : -1,
-                  d.n ? d.base + stencil.second * s.value_row_stride : -1, stencil.weight};
+    entries[lane] = {d.n ? d.base + stencil.first * s.value_row_stride : -1,
+                     d.n ? d.base + stencil.second * s.value_row_stride : -1, stencil.weight};
     // first == second means copy, also where a stride of 0 makes two rows one
-    out.valid[(row0 + r) * out.streams + streams.first + m] = stencil.valid;
+    out.valid[(task.row0 + lane) * out.streams + streams.first + task.m] = stencil.valid;
   }
-  __syncthreads();
+  __syncwarp();
 
-  for (int m = 0; m < streams.count; ++m) {
-    const Stream& s = streams.s[m];
-    const V* x = static_cast<const V*>(s.values);
-    O* o = static_cast<O*>(out.data) + row0 * out.width + s.column;
-    const unsigned packs = unsigned(s.dim / VEC), total = unsigned(rows) * packs;
-#pragma unroll 4
-    for (unsigned e = threadIdx.x; e < total; e += kThreads) {
-      const unsigned r = e / packs, c = (e - r * packs) * VEC;
-      const Entry<A> entry = entries[(m << rows_log2) + r];
-      Pack<V, VEC> a, b;
-      Pack<O, VEC> y;
-      if (entry.first >= 0) {
-        a = *reinterpret_cast<const Pack<V, VEC>*>(x + entry.first + c);
-        b = *reinterpret_cast<const Pack<V, VEC>*>(x + entry.second + c);
+  const V* x = static_cast<const V*>(s.values);
+  O* o = static_cast<O*>(out.data) + task.row0 * out.width + s.column;
+  const unsigned packs = unsigned(s.dim / VEC), total = unsigned(task.rows) * packs;
+  for (unsigned begin = lane; begin < total; begin += 32 * U) {
+    Pack<V, VEC> a[U], b[U];
+    unsigned row[U];  // all that is kept of an element's place: registers are for the loads in flight
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const unsigned e = begin + 32 * u;
+      row[u] = e / packs;
+      if (e < total && entries[row[u]].first >= 0) {
+        const unsigned c = (e - row[u] * packs) * VEC;
+        a[u] = *reinterpret_cast<const Pack<V, VEC>*>(x + entries[row[u]].first + c);
+        b[u] = *reinterpret_cast<const Pack<V, VEC>*>(x + entries[row[u]].second + c);
       }
+    }
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const unsigned e = begin + 32 * u;
+      if (e >= total) break;
+      const Entry<A>& entry = entries[row[u]];
+      const bool copy = entry.first == entry.second, none = entry.first < 0;
+      Pack<O, VEC> y;
 #pragma unroll
       for (int v = 0; v < VEC; ++v) {
-        const A x0 = load(a.v + v);
-        const A value = entry.first == entry.second ? x0 : lerp(entry.weight, x0, A(load(b.v + v)));
-        store(y.v + v, entry.first >= 0 ? value : A(NAN));
+        const A x0 = load(a[u].v + v);
+        const A value = copy ? x0 : lerp(entry.weight, x0, A(load(b[u].v + v)));
+        store(y.v + v, none ? A(NAN) : value);
       }
-      *reinterpret_cast<Pack<O, VEC>*>(o + r * out.width + c) = y;
+      store_streaming(reinterpret_cast<Pack<O, VEC>*>(o + row[u] * out.width + (e - row[u] * packs) * VEC), y);
     }
   }
 }
@@ -167,81 +208,98 @@ template <class A> __device__ void store_any(const Output& out, int64_t row, int
   }
 }
 
-// Mean of the rows [first, last], stepping over samples that an equal stamp follows.
+// Mean of the rows [first, stop). `repeats`: some sample there has the stamp of the next one and does not exist.
 template <class A, class V, class Time>
-__device__ A mean_of(const V* x, int64_t stride, const Time* t, int64_t n, int64_t first, int64_t stop) {
-  const int64_t start = last_of_run(t, n, first);
-  const A base = load(x + start * stride);
+__device__ A mean_of(const V* x, int64_t stride, const Samples<Time>& d, int64_t first, int64_t stop, bool repeats) {
+  if (repeats) first = last_of_run(d.t, d.n, first);
+  const A base = load(x + first * stride);
   A sum = A(0);
   int64_t count = 1;
-  for (int64_t j = start + 1; j < stop; ++j) {
-    if (j + 1 < n && t[j + 1] == t[j]) continue;
+  for (int64_t j = first + 1; j < stop; ++j) {
+    if (repeats && j + 1 < d.n && d.t[j + 1] == d.t[j]) continue;
     sum += A(load(x + j * stride)) - base;
     ++count;
   }
   return base + sum / A(count);
 }
 
-template <class V, class Time>
-__device__ void general_stream(const Stream& s, const WideEntry* entries, const Targets& targets, const Output& out,
-                               int64_t row0, int rows, int index) {
+// slerp and pose: a lane a row, since a quaternion is one value.
+template <class V>
+__device__ void quaternion_rows(const Stream& s, const WideEntry* entries, const Output& out, const Task& task,
+                                int index) {
   using A = typename Accumulator<V>::type;
-  const V* x = static_cast<const V*>(s.values);
-  if (s.mode == Mode::slerp || s.mode == Mode::pose) {
-    const int position = s.mode == Mode::pose ? 3 : 0;
-    for (int r = threadIdx.x; r < rows; r += kThreads) {  // a thread a row: a quaternion is one value
-      const WideEntry entry = entries[r];
-      A y[7];
-      if (entry.first < 0) {
-        for (int c = 0; c < position + 4; ++c) y[c] = A(NAN);
-      } else {
-        const V* a = x + entry.first;
-        const V* b = x + entry.second;
-        const bool copy = entry.first == entry.second;
-        for (int c = 0; c < position; ++c) {
-          y[c] = copy ? A(load(a + c)) : lerp(A(entry.weight), A(load(a + c)), A(load(b + c)));
-        }
-        A q0[4], q1[4];
-        for (int c = 0; c < 4; ++c) {
-          q0[c] = load(a + position + c);
-          q1[c] = load(b + position + c);
-        }
-        const bool good = copy ? normalize(q0, y + position) : slerp(A(entry.weight), q0, q1, y + position);
-        if (!good) out.valid[(row0 + r) * out.streams + index] = false;
-      }
-      for (int c = 0; c < position + 4; ++c) store_any(out, row0 + r, s.column + c, y[c]);
-    }
+  const int lane = threadIdx.x % 32, position = s.mode == Mode::pose ? 3 : 0;
+  if (lane >= task.rows) return;
+  const WideEntry& entry = entries[lane];
+  const int64_t row = task.row0 + lane;
+  A y[7];
+  if (entry.first < 0) {
+    for (int c = 0; c < position + 4; ++c) store_any(out, row, s.column + c, A(NAN));
     return;
   }
+  const V* a = static_cast<const V*>(s.values) + entry.first;
+  const V* b = static_cast<const V*>(s.values) + entry.second;
+  const bool copy = entry.first == entry.second;
+  for (int c = 0; c < position; ++c) y[c] = copy ? A(load(a + c)) : lerp(A(entry.weight), A(load(a + c)), A(load(b + c)));
+  A q0[4], q1[4];
+  for (int c = 0; c < 4; ++c) {
+    q0[c] = load(a + position + c);
+    q1[c] = load(b + position + c);
+  }
+  const bool good = copy ? normalize(q0, y + position) : slerp(A(entry.weight), q0, q1, y + position);
+  if (!good) out.valid[row * out.streams + index] = false;
+  for (int c = 0; c < position + 4; ++c) store_any(out, row, s.column + c, y[c]);
+}
+
+// Every other mode: the warp sweeps its 32 x D elements. `element` makes one of (row, column).
+template <class Element>
+__device__ void sweep(const Stream& s, const Output& out, const Task& task, const Element& element) {
   const unsigned width = unsigned(s.dim);
-  for (int64_t e = threadIdx.x; e < int64_t(rows) * width; e += kThreads) {
-    const int r = int(e / width);
+  for (int64_t e = threadIdx.x % 32; e < int64_t(task.rows) * width; e += 32) {
+    const unsigned r = unsigned(e / width);
     const int64_t c = e - int64_t(r) * width;
-    const WideEntry& entry = entries[r];
-    A y;
-    if (entry.first < 0) {
-      y = A(NAN);
-    } else if (entry.mean) {
-      const Time* target;
-      const Samples<Time> d = samples_of<Time>(s, place_of(targets, row0 + r, &target).batch);
-      y = mean_of<A>(x + d.base + c, s.value_row_stride, d.t, d.n, entry.first, entry.second);
-    } else {
-      const A x0 = load(x + entry.first + c), x1 = load(x + entry.second + c);
-      const bool copy = entry.first == entry.second;
-      if (s.mode == Mode::angle) {
-        y = copy ? wrap(x0) : lerp_angle(A(entry.weight), x0, x1);
-      } else if (copy) {
-        y = x0;
-      } else if (s.mode == Mode::cubic) {
-        const Knots<A> knots{entry.before, entry.after, A(entry.h_before), A(entry.h_after)};
-        const A before = entry.before >= 0 ? A(load(x + entry.before + c)) : x0;
-        const A after = entry.after >= 0 ? A(load(x + entry.after + c)) : x1;
-        y = pchip(knots, A(entry.weight), before, x0, x1, after);
-      } else {
-        y = lerp(A(entry.weight), x0, x1);
-      }
-    }
-    store_any(out, row0 + r, s.column + c, y);
+    store_any(out, task.row0 + r, s.column + c, element(r, c));
+  }
+}
+
+template <class V, class Time>
+__device__ void general_task(const Stream& s, const WideEntry* entries, const Targets& targets, const Output& out,
+                             const Task& task, int index) {
+  using A = typename Accumulator<V>::type;
+  const V* x = static_cast<const V*>(s.values);
+  switch (s.mode) {
+    case Mode::slerp:
+    case Mode::pose: return quaternion_rows<V>(s, entries, out, task, index);
+    case Mode::cubic:
+      return sweep(s, out, task, [&](unsigned r, int64_t c) {
+        const WideEntry& e = entries[r];
+        if (e.first < 0) return A(NAN);
+        const A x0 = load(x + e.first + c), x1 = load(x + e.second + c);
+        const A before = e.before >= 0 ? A(load(x + e.before + c)) : x0;
+        const A after = e.after >= 0 ? A(load(x + e.after + c)) : x1;
+        const Knots<A> knots{e.before, e.after, A(e.h_before), A(e.h_after)};
+        return e.first == e.second ? x0 : pchip(knots, A(e.weight), before, x0, x1, after);
+      });
+    case Mode::angle:
+      return sweep(s, out, task, [&](unsigned r, int64_t c) {
+        const WideEntry& e = entries[r];
+        if (e.first < 0) return A(NAN);
+        const A x0 = load(x + e.first + c), x1 = load(x + e.second + c);
+        return e.first == e.second ? wrap(x0) : lerp_angle(A(e.weight), x0, x1);
+      });
+    default:
+      return sweep(s, out, task, [&](unsigned r, int64_t c) {
+        const WideEntry& e = entries[r];
+        if (e.first < 0) return A(NAN);
+        if (e.mean) {
+          const Time* target;
+          const Samples<Time> d = e.repeats ? samples_of<Time>(s, place_of(targets, task.row0 + r, &target).batch)
+                                            : Samples<Time>{};
+          return mean_of<A>(x + e.before + c, s.value_row_stride, d, e.first, e.second, e.repeats);
+        }
+        const A x0 = load(x + e.first + c);
+        return e.first == e.second ? x0 : lerp(A(e.weight), x0, A(load(x + e.second + c)));
+      });
   }
 }
 
@@ -250,10 +308,15 @@ __device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const P
                                 bool* valid) {
   const Stencil<A> stencil = stencil_of<A>(s, d, p, target);
   *valid = stencil.valid;
-  if (d.n == 0) return {-1, -1, -1, -1, 0, 0, 0, false};
-  if (stencil.mean) return {stencil.first, stencil.second, -1, -1, 0, 0, 0, true};
+  if (d.n == 0) return {-1, -1, -1, -1, 0, 0, 0, false, false};
+  if (stencil.mean) {
+    bool repeats = false;
+    for (int64_t j = stencil.first; j < stencil.second && j + 1 < d.n; ++j) repeats |= d.t[j + 1] == d.t[j];
+    return {stencil.first, stencil.second, d.base, -1, 0, 0, 0, true, repeats};
+  }
   const int64_t stride = s.value_row_stride;
-  WideEntry e{d.base + stencil.first * stride, d.base + stencil.second * stride, -1, -1, stencil.weight, 0, 0, false};
+  WideEntry e{d.base + stencil.first * stride, d.base + stencil.second * stride, -1, -1, stencil.weight, 0, 0, false,
+              false};
   if (s.mode == Mode::cubic && stencil.first != stencil.second) {
     const Knots<A> k = knots_at(d.t, d.n, stencil);
     e.before = k.before < 0 ? -1 : d.base + k.before * stride;
@@ -266,59 +329,39 @@ __device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const P
 
 template <class Time, int Cap>
 __global__ void __launch_bounds__(kThreads, 2)  // 128 registers: slerp and cubic in double need about 80
-    general_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out,
-                   int rows_log2) {
-  extern __shared__ __align__(16) char shared[];
-  WideEntry* entries = reinterpret_cast<WideEntry*>(shared);
-  const int R = 1 << rows_log2;
-  const int64_t row0 = int64_t(blockIdx.x) << rows_log2;
-  const int rows = int(targets.rows - row0 < R ? targets.rows - row0 : R);
+    general_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out) {
+  __shared__ WideEntry shared[kWarps][kRows];
+  WideEntry* entries = shared[threadIdx.x / 32];
+  const int lane = threadIdx.x % 32;
+  Task task;
+  if (!task_of(targets.rows, streams.count, &task)) return;
+  const Stream& s = streams.s[task.m];
+  const int index = streams.first + task.m;
 
-  for (int e = threadIdx.x; e < streams.count << rows_log2; e += kThreads) {
-    const int m = e >> rows_log2, r = e & (R - 1);
-    if (r >= rows) continue;
-    const Stream& s = streams.s[m];
+  if (lane < task.rows) {
     const Time* target;
-    const Place p = place_of(targets, row0 + r, &target);
+    const Place p = place_of(targets, task.row0 + lane, &target);
     const Samples<Time> d = samples_of<Time>(s, p.batch);
     bool valid;
-    entries[e] = s.dtype == DType::f64 ? wide_entry<double>(s, d, p, target, &valid)
-                                       : wide_entry<float>(s, d, p, target, &valid);
-    out.valid[(row0 + r) * out.streams + streams.first + m] = valid;
+    entries[lane] = s.dtype == DType::f64 ? wide_entry<double>(s, d, p, target, &valid)
+                                          : wide_entry<float>(s, d, p, target, &valid);
+    out.valid[(task.row0 + lane) * out.streams + index] = valid;
   }
-  __syncthreads();
+  __syncwarp();
 
-  for (int m = 0; m < streams.count; ++m) {
-    const Stream& s = streams.s[m];
-    const WideEntry* mine = entries + (m << rows_log2);
-    const int index = streams.first + m;
-    switch (s.dtype) {
-      case DType::f64: general_stream<double, Time>(s, mine, targets, out, row0, rows, index); break;
-      case DType::f32: general_stream<float, Time>(s, mine, targets, out, row0, rows, index); break;
-      case DType::f16: general_stream<Half, Time>(s, mine, targets, out, row0, rows, index); break;
-      default: general_stream<BFloat16, Time>(s, mine, targets, out, row0, rows, index);
-    }
+  switch (s.dtype) {
+    case DType::f64: return general_task<double, Time>(s, entries, targets, out, task, index);
+    case DType::f32: return general_task<float, Time>(s, entries, targets, out, task, index);
+    case DType::f16: return general_task<Half, Time>(s, entries, targets, out, task, index);
+    default: return general_task<BFloat16, Time>(s, entries, targets, out, task, index);
   }
 }
 
 // ---- host -----------------------------------------------------------------------------------------------------------
 
-struct Shape {
-  int rows_log2;
-  unsigned blocks;
-  size_t shared;
-};
-
-// Rows a block: enough elements for every thread, a power of two, entries within the shared memory.
-Shape shape_for(int64_t rows, int64_t width, int64_t streams, size_t entry) {
-  int log2 = 8;  // at most one entry a thread and stream
-  while (log2 > 0 && (((width << log2) > kElementsPerBlock && log2 > 4) ||
-                      (size_t(streams) << log2) * entry > size_t(kSharedBytes))) {
-    --log2;
-  }
-  // Few rows: smaller blocks rather than idle multiprocessors.
-  while (log2 > 3 && (rows >> log2) < 264) --log2;
-  return {log2, unsigned((rows + (int64_t(1) << log2) - 1) >> log2), (size_t(streams) << log2) * entry};
+// Blocks for all tasks; 2^31 blocks are 2^39 rows of one stream.
+unsigned blocks_for(int64_t rows, int64_t streams) {
+  return unsigned(((rows + kRows - 1) / kRows * streams + kWarps - 1) / kWarps);
 }
 
 template <int Cap>
@@ -345,20 +388,16 @@ bool aligned(const Stream* streams, int count, const Output& out) {
   return good;
 }
 
-template <class Time, class V, class O, int Cap>
+template <class Time, class V, class O, int VEC, int Cap>
 void launch_light(const Stream* streams, int first, int count, const Targets& targets, const Output& out,
                   cudaStream_t queue) {
-  using A = typename Accumulator<V>::type;
-  constexpr int VEC = 16 / sizeof(V);
-  const Shape shape = shape_for(targets.rows, out.width, count, sizeof(Entry<A>));
-  const Streams<Cap> p = pack<Cap>(streams, first, count);
-  if (aligned<VEC, V, O>(streams + first, count, out)) {
-    light_kernel<Time, V, O, VEC, Cap><<<shape.blocks, kThreads, shape.shared, queue>>>(p, targets, out,
-                                                                                        shape.rows_log2);
-  } else {
-    light_kernel<Time, V, O, 1, Cap><<<shape.blocks, kThreads, shape.shared, queue>>>(p, targets, out,
-                                                                                      shape.rows_log2);
+  if constexpr (VEC > 1) {  // the widest access that all streams and the output allow
+    if (!aligned<VEC, V, O>(streams + first, count, out)) {
+      return launch_light<Time, V, O, VEC / 2, Cap>(streams, first, count, targets, out, queue);
+    }
   }
+  light_kernel<Time, V, O, VEC, Cap><<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(
+      pack<Cap>(streams, first, count), targets, out);
 }
 
 template <class Time, int Cap>
@@ -369,19 +408,18 @@ void launch(const Stream* streams, int first, int count, const Targets& targets,
   for (int m = first; m < first + count; ++m) simple = simple && light(streams[m].mode) && streams[m].dtype == dtype;
   if constexpr (Cap == kFew) {
     if (simple && dtype == DType::f32 && out.dtype == DType::f32)
-      return launch_light<Time, float, float, Cap>(streams, first, count, targets, out, queue);
+      return launch_light<Time, float, float, 16 / sizeof(float), Cap>(streams, first, count, targets, out, queue);
     if (simple && dtype == DType::f64 && out.dtype == DType::f32)
-      return launch_light<Time, double, float, Cap>(streams, first, count, targets, out, queue);
+      return launch_light<Time, double, float, 16 / sizeof(double), Cap>(streams, first, count, targets, out, queue);
     if (simple && dtype == DType::f64 && out.dtype == DType::f64)
-      return launch_light<Time, double, double, Cap>(streams, first, count, targets, out, queue);
+      return launch_light<Time, double, double, 16 / sizeof(double), Cap>(streams, first, count, targets, out, queue);
     if (simple && dtype == DType::bf16 && out.dtype == DType::bf16)
-      return launch_light<Time, BFloat16, BFloat16, Cap>(streams, first, count, targets, out, queue);
+      return launch_light<Time, BFloat16, BFloat16, 16 / sizeof(BFloat16), Cap>(streams, first, count, targets, out, queue);
     if (simple && dtype == DType::f16 && out.dtype == DType::f16)
-      return launch_light<Time, Half, Half, Cap>(streams, first, count, targets, out, queue);
+      return launch_light<Time, Half, Half, 16 / sizeof(Half), Cap>(streams, first, count, targets, out, queue);
   }
-  const Shape shape = shape_for(targets.rows, out.width, count, sizeof(WideEntry));
-  general_kernel<Time, Cap><<<shape.blocks, kThreads, shape.shared, queue>>>(pack<Cap>(streams, first, count), targets,
-                                                                             out, shape.rows_log2);
+  general_kernel<Time, Cap><<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(pack<Cap>(streams, first, count),
+                                                                                     targets, out);
 }
 
 template <class Time>

@@ -372,11 +372,17 @@ RC_INLINE double load(const double* p) { return *p; }
 RC_INLINE float load(const float* p) { return *p; }
 RC_INLINE float load(const BFloat16* p) { return as_float(uint32_t(p->bits) << 16); }
 RC_INLINE float load(const Half* p) {
+#ifdef __CUDA_ARCH__  // exact either way; the device has an instruction for it
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(p->bits));
+  return f;
+#else
   // Shift exponent and mantissa into place and rescale by 2^112: exact for normals and subnormals.
   const uint32_t magnitude_bits = uint32_t(p->bits & 0x7fff) << 13;
   const float scaled = as_float(magnitude_bits) * as_float(0x77800000u);
   const uint32_t finite = as_bits(scaled), special = magnitude_bits | 0x7f800000u;
   return as_float(((p->bits & 0x7c00) == 0x7c00 ? special : finite) | (uint32_t(p->bits & 0x8000) << 16));
+#endif
 }
 
 // Rounds to a binary format of E exponent and M mantissa bits, nearest even, bias 2^(E-1)-1, without saturation:
@@ -397,15 +403,27 @@ RC_INLINE void store(double* p, double x) { *p = x; }
 RC_INLINE void store(float* p, double x) { *p = float(x); }
 RC_INLINE void store(float* p, float x) { *p = x; }
 RC_INLINE void store(double* p, float x) { *p = x; }
+// Nearest even on both sides, by instruction on the device; NaN has one code.
 RC_INLINE void store(BFloat16* p, float x) {
+#ifdef __CUDA_ARCH__
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
   const uint32_t u = as_bits(x);
-  p->bits = x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  const uint16_t bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+#endif
+  p->bits = x != x ? 0x7fc0 : bits;
 }
 RC_INLINE void store(Half* p, float x) {
-  const uint32_t sign = (as_bits(x) >> 16) & 0x8000;
+#ifdef __CUDA_ARCH__
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
   const float m = magnitude(x);
-  const uint32_t code = x != x ? 0x7e00u : m >= 65520.0f ? 0x7c00u : round_to_format<5, 10>(m);
-  p->bits = uint16_t(sign | code);
+  const uint32_t code = m >= 65520.0f ? 0x7c00u : round_to_format<5, 10>(m);
+  const uint16_t bits = uint16_t(((as_bits(x) >> 16) & 0x8000) | code);
+#endif
+  p->bits = x != x ? 0x7e00 : bits;
 }
 // A double rounds once, to odd in float first (Boldo & Melquiond 2008), then to nearest in the narrow type.
 RC_INLINE float to_odd(double x) {
