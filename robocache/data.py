@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-# pyarrow imports pandas, where there is one, when it first converts an array. Worker threads that did so at the same time
-# would meet a half-imported module, so it happens here.
+# pyarrow imports pandas, where there is one, when it first converts an array. Worker threads that did so at the same
+# time would meet a half-imported module, so it happens here.
 pa.array(np.empty(0))
 
 #: Values of a stream: numbers ``[n, *shape]``, or ``n`` opaque payloads (encoded images, text) as an Arrow

@@ -33,13 +33,33 @@ def encode(
                 writer.write_table(group, max_chunksize=ROW_GROUP_ROWS)
         return sink.getvalue()
     plain = [f.name for f in schema if not pa.types.is_floating(f.type) and not pa.types.is_nested(f.type)]
+    # Bytes of one significance side by side: noisy floats get smaller by an eighth, and zstd is done sooner.
+    split = [_leaf(f) for f in schema if codec and pa.types.is_floating(_element(f.type))]
     with pq.ParquetWriter(
-        sink, schema, compression=codec or "none", use_dictionary=plain, write_page_checksum=True
+        sink,
+        schema,
+        compression=codec or "none",
+        use_dictionary=plain,
+        use_byte_stream_split=split,
+        write_page_checksum=True,
     ) as writer:
         for group in row_groups(episodes):
             writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata(metadata)
     return sink.getvalue()
+
+
+def _element(type: pa.DataType) -> pa.DataType:
+    """What the innermost list holds; the type itself where it is no list."""
+    return _element(type.value_type) if pa.types.is_fixed_size_list(type) else type
+
+
+def _leaf(field: pa.Field) -> str:
+    """The field's column as Parquet names it."""
+    path, type = field.name, field.type
+    while pa.types.is_fixed_size_list(type):
+        path, type = f"{path}.list.element", type.value_type
+    return path
 
 
 def row_groups(episodes: Sequence[pa.Table]) -> list[pa.Table]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Points a digest keeps: with the weights of :func:`_compress` a rank error of about 1 / DIGEST in the middle of the
-#: distribution and far less in the tails.
+#: Points a digest keeps. Rank errors, as shares of the rows, after up to a hundred merges: below 1 / DIGEST, at 1 % and
+#: 99 % below 0.001; up to 4 / DIGEST where a quantile falls beside a gap between values (few values, far peaks).
 DIGEST = 128
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 
@@ -35,15 +35,20 @@ class Statistics:
     def of(cls, values: np.ndarray) -> Statistics:
         """Of float ``[n, D]``, n may be 0; rows with NaN must have been left out."""
         n, width = values.shape
-        wide = values.astype(np.float64)
         if n == 0:
             none = np.zeros((width, 0))
             return cls(0, np.full(width, np.inf), np.full(width, -np.inf), np.zeros(width), np.zeros(width), none, none)
-        mean = wide.mean(axis=0)
-        m2 = np.square(wide - mean).sum(axis=0)
-        ordered = np.sort(np.ascontiguousarray(values.T), axis=1).astype(np.float64)
-        points, weights = _compress(ordered, np.ones((1, n)))
-        return cls(n, ordered[:, 0], ordered[:, -1], mean, m2, points, np.broadcast_to(weights, points.shape))
+        wide = np.sort(np.ascontiguousarray(values.T), axis=1).astype(np.float64)
+        low, high = wide[:, 0].copy(), wide[:, -1].copy()
+        starts = (
+            np.arange(n) if n <= DIGEST else np.flatnonzero(np.diff(_cluster((np.arange(n) + 0.5) / n), prepend=-1))
+        )
+        weights = np.diff(starts, append=n).astype(np.float64)
+        points = np.add.reduceat(wide, starts, axis=1) / weights
+        mean = wide.mean(axis=1)
+        wide -= mean[:, None]  # in place: fresh memory costs more than the arithmetic
+        m2 = np.square(wide, out=wide).sum(axis=1)
+        return cls(n, low, high, mean, m2, points, np.broadcast_to(weights, points.shape))
 
     @classmethod
     def merge(cls, parts: Iterable[Statistics]) -> Statistics:
@@ -80,13 +85,13 @@ class Statistics:
         """float64 ``[len(q), D]``, linear between the digest's points as numpy's default; NaN where count is 0."""
         out = np.full((len(q), len(self.mean)), np.nan)
         if self.count:
-            # A point stands for its weight's ranks; its own rank is their middle, the outermost are min and max.
+            # A point stands for its weight's ranks; its own rank is their middle. The outermost are min and max.
             upper = np.cumsum(self.weights, axis=1)
             ranks = upper - (self.weights + 1) / 2
             wanted = np.asarray(q) * (self.count - 1)
-            for d, real in enumerate(self.weights > 0):
-                r = np.concatenate([[0.0], ranks[d, real], [self.count - 1.0]])
-                p = np.concatenate([[self.min[d]], self.points[d, real], [self.max[d]]])
+            for d, inner in enumerate((self.weights > 0) & (ranks > 0) & (ranks < self.count - 1)):
+                r = np.concatenate([[0.0], ranks[d, inner], [self.count - 1.0]])
+                p = np.concatenate([[self.min[d]], self.points[d, inner], [self.max[d]]])
                 out[:, d] = np.interp(wanted, r, p)
         return out
 
@@ -102,17 +107,20 @@ class Statistics:
         }
 
 
+def _cluster(rank: np.ndarray) -> np.ndarray:
+    """The cluster 0..DIGEST-1 of ranks in (0, 1). Finer towards the tails: the borders are even in the arcsine of the
+    rank (the k1 scale of Dunning's t-digest, arXiv:1902.04023)."""
+    return np.floor((np.arcsin(2 * rank - 1) / np.pi + 0.5) * DIGEST).astype(np.int64).clip(0, DIGEST - 1)
+
+
 def _compress(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most DIGEST weighted means of neighbouring points, finer towards the tails: the clusters' borders are even in
-    the arcsine of the rank (the k1 scale of Dunning's t-digest, arXiv:1902.04023)."""
+    """At most DIGEST weighted means of neighbouring points."""
     if points.shape[1] <= DIGEST:
         return points, weights
     upper = np.cumsum(weights, axis=1)
     middle = (upper - weights / 2) / upper[:, -1:]
-    cluster = np.floor((np.arcsin(2 * middle - 1) / np.pi + 0.5) * DIGEST).astype(np.int64).clip(0, DIGEST - 1)
     rows = max(len(points), 1)
-    weights = np.broadcast_to(weights, points.shape)
-    cell = (np.arange(len(points))[:, None] * DIGEST + np.broadcast_to(cluster, points.shape)).ravel()
+    cell = (np.arange(len(points))[:, None] * DIGEST + _cluster(middle)).ravel()
     mass = np.bincount(cell, weights.ravel(), rows * DIGEST).reshape(rows, DIGEST)
     moment = np.bincount(cell, (weights * points).ravel(), rows * DIGEST).reshape(rows, DIGEST)
     # Clusters that got nothing repeat their neighbour with no weight, so that the array stays a rectangle.

@@ -115,8 +115,9 @@ def _run_shards(
             output.commit(result)
         return result.record
 
-    # A thread a shard in flight; with several, one more keeps the cores busy while another waits for the disk.
-    with ThreadPoolExecutor(threads + 1 if threads > 1 else 1, "shard") as pool:
+    # The shards are the parallelism: more threads inside of each would only wait for one another.
+    torch_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, "shard", torch.set_num_threads, (1,)) as pool:
         waiting = iter(todo)
         running: set[Future[ShardRecord]] = set()
         try:
@@ -133,3 +134,5 @@ def _run_shards(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still commit
             raise
+        finally:
+            torch.set_num_threads(torch_threads)

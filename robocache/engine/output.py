@@ -122,7 +122,7 @@ class Output:
                 self.store.remove(name)
 
     def done(self, shard: Shard) -> bool:
-        """True where a record matches the shard's input, its part is there in full, and no fault of it may have passed."""
+        """True where a record matches the shard's input, its part is there in full, and no fault may have passed."""
         record = self.records.get(shard.index)
         if record is None or record.identity != self.job.identity() or record.fingerprint != shard.fingerprint():
             return False

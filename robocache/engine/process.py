@@ -226,9 +226,10 @@ class Processor:
                 while isinstance(column, pa.FixedSizeListArray):
                     column = column.flatten()
                 values = column.to_numpy(zero_copy_only=False).reshape(table.num_rows, feature.width)
-                valid = table.column(f"{feature.name}.valid").to_numpy()
-                finite = valid & np.isfinite(values).all(axis=1)
-                per_episode.append(values if finite.all() else values[finite])
+                usable = table.column(f"{feature.name}.valid").to_numpy()
+                if not np.isfinite(values).all():
+                    usable = usable & np.isfinite(values).all(axis=1)
+                per_episode.append(values if usable.all() else values[usable])
             out[feature.name] = Statistics.of(np.concatenate(per_episode))
         return out
 

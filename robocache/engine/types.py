@@ -93,6 +93,11 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
                 problems.append(
                     f"{where}.align: {s.align} takes {_WIDTHS[s.align]} columns, {s.source} has {found.width}"
                 )
+        widths = [types[s.source] for s in feature.sources if s.source in types]
+        if len(widths) == len(feature.sources) and not any(t.kind != "float" or t.width for t in widths):
+            seen = ", ".join(f"{list(t.shape)} in {t.seen_in}" for t in widths)
+            sources = ", ".join(s.source for s in feature.sources)
+            problems.append(f"features.{feature.name}: {sources} has no columns ({seen}); leave the feature out")
     reference = job.timeline.reference
     if reference is not None and reference not in types:
         problems.append(f"timeline.reference: {reference} is in none of {len(tried)} episodes (first: {tried[0]})")

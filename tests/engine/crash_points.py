@@ -38,9 +38,7 @@ def arm(fuse: Fuse) -> None:
 
         def guarded(*args, **kwargs):
             fuse.burn()
-            result = original(*args, **kwargs)
-            fuse.burn()
-            return result
+            return original(*args, **kwargs)
 
         setattr(owner, name, guarded)
 
@@ -56,7 +54,6 @@ def arm(fuse: Fuse) -> None:
         write_all(file, memoryview(data)[:half])
         fuse.burn()
         write_all(file, memoryview(data)[half:])
-        fuse.burn()
 
     store._write_all = torn
 

@@ -61,7 +61,7 @@ def kill_run(work: Path, commits: int, delay_s: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("kills", "shards"), [(3, 16), pytest.param(20, 40, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+    ("kills", "shards"), [(3, 8), pytest.param(20, 40, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_killed_at_random_moments_and_rerun(tmp_path, kills, shards):
     """Each run goes on where the last was killed. The moments are drawn by progress and then by time, so that they

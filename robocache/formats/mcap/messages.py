@@ -1,7 +1,7 @@
 """Where the messages are: the data section read window by window, every message of a window located at once.
 
 A window is one reused buffer holding the decompressed records of a few chunks, with the offset and size of each
-wanted payload in it. Nothing in it outlives the window, so a recording of any size needs some 25 MB.
+wanted payload in it. Nothing in it outlives the window, so a recording of any size needs some 15 MB.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from robocache.errors import InputError
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 
-WINDOW = 16 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
+WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 _CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
@@ -57,8 +57,8 @@ def read_messages(
 ) -> Iterator[dict[int, Messages]]:
     """Every message of ``channels``, window by window: by channel id, in file order.
 
-    Only chunks that hold these channels are read. ``verify``: check the CRC of each chunk read, and that of the
-    data section where the whole of it was read. ``InputError`` where the file contradicts itself.
+    Only chunks that hold these channels are read. ``verify``: check the CRC of the data section where the whole of it
+    is read, else that of each chunk. ``InputError`` where the file contradicts itself.
     """
     section = _DataSection(file, summary, verify)
     windows = _indexed if summary.chunks else _scanned
@@ -90,6 +90,12 @@ class _DataSection:
         """A reused buffer of at least ``size`` bytes for decompressed records."""
         self._scratch = self._grown(self._scratch, size)
         return self._scratch
+
+    def will_cover(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether reading these ranges checks the whole section's CRC. No chunk's own CRC is needed then."""
+        bounds = [0, *(bound for span in ranges for bound in span), self._end]
+        gaps = (after - before for before, after in zip(bounds[::2], bounds[1::2], strict=True))
+        return bool(self._expected_crc) and max(gaps) <= _GAP
 
     def read(self, start: int, end: int) -> np.ndarray:
         """Bytes ``[start, end)``, valid until the next call."""
@@ -180,7 +186,9 @@ def _parse_chunk(record: np.ndarray, where: str) -> _Chunk:
 
 
 def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) -> Iterator[dict[int, Messages]]:
-    for batch in _batches(summary, wanted):
+    batches = list(_batches(summary, wanted))
+    verify = section.verify and not section.will_cover([(batch[0].start, batch[-1].end) for batch in batches])
+    for batch in batches:
         base = batch[0].start
         raw = section.read(base, batch[-1].end)
         parsed = [_chunk_at(raw, index.start - base, index, section.uri) for index in batch]
@@ -190,7 +198,7 @@ def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
         at = 0
         for index, chunk in zip(batch, parsed, strict=True):
             end = at + chunk.size
-            chunk.unpack(buffer[at:end], section.verify)
+            chunk.unpack(buffer[at:end], verify)
             if index.index_offsets:
                 offsets = _message_indexes(raw, base, index, wanted, chunk.where)
             else:

@@ -128,7 +128,7 @@ class CdrTopic:
             raise InputError(f"{where}: its length differs between messages: {error}; it has no columns") from None
         at = 0
         for block in blocks:
-            target[..., at : at + block.shape[-1]] = block
+            _copy_columns(block, target[..., at : at + block.shape[-1]])
             at += block.shape[-1]
 
     def stamps(self) -> np.ndarray | None:
@@ -249,6 +249,14 @@ class Collector:
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         return self._topic.fields()
+
+
+def _copy_columns(source: np.ndarray, target: np.ndarray) -> None:
+    """``target[...] = source``; rows of one dtype as one item each, which numpy copies twice as fast as short rows."""
+    row = f"V{source.shape[-1] * source.itemsize}"
+    if source.ndim == 2 and source.size and source.dtype == target.dtype and source.strides[1] == source.itemsize:
+        source, target = source.view(row), target.view(row)
+    target[...] = source
 
 
 def _take(values: Values, order: np.ndarray) -> Values:

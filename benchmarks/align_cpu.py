@@ -1,0 +1,242 @@
+"""How fast are streams aligned on the CPU? RoboCache against what one would write with torch, numpy, SciPy or polars.
+
+    python benchmarks/align_cpu.py --out benchmarks/results/cpu_align.csv
+
+64 episodes of 60 s: joints 7 @ 200 Hz, wrench 6 @ 1 kHz, IMU 6 @ 400 Hz, pose 7 @ 100 Hz; float32 values, jittered
+int64 nanosecond stamps; all brought to 50 Hz, float32, side by side. Two cases: ``linear`` (every stream linear, so all
+do the same work) and ``pose`` (the pose as xyz linear and quaternion slerp, which only RoboCache and SciPy have).
+
+Everyone has all cores: torch and polars use them by themselves, numpy and SciPy work on the episodes in a thread pool.
+Nobody precomputes anything that depends on the stamps; polars gets its input as DataFrames, numpy and SciPy as arrays.
+Only RoboCache also says which rows are valid. ``memcpy`` copies the inputs once. Before timing, all results are
+compared. All cases run once per repetition in shuffled order; ratios are taken within a repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import common
+import numpy as np
+import polars as pl
+import torch
+from scipy.interpolate import interp1d
+from scipy.spatial.transform import Rotation, Slerp
+
+from robocache.ops import StreamSpec, _library, fuse_multimodal
+
+STREAMS = {"joints": (7, 200), "wrench": (6, 1000), "imu": (6, 400), "pose": (7, 100)}  # columns, Hz
+RATE_HZ = 50
+WIDTH = sum(width for width, _ in STREAMS.values())
+START_NS = 1_700_000_000_000_000_000  # stamps are times of day, as in a recording
+TOLERANCE = 2e-5  # values lie in about [-4, 4]; float32 here, float64 there
+
+Streams = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def make_input(episodes: int, seconds: int) -> tuple[Streams, np.ndarray]:
+    """Each stream's values float32 ``[B, S, D]`` and stamps int64 ``[B, S]``, and the targets int64 ``[B, T]``."""
+    rng = np.random.default_rng(0)
+    streams = {}
+    for name, (width, hz) in STREAMS.items():
+        period = 1_000_000_000 // hz
+        ticks = np.arange(seconds * hz) * period
+        jitter = rng.integers(-period // 3, period // 3, (episodes, len(ticks)))
+        times = START_NS + ticks + jitter
+        phases = rng.uniform(0, 2 * np.pi, (episodes, 1, width))
+        values = np.sin(ticks[:, None] / 1e9 * np.linspace(0.5, 3, width) + phases)
+        if name == "pose":
+            values[..., 3:] += 2 * np.eye(4)[3]  # away from zero, so that it has a direction
+            values[..., 3:] /= np.linalg.norm(values[..., 3:], axis=-1, keepdims=True)
+        streams[name] = values.astype(np.float32), times
+    inside = np.arange(1, seconds * RATE_HZ - 2) * (1_000_000_000 // RATE_HZ)  # no target outside of any stream
+    return streams, np.tile(START_NS + inside, (episodes, 1))
+
+
+def robocache(streams: Streams, targets: np.ndarray, pose: str, validate: bool) -> np.ndarray:
+    specs = [
+        StreamSpec(torch.from_numpy(values), torch.from_numpy(times), pose if name == "pose" else "linear")
+        for name, (values, times) in streams.items()
+    ]
+    return fuse_multimodal(specs, torch.from_numpy(targets), validate=validate)[0].numpy()
+
+
+def with_torch(streams: Streams, targets: np.ndarray) -> np.ndarray:
+    """One batched search, gather and lerp a stream."""
+    goal = torch.from_numpy(targets)
+    out = torch.empty((*targets.shape, WIDTH), dtype=torch.float32)
+    column = 0
+    for values, times in ((torch.from_numpy(v), torch.from_numpy(t)) for v, t in streams.values()):
+        width = values.shape[-1]
+        after = torch.searchsorted(times, goal, right=True).clamp_(1, times.shape[1] - 1)
+        before = after - 1
+        left = times.gather(1, before)
+        weight = (goal - left).float() / (times.gather(1, after) - left).float()
+        low = values.gather(1, before.unsqueeze(-1).expand(-1, -1, width))
+        high = values.gather(1, after.unsqueeze(-1).expand(-1, -1, width))
+        torch.lerp(low, high, weight.unsqueeze(-1), out=out[..., column : column + width])
+        column += width
+    return out.numpy()
+
+
+def with_numpy(streams: Streams, targets: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+    """``numpy.interp`` a column."""
+    out = np.empty((*targets.shape, WIDTH), np.float32)
+
+    def episode(b: int) -> None:
+        goal = (targets[b] - START_NS).astype(np.float64)
+        column = 0
+        for values, times in streams.values():
+            x = (times[b] - START_NS).astype(np.float64)
+            for d in range(values.shape[-1]):
+                out[b, :, column] = np.interp(goal, x, values[b, :, d])
+                column += 1
+
+    list(pool.map(episode, range(len(targets))))
+    return out
+
+
+def with_scipy(streams: Streams, targets: np.ndarray, pool: ThreadPoolExecutor, slerp: bool) -> np.ndarray:
+    """``interp1d`` of all columns of a stream, and ``Slerp`` for the quaternion."""
+    out = np.empty((*targets.shape, WIDTH), np.float32)
+
+    def episode(b: int) -> None:
+        goal = (targets[b] - START_NS).astype(np.float64)
+        column = 0
+        for name, (values, times) in streams.items():
+            x, y = (times[b] - START_NS).astype(np.float64), values[b]
+            if slerp and name == "pose":
+                out[b, :, column + 3 : column + 7] = Slerp(x, Rotation.from_quat(y[:, 3:]))(goal).as_quat()
+                y = y[:, :3]
+            line = interp1d(x, y, axis=0, copy=False, assume_sorted=True)
+            out[b, :, column : column + y.shape[1]] = line(goal)
+            column += values.shape[-1]
+
+    list(pool.map(episode, range(len(targets))))
+    return out
+
+
+def polars_input(streams: Streams, targets: np.ndarray) -> tuple[list[pl.DataFrame], pl.DataFrame]:
+    def frame(times: np.ndarray, columns: dict[str, np.ndarray]) -> pl.DataFrame:
+        episode = np.repeat(np.arange(times.shape[0], dtype=np.int32), times.shape[1])
+        return pl.DataFrame({"episode": episode, "t": times.reshape(-1), **columns}).set_sorted("episode")
+
+    tables = []
+    for name, (values, times) in streams.items():
+        flat = values.reshape(-1, values.shape[-1])
+        tables.append(frame(times, {f"{name}{d}": np.ascontiguousarray(flat[:, d]) for d in range(flat.shape[1])}))
+    return tables, frame(targets, {})
+
+
+def with_polars(tables: list[pl.DataFrame], targets: pl.DataFrame) -> pl.DataFrame:
+    """As-of joins to the samples before and after each target, then lerp in expressions; a lazy plan a stream."""
+    plans = []
+    for table in tables:
+        names = [name for name in table.columns if name not in ("episode", "t")]
+        right = table.lazy().with_columns(pl.col("t").alias("stamp"))
+        asof = {"on": "t", "by": "episode", "check_sortedness": False}
+        both = (
+            targets.lazy()
+            .join_asof(right, strategy="backward", **asof)
+            .join_asof(right, strategy="forward", allow_exact_matches=False, suffix="_after", **asof)
+        )
+        left = pl.col("stamp")
+        weight = ((pl.col("t") - left).cast(pl.Float32) / (pl.col("stamp_after") - left).cast(pl.Float32)).alias("w")
+        lerp = [pl.col(n) + pl.col("w") * (pl.col(f"{n}_after") - pl.col(n)) for n in names]
+        plans.append(both.with_columns(weight).select(lerp))
+    return pl.concat(pl.collect_all(plans), how="horizontal")
+
+
+def memcpy(streams: Streams) -> Callable[[], None]:
+    """Copy the inputs into memory that is there, with all threads of torch."""
+    arrays = [torch.from_numpy(array) for stream in streams.values() for array in stream]
+    copies = [array.clone() for array in arrays]
+
+    def copy() -> None:
+        for array, target in zip(arrays, copies, strict=True):
+            target.copy_(array)
+
+    return copy
+
+
+def check_same(case: str, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    difference = np.abs(ours - theirs)
+    if case == "pose":  # q and -q are one rotation
+        difference[..., -4:] = np.minimum(difference[..., -4:], np.abs(ours + theirs)[..., -4:])
+    if not difference.max() <= TOLERANCE:
+        sys.exit(f"{case}: robocache and {name} differ by up to {difference.max():g}, allowed are {TOLERANCE:g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="CSV to write")
+    args = parser.parse_args()
+    if not _library.available():
+        sys.exit(f"nothing to measure: {_library.reason()}")
+
+    streams, targets = make_input(args.episodes, args.seconds)
+    tables, goal = polars_input(streams, targets)
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    pool = ThreadPoolExecutor(threads)
+    shape = (*targets.shape, WIDTH)
+    runs: dict[str, dict[str, Callable[[], object]]] = {
+        "linear": {
+            "robocache": lambda: robocache(streams, targets, "linear", True),
+            "robocache, validate=False": lambda: robocache(streams, targets, "linear", False),
+            "torch": lambda: with_torch(streams, targets),
+            "numpy": lambda: with_numpy(streams, targets, pool),
+            "scipy": lambda: with_scipy(streams, targets, pool, slerp=False),
+            "polars": lambda: with_polars(tables, goal),
+            "memcpy of the inputs": memcpy(streams),
+        },
+        "pose": {
+            "robocache": lambda: robocache(streams, targets, "pose", True),
+            "robocache, validate=False": lambda: robocache(streams, targets, "pose", False),
+            "scipy": lambda: with_scipy(streams, targets, pool, slerp=True),
+            "memcpy of the inputs": memcpy(streams),
+        },
+    }
+    about = {
+        "episodes": args.episodes,
+        "targets": targets.size,
+        "threads": threads,
+        **common.machine("torch", "numpy", "scipy", "polars"),
+    }
+    rows = []
+    nbytes = sum(array.nbytes for stream in streams.values() for array in stream)
+    print(f"{args.episodes} episodes, {nbytes / 1e6:.0f} MB to {targets.size} rows, {threads} threads, {about['cpu']}")
+    for case, candidates in runs.items():
+        ours = robocache(streams, targets, case, True)
+        for name, run in candidates.items():
+            if name != "memcpy of the inputs":
+                result = run()
+                theirs = result.to_numpy().reshape(shape) if isinstance(result, pl.DataFrame) else np.asarray(result)
+                check_same(case, name, ours, theirs)
+        timings = common.take_turns(candidates, args.repetitions)
+        peers = [name for name in candidates if not name.startswith(("robocache", "memcpy"))]
+        fastest = min(peers, key=lambda name: timings[name].median)
+        print(f"\n{case + ': ' + 'time / robocache':32}{'median ms':>10}{'min':>9}{'max':>9}{'cpu ms':>9}   ratio [min, max]")
+        for name, timing in timings.items():
+            column = common.timing_columns(timing)
+            middle, low, high = common.ratio(timings["robocache"], timing)
+            print(
+                f"{name:32}{column['median_ms']:>10}{column['min_ms']:>9}{column['max_ms']:>9}"
+                f"{column['median_cpu_ms']:>9}{middle:8.2f} [{low:.2f}, {high:.2f}]"
+                + ("  <- fastest peer" if name == fastest else "")
+            )
+            ratios = {"ratio_to_robocache": f"{middle:.3f}", "ratio_min": f"{low:.3f}", "ratio_max": f"{high:.3f}"}
+            rows.append({"case": case, "who": name, **column, **ratios, "fastest_peer": name == fastest, **about})
+    common.write_csv(args.out, rows)
+
+
+if __name__ == "__main__":
+    main()

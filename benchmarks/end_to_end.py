@@ -1,0 +1,163 @@
+"""How long does a whole run take, against what no run can avoid: decompressing the logs and writing the result?
+
+    python benchmarks/end_to_end.py CACHE_FOLDER --out benchmarks/results/cpu_end_to_end.csv
+
+94 sample logs of 60 s (1 GB on disk, 1.9 GB of messages) are made once into CACHE_FOLDER; the job is configs/demo.yaml.
+
+``run``             robocache's own run, in this process: list, read, verify checksums, align, encode, sync, commit
+``robocache run``   the same as a command, start of Python and torch included
+``decompress``      read every file and decompress all its chunks into reused buffers; with 1 and with 2 threads, files
+                    shared out. Chunk positions are known beforehand; no checksum, no message is looked at
+``write``           the bytes of the finished parts to new files, each synced, in one thread
+
+The floor is the slower of decompress and write; the ratio that counts is to the floor with one thread, and that to the
+floor with two is given beside it. Files are in the page cache for everyone. All cases run once per repetition in
+shuffled order, ratios are taken within a repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import common
+import zstandard
+from mcap.reader import make_reader
+
+from robocache.config import load_job, resolved_yaml
+from robocache.engine.local import run
+from robocache.sample import write_samples
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+Chunks = list[tuple[int, int, int]]
+
+
+def sample_logs(folder: Path, episodes: int, seconds: float) -> list[Path]:
+    """Made once: a folder of the same size is taken as it is."""
+    paths = sorted(folder.glob("*.mcap"))
+    if len(paths) != episodes:
+        shutil.rmtree(folder, ignore_errors=True)
+        paths = write_samples(folder, episodes=episodes, seconds=seconds, damaged=False)
+    return paths
+
+
+def chunks_of(path: Path) -> Chunks:
+    """Where each chunk's compressed bytes begin and end in the file, and how many bytes they become."""
+    with path.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None
+    ends = [(index, index.chunk_start_offset + index.chunk_length) for index in summary.chunk_indexes]
+    return [(end - index.compressed_size, end, index.uncompressed_size) for index, end in ends]
+
+
+class Decompressor:
+    """Reads and decompresses files into buffers that are there from the start, a pair for each thread."""
+
+    def __init__(self, chunks: dict[Path, Chunks], threads: int):
+        self._chunks = chunks
+        paths = list(chunks)
+        self._shares = [paths[i::threads] for i in range(threads)]
+        largest = max(size for found in chunks.values() for _, _, size in found)
+        self._inputs = [bytearray(max(p.stat().st_size for p in paths)) for _ in range(threads)]
+        self._outputs = [bytearray(largest) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def __call__(self) -> None:
+        list(self._pool.map(self._share, range(len(self._shares))))
+
+    def _share(self, thread: int) -> None:
+        data, target = memoryview(self._inputs[thread]), memoryview(self._outputs[thread])
+        context = zstandard.ZstdDecompressor()
+        for path in self._shares[thread]:
+            with path.open("rb", buffering=0) as file:
+                file.readinto(data)
+            for begin, end, size in self._chunks[path]:
+                if context.stream_reader(data[begin:end]).readinto(target[:size]) != size:
+                    sys.exit(f"{path}: a chunk does not decompress to its size")
+
+
+def write_parts(parts: list[bytes], folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, data in enumerate(parts):
+        with (folder / f"{number}.bin").open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path, help="folder for the sample logs (1 GB) and the outputs")
+    parser.add_argument("--episodes", type=int, default=94)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=0, help="compute.threads (0: all cores)")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="CSV to write")
+    args = parser.parse_args()
+
+    logs = args.cache / f"logs_{args.episodes}x{args.seconds:g}s"
+    paths = sample_logs(logs, args.episodes, args.seconds)
+    chunks = {path: chunks_of(path) for path in paths}
+    settings = [
+        f"input.uri={logs}/*.mcap",
+        f"output.uri={args.cache / 'dataset'}",
+        f"compute.threads={args.threads}",
+        "compute.device=cpu",
+    ]
+    job = load_job(str(CONFIG), settings)
+    summary = run(job, resolved_yaml(job), overwrite=True)
+    if summary.episodes != args.episodes:
+        sys.exit(f"{summary.episodes} of {args.episodes} episodes came through")
+    parts = [path.read_bytes() for path in sorted((args.cache / "dataset" / "data").iterdir())]
+    command = [sys.executable, "-m", "robocache.cli", "run", "--overwrite", str(CONFIG), *settings]
+
+    cases: dict[str, Callable[[], object]] = {
+        "run": lambda: run(job, resolved_yaml(job), overwrite=True),
+        "robocache run": lambda: subprocess.run(command, check=True, capture_output=True),
+        "decompress, 1 thread": Decompressor(chunks, 1),
+        "decompress, 2 threads": Decompressor(chunks, 2),
+        "write": lambda: write_parts(parts, args.cache / "written"),
+    }
+    timings = common.take_turns(cases, args.repetitions)
+    floors = {
+        threads: common.slower(timings[f"decompress, {threads}"], timings["write"])
+        for threads in ("1 thread", "2 threads")
+    }
+
+    about = {
+        "input_mb": f"{sum(p.stat().st_size for p in paths) / 1e6:.0f}",
+        "messages_mb": f"{sum(size for found in chunks.values() for _, _, size in found) / 1e6:.0f}",
+        "output_mb": f"{sum(map(len, parts)) / 1e6:.1f}",
+        "rows": summary.rows,
+        "threads": args.threads or os.cpu_count(),
+        **common.machine("torch", "numpy", "pyarrow", "zstandard"),
+    }
+    print(
+        f"{len(paths)} logs, {about['input_mb']} MB ({about['messages_mb']} MB decompressed) to {about['output_mb']} MB, "
+        f"{about['threads']} threads, {about['cpu']}, page cache warm\n"
+        f"{'case':24}{'median s':>9}{'min':>7}{'max':>7}{'cpu s':>7}   of floor x1 [min, max]   of floor x2 [min, max]"
+    )
+    rows = []
+    for name, timing in timings.items():
+        ratios = {threads: common.ratio(floor, timing) for threads, floor in floors.items()}
+        shown = "".join(f"{r[0]:11.2f} [{r[1]:.2f}, {r[2]:.2f}]" for r in ratios.values())
+        cpu = sorted(timing.cpu)[len(timing.cpu) // 2]
+        print(f"{name:24}{timing.median:9.2f}{min(timing.wall):7.2f}{max(timing.wall):7.2f}{cpu:7.2f}{shown}")
+        columns = {
+            f"ratio_to_floor_{threads.replace(' ', '_')}{suffix}": f"{value:.3f}"
+            for threads, found in ratios.items()
+            for suffix, value in zip(("", "_min", "_max"), found, strict=True)
+        }
+        rows.append({"case": name, **common.timing_columns(timing), **columns, **about})
+    common.write_csv(args.out, rows)
+
+
+if __name__ == "__main__":
+    main()
