@@ -224,7 +224,7 @@ def main() -> None:
         timings = common.take_turns(candidates, args.repetitions)
         peers = [name for name in candidates if not name.startswith(("robocache", "memcpy"))]
         fastest = min(peers, key=lambda name: timings[name].median)
-        print(f"\n{case + ': ' + 'time / robocache':32}{'median ms':>10}{'min':>9}{'max':>9}{'cpu ms':>9}   ratio [min, max]")
+        print(f"\n{case:32}{'median ms':>10}{'min':>9}{'max':>9}{'cpu ms':>9}   x robocache [min, max]")
         for name, timing in timings.items():
             column = common.timing_columns(timing)
             middle, low, high = common.ratio(timings["robocache"], timing)

@@ -1,6 +1,6 @@
 """How fast is a log decoded? Three topics of an MCAP file, read by RoboCache and by mcap-ros2-support.
 
-    python benchmarks/decode.py husky.mcap --out benchmarks/results/decode.csv
+    python benchmarks/decode.py husky.mcap --out benchmarks/results/cpu_decode.csv
 
 Every case starts from the path (page cache warm) and ends with the same float64 arrays, except the two that only
 decompress the chunks, the floor for any reader, and the one that decodes messages and drops them. The official decoder
@@ -12,18 +12,12 @@ the official decoder's, value for value.
 from __future__ import annotations
 
 import argparse
-import csv
 import operator
-import os
-import platform
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
+import common
 import mcap_ros2.decoder
 import numpy as np
 import pyarrow as pa
@@ -118,15 +112,6 @@ def check_same(path: Path) -> None:
             sys.exit(f"{path}: {source}: RoboCache and mcap-ros2-support disagree")
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
@@ -158,52 +143,27 @@ def main() -> None:
         "mcap-ros2-support, to arrays": lambda: official_arrays(path),
         "mcap-ros2-support, decode only": lambda: official_decode_only(path),
     }
-    milliseconds: dict[str, list[float]] = {case: [] for case in cases}
-    order = list(cases.items())
-    for repetition in range(-2, args.repetitions):  # two rounds to warm up
-        for case, run in order:
-            begin = time.perf_counter()
-            run()
-            if repetition >= 0:
-                milliseconds[case].append((time.perf_counter() - begin) * 1e3)
-        random.Random(repetition).shuffle(order)  # no case always runs in the wake of the same other
+    timings = common.take_turns(cases, args.repetitions, warm_up=2)
 
     megabytes = sum(size for _, _, size in chunks) / 1e6
-    base = statistics.median(milliseconds["robocache"])
     about = {
         "file": path.name,
         "uncompressed_mb": f"{megabytes:.2f}",
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "pyarrow", "zstandard", "mcap", "mcap-ros2-support")},
+        **common.machine("numpy", "pyarrow", "zstandard", "mcap", "mcap-ros2-support"),
     }
     rows = []
     print(f"{path.name}: {megabytes:.1f} MB of records, n={args.repetitions}, {about['cpu']} x{about['cpus']}")
-    print(f"{'case':32}{'median ms':>10}{'min':>9}{'max':>9}{'MB/s':>8}{'x robocache':>13}")
-    for case, times in milliseconds.items():
-        middle = statistics.median(times)
+    print(f"{'case':32}{'median ms':>10}{'min':>9}{'max':>9}{'MB/s':>8}   x robocache [min, max]")
+    for case, timing in timings.items():
+        columns = common.timing_columns(timing)
+        middle, low, high = common.ratio(timings["robocache"], timing)
         print(
-            f"{case:32}{middle:10.2f}{min(times):9.2f}{max(times):9.2f}"
-            f"{megabytes / middle * 1e3:8.0f}{middle / base:13.2f}"
+            f"{case:32}{columns['median_ms']:>10}{columns['min_ms']:>9}{columns['max_ms']:>9}"
+            f"{megabytes / timing.median:8.0f}{middle:13.2f} [{low:.2f}, {high:.2f}]"
         )
-        rows.append(
-            {
-                "case": case,
-                "median_ms": f"{middle:.3f}",
-                "min_ms": f"{min(times):.3f}",
-                "max_ms": f"{max(times):.3f}",
-                "n": len(times),
-                "ratio_to_robocache": f"{middle / base:.3f}",
-                **about,
-            }
-        )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        ratios = {"ratio_to_robocache": f"{middle:.3f}", "ratio_min": f"{low:.3f}", "ratio_max": f"{high:.3f}"}
+        rows.append({"case": case, **columns, **ratios, **about})
+    common.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

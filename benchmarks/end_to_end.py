@@ -140,7 +140,7 @@ def main() -> None:
         **common.machine("torch", "numpy", "pyarrow", "zstandard"),
     }
     print(
-        f"{len(paths)} logs, {about['input_mb']} MB ({about['messages_mb']} MB decompressed) to {about['output_mb']} MB, "
+        f"{len(paths)} logs, {about['input_mb']} MB ({about['messages_mb']} MB of records) to {about['output_mb']} MB, "
         f"{about['threads']} threads, {about['cpu']}, page cache warm\n"
         f"{'case':24}{'median s':>9}{'min':>7}{'max':>7}{'cpu s':>7}   of floor x1 [min, max]   of floor x2 [min, max]"
     )
