@@ -8,7 +8,8 @@
 // Step 2:  the warp sweeps the 32 x D elements; neighbouring lanes take neighbouring columns, so loads and stores are
 //          coalesced, up to 16 bytes a lane where widths and addresses allow (VEC values). Each lane issues the loads
 //          of several elements (kUnroll) before it uses the first.
-// Shared:  Entry[8 warps][32] (6 KiB), WideEntry[8 warps][32] (16 KiB) in the general kernel; static, no opt-in.
+// Shared:  Entry[8 warps][32] (6 KiB); in the general kernel WideEntry[8][32] (12 or 16 KiB) and the quaternions' rows
+//          [8][32][2][7] (14 or 28 KiB); static, no opt-in.
 // Bytes:   reads two samples (D values) and the bracket's stamps a target, writes D values and one valid flag. Two
 //          neighbouring targets share samples through L1/L2.
 //
@@ -25,7 +26,7 @@ namespace {
 constexpr int kWarps = 8;             // a block, so that 2048 threads an SM need only 8 blocks
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 32;             // targets a task: one a lane
-constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 27 KiB of 32)
+constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 24 KiB of 32)
 
 template <int Cap> struct Streams {
   Stream s[Cap];
@@ -41,23 +42,39 @@ template <class A> struct Entry {
 
 // What the general kernel also needs: the cubic's outer rows. For mean: samples [first, second) of the episode whose
 // first row is at element `before`; repeats: some of them share a stamp.
-struct WideEntry {
+template <class A> struct WideEntry {
   int64_t first, second;
   int64_t before, after;  // element offsets of the outer rows or -1
-  double weight, h_before, h_after;
+  A weight, h_before, h_after;
   bool mean, repeats;
 };
+
+// Last b with offsets[b] <= row, by the whole warp: 32 probes at once, so 10,000 episodes take three loads one after the
+// other. The lanes must call it together.
+__device__ int64_t episode_of(const int64_t* offsets, int64_t batch, int64_t row) {
+  int64_t low = 0, high = batch;
+  while (high - low > 1) {
+    const int64_t step = (high - low + 32) / 33;
+    const int64_t probe = low + (threadIdx.x % 32 + 1) * step;
+    const unsigned before = __ballot_sync(~0u, probe < high && offsets[probe] <= row);
+    low += __popc(before) * step;
+    high = high < low + step ? high : low + step;
+  }
+  return low;
+}
 
 struct Place {  // one target of the batch
   int64_t batch, k, count;
 };
 
-template <class Time> __device__ Place place_of(const Targets& targets, int64_t row, const Time** target) {
+// `first`: an episode at or before this row's, from episode_of.
+template <class Time>
+__device__ Place place_of(const Targets& targets, int64_t row, int64_t first, const Time** target) {
   Place p;
   const Time* times = static_cast<const Time*>(targets.times);
   if (targets.offsets) {
-    const int64_t b = locate<false>(targets.offsets, targets.batch, row, 0);
-    p.batch = b < 0 ? 0 : b;
+    p.batch = first + locate<false>(targets.offsets + first, targets.batch - first, row, 0);
+    p.batch = p.batch < 0 ? 0 : p.batch;
     const int64_t start = targets.offsets[p.batch], stop = targets.offsets[p.batch + 1];
     // Offsets a caller got wrong give wrong rows, never a wild read.
     const bool sane = start >= 0 && start <= row && stop > row && stop <= targets.rows;
@@ -133,25 +150,32 @@ __device__ bool task_of(int64_t total_rows, int streams, Task* task) {
   return task->row0 < total_rows;
 }
 
+// The first row's episode, for place_of; nothing to look up in a dense batch.
+__device__ int64_t first_episode(const Targets& targets, const Task& task) {
+  return targets.offsets ? episode_of(targets.offsets, targets.batch, task.row0) : 0;
+}
+
 // Pairs of loads in flight a lane: two of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns
 // needs; narrower ones are fewer bytes each, so more of them.
 template <class V, int VEC> constexpr int kUnroll = sizeof(V) * VEC == 16 ? 2 : 4;
 
-template <class Time, class V, class O, int VEC, int Cap>
-__global__ void __launch_bounds__(kThreads, 4)  // 64 registers: the compiler's own guess of 32 spills on sm_80
+// U: pairs of loads in flight a lane. U = 1 is for narrow streams, of which a lane has only one or two elements a task:
+// then the search is what takes time, and more warps an SM hide more of it.
+template <class Time, class V, class O, int VEC, int U, int Cap>
+__global__ void __launch_bounds__(kThreads, U == 1 ? 5 : 4)  // 51 and 64 registers; the compiler's own 32 spills on sm_80
     light_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out) {
   using A = typename Accumulator<V>::type;
-  constexpr int U = kUnroll<V, VEC>;
   __shared__ Entry<A> shared[kWarps][kRows];
   Entry<A>* entries = shared[threadIdx.x / 32];
   const int lane = threadIdx.x % 32;
   Task task;
   if (!task_of(targets.rows, streams.count, &task)) return;
   const Stream& s = streams.s[task.m];
+  const int64_t first = first_episode(targets, task);
 
   if (lane < task.rows) {
     const Time* target;
-    const Place p = place_of(targets, task.row0 + lane, &target);
+    const Place p = place_of(targets, task.row0 + lane, first, &target);
     const Samples<Time> d = samples_of<Time>(s, p.batch);
     const Stencil<A> stencil = stencil_of<A>(s, d, p, target);
     entries[lane] = {d.n ? d.base + stencil.first * s.value_row_stride : -1,
@@ -208,105 +232,145 @@ template <class A> __device__ void store_any(const Output& out, int64_t row, int
   }
 }
 
-// Mean of the rows [first, stop). `repeats`: some sample there has the stamp of the next one and does not exist.
+// Mean of the rows [first, stop), summed in order. Four loads are on their way at once.
+template <class A, class V> __device__ A mean_of(const V* x, int64_t stride, int64_t first, int64_t stop) {
+  const A base = load(x + first * stride);
+  A sum = A(0);
+  int64_t j = first + 1;
+  for (; j + 4 <= stop; j += 4) {
+    A next[4];
+#pragma unroll
+    for (int u = 0; u < 4; ++u) next[u] = load(x + (j + u) * stride);
+#pragma unroll
+    for (int u = 0; u < 4; ++u) sum += next[u] - base;
+  }
+  for (; j < stop; ++j) sum += A(load(x + j * stride)) - base;
+  return base + sum / A(stop - first);
+}
+
+// The same where samples share stamps: of those only the last exists.
 template <class A, class V, class Time>
-__device__ A mean_of(const V* x, int64_t stride, const Samples<Time>& d, int64_t first, int64_t stop, bool repeats) {
-  if (repeats) first = last_of_run(d.t, d.n, first);
+__device__ A mean_of_last(const V* x, int64_t stride, const Samples<Time>& d, int64_t first, int64_t stop) {
+  first = last_of_run(d.t, d.n, first);
   const A base = load(x + first * stride);
   A sum = A(0);
   int64_t count = 1;
   for (int64_t j = first + 1; j < stop; ++j) {
-    if (repeats && j + 1 < d.n && d.t[j + 1] == d.t[j]) continue;
+    if (j + 1 < d.n && d.t[j + 1] == d.t[j]) continue;
     sum += A(load(x + j * stride)) - base;
     ++count;
   }
   return base + sum / A(count);
 }
 
-// slerp and pose: a lane a row, since a quaternion is one value.
-template <class V>
-__device__ void quaternion_rows(const Stream& s, const WideEntry* entries, const Output& out, const Task& task,
-                                int index) {
-  using A = typename Accumulator<V>::type;
-  const int lane = threadIdx.x % 32, position = s.mode == Mode::pose ? 3 : 0;
-  if (lane >= task.rows) return;
-  const WideEntry& entry = entries[lane];
-  const int64_t row = task.row0 + lane;
-  A y[7];
-  if (entry.first < 0) {
-    for (int c = 0; c < position + 4; ++c) store_any(out, row, s.column + c, A(NAN));
-    return;
+// slerp and pose: a lane a row, since a quaternion is one value. Rows pass through the warp's shared memory, so that
+// device memory is read and written by neighbouring lanes in neighbouring columns.
+template <class V, class A>
+__device__ void quaternion_rows(const Stream& s, const WideEntry<A>* entries, const Output& out, const Task& task,
+                                int index, A* shared) {
+  using S = typename Accumulator<V>::type;
+  S(*staged)[2][7] = reinterpret_cast<S(*)[2][7]>(shared);
+  const int lane = threadIdx.x % 32, position = s.mode == Mode::pose ? 3 : 0, width = position + 4;
+  const V* x = static_cast<const V*>(s.values);
+  for (int e = lane; e < task.rows * width; e += 32) {
+    const int r = e / width, c = e - r * width;
+    const bool some = entries[r].first >= 0;
+    staged[r][0][c] = some ? S(load(x + entries[r].first + c)) : S(NAN);
+    staged[r][1][c] = some ? S(load(x + entries[r].second + c)) : S(NAN);
   }
-  const V* a = static_cast<const V*>(s.values) + entry.first;
-  const V* b = static_cast<const V*>(s.values) + entry.second;
-  const bool copy = entry.first == entry.second;
-  for (int c = 0; c < position; ++c) y[c] = copy ? A(load(a + c)) : lerp(A(entry.weight), A(load(a + c)), A(load(b + c)));
-  A q0[4], q1[4];
-  for (int c = 0; c < 4; ++c) {
-    q0[c] = load(a + position + c);
-    q1[c] = load(b + position + c);
+  __syncwarp();
+  if (lane < task.rows && entries[lane].first >= 0) {
+    const WideEntry<A>& entry = entries[lane];
+    const bool copy = entry.first == entry.second;
+    S* a = staged[lane][0];
+    const S* b = staged[lane][1];
+    for (int c = 0; c < position; ++c) a[c] = copy ? a[c] : lerp(S(entry.weight), a[c], b[c]);
+    S y[4];
+    const bool good = copy ? normalize(a + position, y) : slerp(S(entry.weight), a + position, b + position, y);
+    for (int c = 0; c < 4; ++c) a[position + c] = y[c];
+    if (!good) out.valid[(task.row0 + lane) * out.streams + index] = false;
   }
-  const bool good = copy ? normalize(q0, y + position) : slerp(A(entry.weight), q0, q1, y + position);
-  if (!good) out.valid[row * out.streams + index] = false;
-  for (int c = 0; c < position + 4; ++c) store_any(out, row, s.column + c, y[c]);
+  __syncwarp();
+  for (int e = lane; e < task.rows * width; e += 32) {
+    const int r = e / width, c = e - r * width;
+    store_any(out, task.row0 + r, s.column + c, staged[r][0][c]);
+  }
 }
 
-// Every other mode: the warp sweeps its 32 x D elements. `element` makes one of (row, column).
-template <class Element>
+// Every other mode: the warp sweeps its 32 x D elements, four a lane at once so that their loads overlap. `element`
+// makes one of (row, column).
+template <class A, class Element>
 __device__ void sweep(const Stream& s, const Output& out, const Task& task, const Element& element) {
-  const unsigned width = unsigned(s.dim);
-  for (int64_t e = threadIdx.x % 32; e < int64_t(task.rows) * width; e += 32) {
-    const unsigned r = unsigned(e / width);
-    const int64_t c = e - int64_t(r) * width;
-    store_any(out, task.row0 + r, s.column + c, element(r, c));
+  const unsigned width = unsigned(s.dim), total = unsigned(task.rows) * width;
+  for (unsigned begin = threadIdx.x % 32; begin < total; begin += 128) {
+    A y[4];
+#pragma unroll
+    for (unsigned u = 0; u < 4; ++u) {
+      const unsigned e = begin + 32 * u < total ? begin + 32 * u : begin, r = e / width;
+      y[u] = element(r, e - r * width);
+    }
+#pragma unroll
+    for (unsigned u = 0; u < 4; ++u) {
+      const unsigned e = begin + 32 * u, r = e / width;
+      if (e < total) store_any(out, task.row0 + r, s.column + (e - r * width), y[u]);
+    }
   }
 }
 
-template <class V, class Time>
-__device__ void general_task(const Stream& s, const WideEntry* entries, const Targets& targets, const Output& out,
-                             const Task& task, int index) {
-  using A = typename Accumulator<V>::type;
+template <class V, class A, class Time>
+__device__ void general_task(const Stream& s, const WideEntry<A>* entries, const Targets& targets, const Output& out,
+                             const Task& task, int index, A* staged) {
+  using S = typename Accumulator<V>::type;
   const V* x = static_cast<const V*>(s.values);
   switch (s.mode) {
     case Mode::slerp:
-    case Mode::pose: return quaternion_rows<V>(s, entries, out, task, index);
+    case Mode::pose: return quaternion_rows<V>(s, entries, out, task, index, staged);
     case Mode::cubic:
-      return sweep(s, out, task, [&](unsigned r, int64_t c) {
-        const WideEntry& e = entries[r];
-        if (e.first < 0) return A(NAN);
-        const A x0 = load(x + e.first + c), x1 = load(x + e.second + c);
-        const A before = e.before >= 0 ? A(load(x + e.before + c)) : x0;
-        const A after = e.after >= 0 ? A(load(x + e.after + c)) : x1;
-        const Knots<A> knots{e.before, e.after, A(e.h_before), A(e.h_after)};
-        return e.first == e.second ? x0 : pchip(knots, A(e.weight), before, x0, x1, after);
+      return sweep<S>(s, out, task, [&](unsigned r, unsigned c) {
+        const WideEntry<A>& e = entries[r];
+        if (e.first < 0) return S(NAN);
+        const S x0 = load(x + e.first + c), x1 = load(x + e.second + c);
+        const S before = e.before >= 0 ? S(load(x + e.before + c)) : x0;
+        const S after = e.after >= 0 ? S(load(x + e.after + c)) : x1;
+        const Knots<S> knots{e.before, e.after, S(e.h_before), S(e.h_after)};
+        return e.first == e.second ? x0 : pchip(knots, S(e.weight), before, x0, x1, after);
       });
     case Mode::angle:
-      return sweep(s, out, task, [&](unsigned r, int64_t c) {
-        const WideEntry& e = entries[r];
-        if (e.first < 0) return A(NAN);
-        const A x0 = load(x + e.first + c), x1 = load(x + e.second + c);
-        return e.first == e.second ? wrap(x0) : lerp_angle(A(e.weight), x0, x1);
+      return sweep<S>(s, out, task, [&](unsigned r, unsigned c) {
+        const WideEntry<A>& e = entries[r];
+        if (e.first < 0) return S(NAN);
+        const S x0 = load(x + e.first + c), x1 = load(x + e.second + c);
+        return e.first == e.second ? wrap(x0) : lerp_angle(S(e.weight), x0, x1);
+      });
+    case Mode::mean:
+      return sweep<S>(s, out, task, [&](unsigned r, unsigned c) {
+        const WideEntry<A>& e = entries[r];
+        if (e.first < 0) return S(NAN);
+        if (!e.mean) {
+          const S x0 = load(x + e.first + c);
+          return e.first == e.second ? x0 : lerp(S(e.weight), x0, S(load(x + e.second + c)));
+        }
+        const V* column = x + e.before + c;
+        if (!e.repeats) return mean_of<S>(column, s.value_row_stride, e.first, e.second);
+        const Time* target;
+        const Samples<Time> d = samples_of<Time>(s, place_of(targets, task.row0 + r, 0, &target).batch);
+        return mean_of_last<S>(column, s.value_row_stride, d, e.first, e.second);
       });
     default:
-      return sweep(s, out, task, [&](unsigned r, int64_t c) {
-        const WideEntry& e = entries[r];
-        if (e.first < 0) return A(NAN);
-        if (e.mean) {
-          const Time* target;
-          const Samples<Time> d = e.repeats ? samples_of<Time>(s, place_of(targets, task.row0 + r, &target).batch)
-                                            : Samples<Time>{};
-          return mean_of<A>(x + e.before + c, s.value_row_stride, d, e.first, e.second, e.repeats);
-        }
-        const A x0 = load(x + e.first + c);
-        return e.first == e.second ? x0 : lerp(A(e.weight), x0, A(load(x + e.second + c)));
+      return sweep<S>(s, out, task, [&](unsigned r, unsigned c) {
+        const WideEntry<A>& e = entries[r];
+        if (e.first < 0) return S(NAN);
+        const S x0 = load(x + e.first + c), x1 = load(x + e.second + c);
+        return e.first == e.second ? x0 : lerp(S(e.weight), x0, x1);
       });
   }
 }
 
-template <class A, class Time>
-__device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const Place& p, const Time* target,
-                                bool* valid) {
-  const Stencil<A> stencil = stencil_of<A>(s, d, p, target);
+// `S` is the stream's own accumulator, `A` the kernel's: wide enough for every stream of the launch.
+template <class S, class A, class Time>
+__device__ WideEntry<A> wide_entry(const Stream& s, const Samples<Time>& d, const Place& p, const Time* target,
+                                   bool* valid) {
+  const Stencil<S> stencil = stencil_of<S>(s, d, p, target);
   *valid = stencil.valid;
   if (d.n == 0) return {-1, -1, -1, -1, 0, 0, 0, false, false};
   if (stencil.mean) {
@@ -315,10 +379,10 @@ __device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const P
     return {stencil.first, stencil.second, d.base, -1, 0, 0, 0, true, repeats};
   }
   const int64_t stride = s.value_row_stride;
-  WideEntry e{d.base + stencil.first * stride, d.base + stencil.second * stride, -1, -1, stencil.weight, 0, 0, false,
-              false};
+  WideEntry<A> e{d.base + stencil.first * stride, d.base + stencil.second * stride, -1, -1, stencil.weight, 0, 0, false,
+                 false};
   if (s.mode == Mode::cubic && stencil.first != stencil.second) {
-    const Knots<A> k = knots_at(d.t, d.n, stencil);
+    const Knots<S> k = knots_at(d.t, d.n, stencil);
     e.before = k.before < 0 ? -1 : d.base + k.before * stride;
     e.after = k.after < 0 ? -1 : d.base + k.after * stride;
     e.h_before = k.h_before;
@@ -327,33 +391,43 @@ __device__ WideEntry wide_entry(const Stream& s, const Samples<Time>& d, const P
   return e;
 }
 
-template <class Time, int Cap>
-__global__ void __launch_bounds__(kThreads, 2)  // 128 registers: slerp and cubic in double need about 80
+// A: float where no stream is float64, which halves the registers, else double. A float32 stream is computed in float32
+// in both, so its bits do not depend on its company.
+template <class Time, class A, int Cap>
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2)  // 64 and 128 registers: no spills on sm_80 to sm_120
     general_kernel(const __grid_constant__ Streams<Cap> streams, const Targets targets, const Output out) {
-  __shared__ WideEntry shared[kWarps][kRows];
-  WideEntry* entries = shared[threadIdx.x / 32];
+  __shared__ WideEntry<A> shared[kWarps][kRows];
+  __shared__ A rows[kWarps][kRows][2][7];
+  WideEntry<A>* entries = shared[threadIdx.x / 32];
+  A* staged = &rows[threadIdx.x / 32][0][0][0];
   const int lane = threadIdx.x % 32;
   Task task;
   if (!task_of(targets.rows, streams.count, &task)) return;
   const Stream& s = streams.s[task.m];
   const int index = streams.first + task.m;
+  const int64_t first = first_episode(targets, task);
 
   if (lane < task.rows) {
     const Time* target;
-    const Place p = place_of(targets, task.row0 + lane, &target);
+    const Place p = place_of(targets, task.row0 + lane, first, &target);
     const Samples<Time> d = samples_of<Time>(s, p.batch);
     bool valid;
-    entries[lane] = s.dtype == DType::f64 ? wide_entry<double>(s, d, p, target, &valid)
-                                          : wide_entry<float>(s, d, p, target, &valid);
+    if (sizeof(A) == 8 && s.dtype == DType::f64) {
+      entries[lane] = wide_entry<A, A>(s, d, p, target, &valid);
+    } else {
+      entries[lane] = wide_entry<float, A>(s, d, p, target, &valid);
+    }
     out.valid[(task.row0 + lane) * out.streams + index] = valid;
   }
   __syncwarp();
 
   switch (s.dtype) {
-    case DType::f64: return general_task<double, Time>(s, entries, targets, out, task, index);
-    case DType::f32: return general_task<float, Time>(s, entries, targets, out, task, index);
-    case DType::f16: return general_task<Half, Time>(s, entries, targets, out, task, index);
-    default: return general_task<BFloat16, Time>(s, entries, targets, out, task, index);
+    case DType::f64:
+      if constexpr (sizeof(A) == 8) general_task<double, A, Time>(s, entries, targets, out, task, index, staged);
+      return;
+    case DType::f32: return general_task<float, A, Time>(s, entries, targets, out, task, index, staged);
+    case DType::f16: return general_task<Half, A, Time>(s, entries, targets, out, task, index, staged);
+    default: return general_task<BFloat16, A, Time>(s, entries, targets, out, task, index, staged);
   }
 }
 
@@ -396,30 +470,37 @@ void launch_light(const Stream* streams, int first, int count, const Targets& ta
       return launch_light<Time, V, O, VEC / 2, Cap>(streams, first, count, targets, out, queue);
     }
   }
-  light_kernel<Time, V, O, VEC, Cap><<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(
-      pack<Cap>(streams, first, count), targets, out);
+  int64_t widest = 0;
+  for (int m = first; m < first + count; ++m) widest = streams[m].dim > widest ? streams[m].dim : widest;
+  const auto kernel = widest <= 2 * VEC ? light_kernel<Time, V, O, VEC, 1, Cap>
+                                        : light_kernel<Time, V, O, VEC, kUnroll<V, VEC>, Cap>;
+  kernel<<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(pack<Cap>(streams, first, count), targets, out);
 }
 
 template <class Time, int Cap>
 void launch(const Stream* streams, int first, int count, const Targets& targets, const Output& out,
             cudaStream_t queue) {
-  bool simple = Cap == kFew;
   const DType dtype = streams[first].dtype;
-  for (int m = first; m < first + count; ++m) simple = simple && light(streams[m].mode) && streams[m].dtype == dtype;
-  if constexpr (Cap == kFew) {
-    if (simple && dtype == DType::f32 && out.dtype == DType::f32)
-      return launch_light<Time, float, float, 16 / sizeof(float), Cap>(streams, first, count, targets, out, queue);
-    if (simple && dtype == DType::f64 && out.dtype == DType::f32)
-      return launch_light<Time, double, float, 16 / sizeof(double), Cap>(streams, first, count, targets, out, queue);
-    if (simple && dtype == DType::f64 && out.dtype == DType::f64)
-      return launch_light<Time, double, double, 16 / sizeof(double), Cap>(streams, first, count, targets, out, queue);
-    if (simple && dtype == DType::bf16 && out.dtype == DType::bf16)
-      return launch_light<Time, BFloat16, BFloat16, 16 / sizeof(BFloat16), Cap>(streams, first, count, targets, out, queue);
-    if (simple && dtype == DType::f16 && out.dtype == DType::f16)
-      return launch_light<Time, Half, Half, 16 / sizeof(Half), Cap>(streams, first, count, targets, out, queue);
+  bool simple = Cap == kFew, wide = false;
+  for (int m = first; m < first + count; ++m) {
+    simple = simple && light(streams[m].mode) && streams[m].dtype == dtype;
+    wide = wide || streams[m].dtype == DType::f64;
   }
-  general_kernel<Time, Cap><<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(pack<Cap>(streams, first, count),
-                                                                                     targets, out);
+  if constexpr (Cap == kFew) {
+    const auto both = [&](DType in, DType o) { return simple && dtype == in && out.dtype == o; };
+    if (both(DType::f32, DType::f32))
+      return launch_light<Time, float, float, 4, Cap>(streams, first, count, targets, out, queue);
+    if (both(DType::f64, DType::f32))
+      return launch_light<Time, double, float, 2, Cap>(streams, first, count, targets, out, queue);
+    if (both(DType::f64, DType::f64))
+      return launch_light<Time, double, double, 2, Cap>(streams, first, count, targets, out, queue);
+    if (both(DType::bf16, DType::bf16))
+      return launch_light<Time, BFloat16, BFloat16, 8, Cap>(streams, first, count, targets, out, queue);
+    if (both(DType::f16, DType::f16))
+      return launch_light<Time, Half, Half, 8, Cap>(streams, first, count, targets, out, queue);
+  }
+  const auto kernel = wide ? general_kernel<Time, double, Cap> : general_kernel<Time, float, Cap>;
+  kernel<<<blocks_for(targets.rows, count), kThreads, 0, queue>>>(pack<Cap>(streams, first, count), targets, out);
 }
 
 template <class Time>
