@@ -33,6 +33,19 @@ constexpr int64_t kModes = int64_t(Mode::angle) + 1;
 constexpr int64_t kPiece = 1 << 15;
 constexpr int64_t kPiecesPerThread = 16;
 
+// work(p) for every p of [0, pieces), on up to at::get_num_threads() threads.
+template <class Work> void in_threads(int64_t pieces, const Work& work) {
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), pieces / kPiecesPerThread + 1);
+  std::atomic<int64_t> taken{0};
+  const auto take = [&] {
+    for (int64_t p; (p = taken.fetch_add(1)) < pieces;) work(p);
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t k = 1; k < threads; ++k) helpers.emplace_back(take);
+  take();
+  for (std::thread& helper : helpers) helper.join();
+}
+
 DType value_dtype(const Tensor& x, int64_t m) {
   switch (x.scalar_type()) {
     case at::kDouble: return DType::f64;
@@ -212,21 +225,10 @@ std::tuple<Tensor, Tensor> fuse_cpu(at::TensorList values, at::TensorList times,
                                     const std::optional<Tensor>& target_offsets, at::ScalarType out_dtype,
                                     const std::optional<Tensor>& out_scale) {
   Call call = prepare(values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale);
-  const int64_t rows = call.targets.rows, width = std::max<int64_t>(call.output.width, 1);
-  const int64_t piece = std::max<int64_t>(kPiece / width, 64);
-  const int64_t pieces = (rows + piece - 1) / piece;
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), pieces / kPiecesPerThread + 1);
-  std::atomic<int64_t> taken{0};
-  const auto work = [&] {
-    for (int64_t p; (p = taken.fetch_add(1)) < pieces;) {
-      cpu::fuse_rows(call.time, call.streams.data(), call.targets, call.output, p * piece,
-                     std::min(rows, (p + 1) * piece));
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int64_t k = 1; k < threads; ++k) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  const int64_t rows = call.targets.rows, piece = std::max<int64_t>(kPiece / std::max<int64_t>(call.output.width, 1), 64);
+  in_threads((rows + piece - 1) / piece, [&](int64_t p) {
+    cpu::fuse_rows(call.time, call.streams.data(), call.targets, call.output, p * piece, std::min(rows, (p + 1) * piece));
+  });
   return {call.out, call.valid};
 }
 
@@ -258,13 +260,23 @@ std::tuple<int64_t, int64_t> first_unsorted(const Tensor& times, const std::opti
   }
   const int64_t* o = offsets ? offsets->const_data_ptr<int64_t>() : nullptr;
   const int64_t rows = offsets ? offsets->size(0) - 1 : t.size(0);
-  for (int64_t b = 0; b < rows; ++b) {
+  const auto look = [&](int64_t b) {
     const int64_t start = o ? o[b] : b * t.stride(0), length = o ? o[b + 1] - o[b] : t.size(1);
     const auto* first = static_cast<const char*>(t.const_data_ptr()) + start * t.element_size();
-    const int64_t at = cpu::first_unsorted(type, first, length);
-    if (at >= 0) return {b, at};
-  }
-  return {-1, -1};
+    return cpu::first_unsorted(type, first, length);
+  };
+  std::atomic<int64_t> worst{rows};  // the first row that is not sorted
+  const int64_t together = rows * kPiece / std::max<int64_t>(t.numel(), 1) + 1;  // rows that make a piece
+  in_threads((rows + together - 1) / together, [&](int64_t p) {
+    for (int64_t b = p * together; b < std::min(rows, (p + 1) * together); ++b) {
+      if (b >= worst || look(b) < 0) continue;
+      for (int64_t seen = worst; b < seen && !worst.compare_exchange_weak(seen, b);) {
+      }
+      return;
+    }
+  });
+  const int64_t row = worst;
+  return row < rows ? std::make_tuple(row, look(row)) : std::make_tuple(int64_t(-1), int64_t(-1));
 }
 
 std::string instruction_set() { return cpu::instruction_set(); }

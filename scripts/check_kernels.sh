@@ -7,12 +7,14 @@ work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 for arch in "${@:-80 90 100}"; do for a in $arch; do archs+=("$a"); done; done
 for source in cuda/*.cu; do
   for arch in "${archs[@]}"; do
+    name=$(basename "$source" .cu)_$arch
     (
       nvcc -std=c++20 -O3 -fmad=false --extended-lambda -I. -Iinclude -gencode="arch=compute_$arch,code=sm_$arch" \
-        -Xptxas -v -c "$source" -o "$work/$arch.o" >"$work/$arch.log" 2>&1 || { cat "$work/$arch.log"; exit 1; }
-      kernels=$(grep -c 'Compiling entry' "$work/$arch.log")
-      registers=$(grep -o 'Used [0-9]* registers' "$work/$arch.log" | grep -o '[0-9]*' | sort -n | tail -1)
-      if grep -E '[1-9][0-9]* bytes spill' "$work/$arch.log"; then
+        -Xptxas -v -c "$source" -o "$work/$name.o" >"$work/$name.log" 2>&1 || { cat "$work/$name.log"; exit 1; }
+      kernels=$(grep -c 'Compiling entry' "$work/$name.log" || true)
+      [ "$kernels" -gt 0 ] || exit 0
+      registers=$(grep -o 'Used [0-9]* registers' "$work/$name.log" | grep -o '[0-9]*' | sort -n | tail -1)
+      if grep -E '[1-9][0-9]* bytes spill' "$work/$name.log"; then
         echo "$source sm_$arch: registers spill"
         exit 1
       fi

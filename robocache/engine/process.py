@@ -144,13 +144,16 @@ class Processor:
         for s in wanted:
             stream = episode.streams.get(s.source)
             if stream is None:
+                if s.source == self.job.timeline.reference:
+                    raise InputError(f"no {s.source} in it, which is timeline.reference")
                 if not s.optional:
                     raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
                 continue
             if s.source not in streams:
                 self._check_type(s.source, stream)
                 streams[s.source], reports[s.source] = clean(s.source, stream, s.max_gap)
-                stamps[s.source] = streams[s.source].times + s.offset
+            clock = s.source if s.offset == 0 else f"{s.source} ({s.offset:+d} ns)"
+            stamps[clock] = streams[s.source].times + s.offset
         times = target_times(self.job.timeline, stamps)
         columns = self._columns(streams, reports, times)
         table = schema.episode_table(self.features, index, times, columns)

@@ -65,7 +65,8 @@ def fuse_multimodal(
     out_scale: Tensor | float | None = None,
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Align every stream to the target times and lay their columns side by side, in one kernel launch.
+    """Align every stream to the target times and lay their columns side by side, in one pass (on a GPU
+    one launch for up to 256 streams).
 
     streams:        any number, of any rates, widths and dtypes
     target_times:   ``[B, T]`` (or ``[T]`` for all) or, with ``target_offsets`` int64 ``[B+1]``, jagged ``[K]``

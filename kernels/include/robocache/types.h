@@ -4,7 +4,7 @@
 
 namespace robocache {
 
-// Values equal the Python side's MODES and DTYPES (robocache/ops/_library.py).
+// The modes' values are the positions in MODES of robocache/ops/_library.py.
 enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle };
 enum class DType : int32_t { f64, f32, f16, bf16, e4m3, e5m2, i8 };
 enum class TimeType : int32_t { i64, f64, f32 };
