@@ -173,7 +173,8 @@ def median_ms(function, flush: torch.Tensor) -> tuple[float, float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", default="benchmarks/results/gpu_bandwidth.csv")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--commit", default="", help="where the tree is no git checkout")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
@@ -189,7 +190,7 @@ def main() -> int:
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit or "unknown",
+        "commit": args.commit or commit or "unknown",
     }
     rows = [
         {
