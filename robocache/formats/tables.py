@@ -8,6 +8,7 @@ what exists wins, the longest table name first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -108,14 +109,14 @@ class _Table:
         return np.concatenate(parts, axis=1) if parts else np.empty((data.num_rows, 0), np.float32)
 
 
-class _TableReader:
+class _TableReader(ABC):
     """What CSV and Parquet share; a format adds how a file becomes a :class:`_Table`."""
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
 
-    def _open(self, file: FileStamp, key: str, spec: InputSpec) -> AbstractContextManager[_Table]:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, file: FileStamp, key: str, spec: InputSpec) -> AbstractContextManager[_Table]: ...
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode: the file, or the files that ``input.episode`` puts together."""
