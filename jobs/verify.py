@@ -1,6 +1,6 @@
 """Prove on a node of the cluster that a config's output is whole; the exit code is that of `robocache verify`.
 
-    ray job submit --working-dir . -- python jobs/verify.py --config configs/cluster.yaml output.uri=/mnt/out
+ray job submit --working-dir . -- python jobs/verify.py --config configs/cluster.yaml output.uri=/mnt/out
 """
 
 from __future__ import annotations

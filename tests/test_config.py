@@ -284,21 +284,24 @@ def test_each_mistake_is_one_problem(override, problem):
     assert only_problem(MINIMAL, override).startswith(problem)
 
 
-@pytest.mark.parametrize(("device", "gpus", "right"), [("cpu", 0.5, "write 0 or leave"), ("cuda", 0, "write more than")])
+@pytest.mark.parametrize(
+    ("device", "gpus", "right"), [("cpu", 0.5, "write 0 or leave"), ("cuda", 0, "write more than")]
+)
 def test_workers_have_the_device_that_is_asked_for(device, gpus, right):
-    found = only_problem(
-        MINIMAL, f"compute={{device: {device}}}", f"cluster={{mode: ray, gpus_per_worker: {gpus}}}"
-    )
+    found = only_problem(MINIMAL, f"compute={{device: {device}}}", f"cluster={{mode: ray, gpus_per_worker: {gpus}}}")
     assert found.startswith(f"cluster.gpus_per_worker: found {float(gpus)}; compute.device is {device}; {right}")
 
 
 def test_the_cluster_keys_reach_the_job():
-    written = "{mode: ray, address: 'ray-head:6379', workers: 4, gpus_per_worker: 0.5, cpus_per_worker: 2, memory_mb: 100}"
+    written = (
+        "{mode: ray, address: 'ray-head:6379', workers: 4, gpus_per_worker: 0.5, cpus_per_worker: 2, memory_mb: 100}"
+    )
     made = job(MINIMAL, f"cluster={written}")
     assert made.cluster == ClusterSpec("ray", "ray-head:6379", 4, 0.5, 2.0, 100)
     assert made.identity() == job(MINIMAL).identity()
     local = job(MINIMAL, f"cluster={written}", "cluster.mode=local")  # the same config, by one override
     assert local.cluster.mode == "local"
+
 
 @pytest.mark.parametrize(
     "override",

@@ -8,9 +8,9 @@ from rich.filesize import decimal
 
 from robocache.dataset.store import Store
 from robocache.engine.job import Job
-from robocache.engine.process import Processor, pick_device
 from robocache.engine.output import IDENTITY, Output
 from robocache.engine.plan import plan_shards
+from robocache.engine.process import Processor, pick_device
 from robocache.engine.types import resolve
 from robocache.errors import InputError
 from robocache.formats import list_episodes, read_episode

@@ -65,8 +65,8 @@ def _connected(address: str | None) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
             [
-                f"cluster.address: no Ray cluster at {address!r} ({error}); start one, or give the address of one and its "
-                "token (`ray get-auth-token`, RAY_AUTH_MODE=token)"
+                f"cluster.address: no Ray cluster at {address!r} ({error}); start one, or give the address of one and "
+                "its token (`ray get-auth-token`, RAY_AUTH_MODE=token)"
             ]
         ) from error
     if on_term is not None:

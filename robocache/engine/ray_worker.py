@@ -1,4 +1,4 @@
-"""What runs inside a Ray actor: one shard at a time on the device that Ray gave it, while the next one is being read."""
+"""What runs inside a Ray actor: one shard at a time on the device that Ray gave it, while the next is being read."""
 
 from __future__ import annotations
 

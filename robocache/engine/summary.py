@@ -122,7 +122,7 @@ def _part_statistics(store: Store, part: str, format: str) -> dict[str, Statisti
 
 
 def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
-    """The episode table, a row group for every few thousand episodes, so that their Python form is never all in memory."""
+    """The episode table, a row group for every few thousand episodes: their Python form is never all in memory."""
     rows = (
         {
             "episode_index": e.index,

@@ -55,7 +55,8 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
         if record.identity != identity:
             problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
         problems.extend(_part_problems(store, record))
-        places.update((e.index, e.id) for e in (*record.episodes, *record.quarantined))
+        places.update((e.index, e.id) for e in record.episodes)
+        places.update((q.index, q.id) for q in record.quarantined)
         known.add(record.part)
         found.update(
             episodes=len(record.episodes),
@@ -71,8 +72,9 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     ]
     if store.exists(LOCK):
         problems.append(f"{LOCK}: a run is writing here, or was killed; let it end or run the job again")
-    counts = (found[key] for key in ("episodes", "rows", "parts", "bytes", "quarantined"))
-    return Verification(*counts, tuple(problems))
+    return Verification(
+        found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"], tuple(problems)
+    )
 
 
 def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]) -> Iterator[str]:
