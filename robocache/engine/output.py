@@ -147,7 +147,7 @@ class Output:
                 self.store.remove(name)
 
     def done(self, shards: Sequence[Shard]) -> set[int]:
-        """Those whose record matches their input, whose part is there in full, and that no fault that may pass marks."""
+        """Those whose record matches their input, whose part is there in full, and no fault that may pass."""
         identity, sizes = self.job.identity(), self.store.sizes("data")
         return {
             shard.index
