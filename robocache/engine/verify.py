@@ -61,7 +61,7 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
         found.update(
             episodes=len(record.episodes),
             rows=record.rows,
-            parts=bool(record.part),
+            parts=int(bool(record.part)),
             bytes=record.bytes,
             quarantined=len(record.quarantined),
         )
