@@ -31,7 +31,7 @@ import zstandard
 from mcap.reader import make_reader
 
 from robocache.config import load_job, resolved_yaml
-from robocache.engine.local import run
+from robocache.engine.run import run
 from robocache.sample import write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"

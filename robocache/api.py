@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from robocache.config import job_from_mapping, load_job, resolved_yaml
-from robocache.engine import local
+from robocache.engine import run as engine
 from robocache.engine.job import Job
-from robocache.engine.local import Progress
+from robocache.engine.run import Progress
 from robocache.engine.summary import Summary
 from robocache.engine.verify import Verification, verify
 
@@ -37,4 +37,4 @@ def run(
         job = job_from_mapping(config)
     else:
         job = load_job(config, overrides)
-    return local.run(job, resolved_yaml(job), overwrite=overwrite, progress=progress)
+    return engine.run(job, resolved_yaml(job), overwrite=overwrite, progress=progress)

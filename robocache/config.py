@@ -11,6 +11,7 @@ has it, and in brackets where the override adds it (``features[observation.effor
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ from robocache.config_schema import (
     resolved,
 )
 from robocache.dataset.schema import INDEX_COLUMNS
-from robocache.engine.job import Feature, FeatureSource, Job, OutputSpec, TimelineSpec
+from robocache.engine.job import ClusterSpec, ComputeSpec, Feature, FeatureSource, Job, OutputSpec, TimelineSpec
 from robocache.errors import ConfigError
 from robocache.formats.base import TIME_UNITS, InputSpec, TableTimes, parse_source
 
@@ -139,7 +140,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     _at_least(problems, "output.shard_mb", checked.output.shard_mb, 1)
     _at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)
     _at_least(problems, "compute.threads", checked.compute.threads, 0)
-    _at_least(problems, "cluster.max_attempts", checked.cluster.max_attempts, 1)
+    _check_cluster(checked.cluster, checked.compute, problems)
     _check_output(job_input.uri, checked.output, problems)
     if lines := problems.lines():
         raise ConfigError(lines)
@@ -293,6 +294,22 @@ def _check_output(inputs: Sequence[str], output: OutputSpec, problems: Problems)
                 problems.wrong("output.uri", output.uri, f"it overlaps the input {uri}; write a folder apart from it")
         except ValueError as error:  # a glob that fsspec cannot read either
             problems.wrong("input.uri", uri, str(error))
+
+
+def _check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems) -> None:
+    _at_least(problems, "cluster.max_attempts", cluster.max_attempts, 1)
+    _at_least(problems, "cluster.workers", cluster.workers, 0)
+    _at_least(problems, "cluster.memory_mb", cluster.memory_mb, 0)
+    gpus, cpus = cluster.gpus_per_worker, cluster.cpus_per_worker
+    if not 0 < cpus < math.inf or (cpus > 1 and cpus % 1):
+        problems.wrong("cluster.cpus_per_worker", cpus, "write a fraction between 0 and 1, or a whole number")
+    if gpus is not None and not problems.under("cluster.gpus_per_worker", "compute.device"):
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
+            problems.wrong("cluster.gpus_per_worker", gpus, "write 0, a fraction between 0 and 1, or a whole number")
+        elif gpus and compute.device == "cpu":
+            problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cpu; write 0 or leave it out")
+        elif not gpus and compute.device == "cuda":
+            problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cuda; write more than 0 or leave it out")
 
 
 def _overlap(source: str, output: str) -> bool:

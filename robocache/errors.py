@@ -34,3 +34,11 @@ class InputError(RoboCacheError):
 
 class OutputError(RoboCacheError):
     """The output cannot be written or belongs to something else: the run stops, nothing is lost."""
+
+
+class DeviceLostError(RoboCacheError):
+    """The process's CUDA context is dead, and with it every later call: only another process can go on."""
+
+
+class WorkersError(RoboCacheError):
+    """The cluster's workers cannot do the rest of the run; what was committed is kept, run again to go on."""

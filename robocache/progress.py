@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from robocache.engine.local import Progress
+from robocache.engine.run import Progress
 from robocache.engine.summary import Summary
 
 logger = logging.getLogger("robocache")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from robocache.config import job_from_mapping, load_job, parse_duration, parse_rate, resolved_yaml
 from robocache.config_schema import Input, Source
-from robocache.engine.job import Feature, FeatureSource, Job, OutputSpec, TimelineSpec
+from robocache.engine.job import ClusterSpec, Feature, FeatureSource, Job, OutputSpec, TimelineSpec
 from robocache.errors import ConfigError
 from robocache.formats import READERS
 from robocache.formats.base import InputSpec, TableTimes
@@ -211,7 +211,7 @@ def test_all_problems_are_reported_together_each_with_its_path():
         "output.shard_mb": "found 0.5; write a whole number",
         "compute.threads": "found -1; write a whole number of 0 or more",
         "compute.max_memory_mb": "found 0; write a whole number of 1 or more",
-        "cluster": "found 3; write a mapping with the keys mode, max_attempts",
+        "cluster": "found 3; write a mapping with the keys mode, address",
     }
     for path, right in expected.items():
         assert f"{path}: {right}" in text
@@ -272,11 +272,33 @@ def test_an_empty_config_names_what_it_needs():
         ("features.frame_index=/x", "features.frame_index: every dataset has its own column"),
         ("features[action.valid]=/x", "features.action.valid: this column marks where action is valid"),
         ("output.uri=' '", "output.uri: found ' '; write a path or URI"),
-        ("cluster.mode=ray", "cluster.mode: found 'ray'; write local"),
+        ("cluster.mode=slurm", "cluster.mode: found 'slurm'; write local or ray"),
+        ("cluster={mode: ray, workers: -1}", "cluster.workers: found -1; write a whole number of 0 or more"),
+        ("cluster={mode: ray, memory_mb: -1}", "cluster.memory_mb: found -1; write a whole number of 0 or more"),
+        ("cluster={mode: ray, cpus_per_worker: 0}", "cluster.cpus_per_worker: found 0.0; write a fraction between 0"),
+        ("cluster={mode: ray, cpus_per_worker: 1.5}", "cluster.cpus_per_worker: found 1.5; write a fraction"),
+        ("cluster={mode: ray, gpus_per_worker: 1.5}", "cluster.gpus_per_worker: found 1.5; write 0, a fraction"),
     ],
 )
 def test_each_mistake_is_one_problem(override, problem):
     assert only_problem(MINIMAL, override).startswith(problem)
+
+
+@pytest.mark.parametrize(("device", "gpus", "right"), [("cpu", 0.5, "write 0 or"), ("cuda", 0, "write more")])
+def test_workers_have_the_device_that_is_asked_for(device, gpus, right):
+    found = only_problem(MINIMAL, f"compute={{device: {device}}}", f"cluster={{mode: ray, gpus_per_worker: {gpus}}}")
+    assert found.startswith(f"cluster.gpus_per_worker: found {float(gpus)}; compute.device is {device}; {right}")
+
+
+def test_the_cluster_keys_reach_the_job():
+    written = (
+        "{mode: ray, address: 'ray-head:6379', workers: 4, gpus_per_worker: 0.5, cpus_per_worker: 2, memory_mb: 100}"
+    )
+    made = job(MINIMAL, f"cluster={written}")
+    assert made.cluster == ClusterSpec("ray", "ray-head:6379", 4, 0.5, 2.0, 100)
+    assert made.identity() == job(MINIMAL).identity()
+    local = job(MINIMAL, f"cluster={written}", "cluster.mode=local")  # the same config, by one override
+    assert local.cluster.mode == "local"
 
 
 @pytest.mark.parametrize(
@@ -291,6 +313,8 @@ def test_each_mistake_is_one_problem(override, problem):
         "timeline.rate_hz='24'",
         "input.times={rate_hz: 20, column: null}",
         "compute=",
+        "cluster={mode: ray, gpus_per_worker: 0.25, cpus_per_worker: 0.5}",
+        "cluster={mode: ray, gpus_per_worker: 2}",
     ],
 )
 def test_what_is_right_is_accepted(override):

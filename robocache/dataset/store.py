@@ -6,7 +6,8 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class Store:
         self.fs.invalidate_cache(root)
         return sorted(f[len(self.root) + 1 :] for f in self.fs.find(root))
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of all files below ``folder``, by name: one listing instead of a request a file."""
+        root = self.path(folder).rstrip("/")
+        if not self.fs.exists(root):
+            return {}
+        self.fs.invalidate_cache(root)
+        return {f[len(self.root) + 1 :]: int(i["size"]) for f, i in self.fs.find(root, detail=True).items()}
+
     def remove(self, name: str) -> None:
         with self._explained(name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
@@ -67,16 +76,23 @@ class Store:
         """Put a whole file there, replacing what was: a reader sees the old bytes or the new, never a piece, also
         after a crash or a power cut. ``data``: bytes or a buffer. ``OutputError`` where the storage refuses for good.
         """
+        if self.local:
+            self.write_lines(name, (data,))
+            return
         with self._explained(name):
-            if not self.local:
-                self.fs.pipe_file(self.path(name), bytes(data))
-                return
+            self.fs.pipe_file(self.path(name), bytes(data))
+
+    def write_lines(self, name: str, pieces: Iterable[Any]) -> None:
+        """As :meth:`write`, of pieces that are never all in memory; local only."""
+        with self._explained(name):
             target = Path(self.path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            # Process ids repeat across hosts, and a worker that outlived its run may still write the same part.
+            draft = target.with_name(f".{target.name}.{os.getpid()}{uuid.uuid4().int}.tmp")
             try:
                 with open(draft, "wb", buffering=0) as file:
-                    _write_all(file, data)
+                    for chunk in _chunks(pieces):
+                        _write_all(file, chunk)
                     os.fsync(file.fileno())
                 os.replace(draft, target)
             except BaseException:
@@ -84,9 +100,9 @@ class Store:
                 raise
             _sync_folder(target.parent)
 
-    def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a local file, on the disk when this returns. A crash may leave a piece of ``data``, an
-        error (a full disk) leaves nothing of it.
+    def append(self, name: str, data: bytes) -> int:
+        """Add to the end of a local file, on the disk when this returns; where it begins. A crash may leave a piece of
+        ``data``, an error (a full disk) leaves nothing of it.
         """
         with self._explained(name):
             path = Path(self.path(name))
@@ -102,6 +118,7 @@ class Store:
                     raise
             if new:
                 _sync_folder(path.parent)
+            return before
 
     def remove_drafts(self, folder: str) -> None:
         """What killed writers left behind. Only the holder of the output's lock may call this."""
@@ -118,6 +135,20 @@ class Store:
             if error.errno in _FATAL:
                 raise OutputError(f"{self.uri}/{name}: {_FATAL[error.errno]} ({error.strerror})") from error
             raise
+
+
+def _chunks(pieces: Iterable[Any]) -> Iterator[Any]:
+    """Small pieces together, a MB a write; large ones as they are."""
+    held: list[Any] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= 1 << 20:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held, size = [], 0
+    if held:
+        yield held[0] if len(held) == 1 else b"".join(held)
 
 
 def _write_all(file: io.FileIO, data: Any) -> None:

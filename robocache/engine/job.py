@@ -70,9 +70,20 @@ class ComputeSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """Who runs the shards, and how often a transient fault is tried again."""
+    """Who runs the shards, and how often a transient fault is tried again. All but the first and last are for ray.
 
-    mode: Literal["local"] = "local"
+    address:         of a Ray cluster, or auto for this machine's; None: RAY_ADDRESS, else a cluster just for this run
+    workers:         0: as many as the cluster's GPUs (or, where workers have none, CPUs and memory) carry, now or later
+    gpus_per_worker: fractions share a card; None: 1 where compute.device is not cpu and the cluster has GPUs, else 0
+    memory_mb:       what Ray sets aside for each worker; 0: compute.max_memory_mb and eight shards
+    """
+
+    mode: Literal["local", "ray"] = "local"
+    address: str | None = None
+    workers: int = 0
+    gpus_per_worker: float | None = None
+    cpus_per_worker: float = 1.0
+    memory_mb: int = 0
     max_attempts: int = 3
 
 

@@ -20,12 +20,12 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robocache.dataset.store import Store
 from robocache.engine.job import Job
 from robocache.engine.plan import Shard
-from robocache.engine.process import ShardResult
 from robocache.engine.records import ShardRecord
 from robocache.engine.types import SourceType
 from robocache.errors import OutputError
@@ -39,22 +39,47 @@ LOCK = f"{META}/run.lock"
 _PART = re.compile(r"data/(part-\d{6,}\.\w+|\.part-\d{6,}\.\w+\.\d+\.tmp)")
 
 
-def read_manifest(store: Store) -> dict[int, ShardRecord]:
-    """Committed shards by index. Of several records of a shard the last one holds; a torn last line is no record."""
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What resuming and counting need of a record; the record itself stays in the manifest, at byte ``offset``."""
+
+    offset: int
+    identity: str
+    fingerprint: str
+    part: str
+    rows: int
+    bytes: int
+    episodes: int
+    quarantined: int
+    retry: bool
+
+    @classmethod
+    def of(cls, record: ShardRecord, offset: int, like: str) -> Committed:
+        """``like``: the identity that most records share, held once."""
+        identity = like if record.identity == like else record.identity
+        counts = (record.rows, record.bytes, len(record.episodes), len(record.quarantined))
+        retry = any(q.retry for q in record.quarantined)
+        return cls(offset, identity, record.fingerprint, record.part, *counts, retry)
+
+
+def read_manifest(store: Store) -> Iterator[tuple[int, ShardRecord]]:
+    """Each record with its place in the file. Of several of a shard the last one holds; a torn last line is none."""
     if not store.exists(MANIFEST):
-        return {}
-    records: dict[int, ShardRecord] = {}
-    lines = store.read(MANIFEST).split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was cut off by a crash
-        try:
-            record = ShardRecord.from_json(line.decode())
-        except (ValueError, TypeError, KeyError) as error:
-            raise OutputError(
-                f"{store.uri}/{MANIFEST}: line {number} is not a shard record ({error}); "
-                "the manifest was changed by hand or the disk is damaged; run again with --overwrite"
-            ) from error
-        records[record.shard] = record
-    return records
+        return
+    offset = 0
+    with store.fs.open(store.path(MANIFEST), "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # cut off by a crash
+                return
+            try:
+                record = ShardRecord.from_json(line.decode())
+            except (ValueError, TypeError, KeyError) as error:
+                raise OutputError(
+                    f"{store.uri}/{MANIFEST}: line {number} is not a shard record ({error}); "
+                    "the manifest was changed by hand or the disk is damaged; run again with --overwrite"
+                ) from error
+            yield offset, record
+            offset += len(line)
 
 
 class Output:
@@ -63,7 +88,9 @@ class Output:
     def __init__(self, job: Job, store: Store):
         self.job = job
         self.store = store
-        self.records = read_manifest(store)
+        self.committed: dict[int, Committed] = {}
+        for offset, record in read_manifest(store):
+            self.committed[record.shard] = Committed.of(record, offset, job.identity())
 
     @classmethod
     @contextlib.contextmanager
@@ -109,46 +136,68 @@ class Output:
             for index, ref in enumerate(shard.refs, shard.first_episode)
         ]
         self.store.write(PLAN, "".join(f"{line}\n" for line in lines).encode())
-        by_index = {shard.index: shard for shard in shards}
-        current = {
-            i: r for i, r in self.records.items() if i in by_index and r.fingerprint == by_index[i].fingerprint()
-        }
-        if len(current) < len(self.records):  # an interrupted run must not leave the old input's records as if done
-            self.records = current
+        prints = {shard.index: shard.fingerprint() for shard in shards}
+        current = {i: c for i, c in self.committed.items() if prints.get(i) == c.fingerprint}
+        if len(current) < len(self.committed):  # a stopped run must not leave the old input's records as if done
+            self.committed = current
             self._write_manifest()
         names = {shard.part(self.job.output.format) for shard in shards}
         for name in self.store.files("data"):
             if name not in names:
                 self.store.remove(name)
 
-    def done(self, shard: Shard) -> bool:
-        """True where a record matches the shard's input, its part is there in full, and no fault may have passed."""
-        record = self.records.get(shard.index)
-        if record is None or record.identity != self.job.identity() or record.fingerprint != shard.fingerprint():
-            return False
-        if any(q.retry for q in record.quarantined):
-            return False
-        return not record.part or self.store.size(record.part) == record.bytes
+    def done(self, shards: Sequence[Shard]) -> set[int]:
+        """Those whose record matches their input, whose part is there in full, and no fault that may pass."""
+        identity, sizes = self.job.identity(), self.store.sizes("data")
+        return {
+            shard.index
+            for shard in shards
+            if (c := self.committed.get(shard.index)) is not None
+            and (c.identity, c.fingerprint, c.retry) == (identity, shard.fingerprint(), False)
+            and (not c.part or sizes.get(c.part) == c.bytes)
+        }
 
-    def commit(self, result: ShardResult) -> None:
-        """Part first, then record: durable in that order."""
-        record = result.record
-        if result.part is not None:
-            self.store.write(record.part, result.part)
-        self.store.append(MANIFEST, f"{record.to_json()}\n".encode())
-        self.records[record.shard] = record
+    def commit(self, records: Sequence[ShardRecord]) -> None:
+        """Record shards whose parts are written: all of them with one sync, on the disk when this returns."""
+        lines = [f"{record.to_json()}\n".encode() for record in records]
+        offset = self.store.append(MANIFEST, b"".join(lines))
+        for record, line in zip(records, lines, strict=True):
+            self.committed[record.shard] = Committed.of(record, offset, self.job.identity())
+            offset += len(line)
+
+    def records(self) -> Iterator[ShardRecord]:
+        """The records that hold, in shard order, one at a time from the disk."""
+        for line in self._lines():
+            yield ShardRecord.from_json(line.decode())
 
     def compact(self) -> None:
         """Rewrite the manifest in shard order, one record each, and drop parts of shards that now have none."""
         self._write_manifest()
-        kept = {r.part for r in self.records.values()}
+        kept = {c.part for c in self.committed.values()}
         for name in self.store.files("data"):
             if name not in kept:
                 self.store.remove(name)
 
+    def _lines(self) -> Iterator[bytes]:
+        if not self.committed:
+            return
+        with self.store.fs.open(self.store.path(MANIFEST), "rb") as file:
+            for i in sorted(self.committed):
+                file.seek(self.committed[i].offset)
+                yield file.readline()
+
     def _write_manifest(self) -> None:
-        ordered = [self.records[i] for i in sorted(self.records)]
-        self.store.write(MANIFEST, "".join(f"{r.to_json()}\n" for r in ordered).encode())
+        offsets, end = {}, 0
+
+        def lines() -> Iterator[bytes]:
+            nonlocal end
+            for i, line in zip(sorted(self.committed), self._lines(), strict=True):
+                offsets[i] = end
+                end += len(line)
+                yield line
+
+        self.store.write_lines(MANIFEST, lines())
+        self.committed = {i: replace(self.committed[i], offset=offset) for i, offset in offsets.items()}
 
 
 def _check_owner(store: Store, job: Job) -> None:

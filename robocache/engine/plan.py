@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -26,7 +25,13 @@ class Shard:
 
     def fingerprint(self) -> str:
         """Hash of what it reads: episodes, and path, size and version of their files."""
-        content = [self.first_episode, [dataclasses.astuple(ref) for ref in self.refs]]
+        content = [
+            self.first_episode,
+            [
+                (r.id, r.format, [(f.uri, f.size, f.version) for f in r.files], r.key, r.nbytes, r.failure, r.tables)
+                for r in self.refs
+            ],
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -8,10 +8,9 @@ from rich.filesize import decimal
 
 from robocache.dataset.store import Store
 from robocache.engine.job import Job
-from robocache.engine.local import pick_device
 from robocache.engine.output import IDENTITY, Output
 from robocache.engine.plan import plan_shards
-from robocache.engine.process import Processor
+from robocache.engine.process import Processor, pick_device
 from robocache.engine.types import resolve
 from robocache.errors import InputError
 from robocache.formats import list_episodes, read_episode
@@ -32,7 +31,7 @@ def preview(job: Job) -> str:
     store = Store(job.output.uri, job.output.storage_options)
     if store.exists(IDENTITY):
         output = Output(job, store)
-        done = sum(output.done(shard) for shard in shards)
+        done = len(output.done(shards))
         lines.append(f"resume   {done} of {len(shards)} shards are there and match")
     processor = Processor(job, resolve(job, refs), device)
     for ref in good:

@@ -1,14 +1,17 @@
 """Process one shard: read, align, encode. The same function runs in-process, in a Ray actor and in a Ray Data batch.
 
-It knows no file format and no kernel by name, writes nothing, and gives the same bytes wherever it runs.
+It knows no file format and no kernel by name, and gives the same bytes wherever it runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,18 +22,23 @@ from robocache.data import Episode, EpisodeRef, Stream
 from robocache.dataset import parts, schema
 from robocache.dataset.schema import FeatureType
 from robocache.dataset.statistics import Statistics
+from robocache.dataset.store import Store
 from robocache.engine.clean import StreamReport, clean
 from robocache.engine.job import FeatureSource, Job
 from robocache.engine.plan import Shard
 from robocache.engine.records import EpisodeRecord, QuarantineRecord, ShardRecord
 from robocache.engine.timeline import target_times
 from robocache.engine.types import SourceType, feature_types, source_type
-from robocache.errors import InputError, OutputError
+from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
 from robocache.formats import read_episode
-from robocache.ops import StreamSpec
+from robocache.ops import StreamSpec, _library
 from robocache.ops.chunked import fuse_multimodal_chunked
 
 logger = logging.getLogger("robocache")
+
+#: Episodes that are not to be tried any more: index -> reason.
+Blamed = Mapping[int, str]
+NOBODY: Blamed = MappingProxyType({})
 
 
 @dataclass
@@ -51,6 +59,21 @@ class ShardResult:
     record: ShardRecord
 
 
+@dataclass
+class Stages:
+    """Seconds by stage of one shard: read, align, encode, write."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
 @dataclass(frozen=True)
 class Processor:
     """Everything that processing a shard needs, the same for all shards; can be pickled.
@@ -66,20 +89,43 @@ class Processor:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", feature_types(self.job.features, self.types) if self.types else [])
 
-    def process(self, shard: Shard, *, last_attempt: bool = True) -> ShardResult:
+    def read(self, ref: EpisodeRef) -> Episode:
+        """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
+        if ref.failure:
+            raise InputError(ref.failure)
+        return read_episode(ref, self.job.sources, self.job.input)
+
+    def process(
+        self,
+        shard: Shard,
+        *,
+        last_attempt: bool = True,
+        blamed: Blamed = NOBODY,
+        read: Callable[[EpisodeRef], Episode] | None = None,
+        stages: Stages | None = None,
+    ) -> ShardResult:
         """Read and align the shard's episodes and encode its part.
 
-        An episode that cannot be used is quarantined with its reason. ``OSError`` and out-of-memory faults may pass:
-        they are raised for another attempt, unless this is the last one, which quarantines them too.
+        An episode that cannot be used is quarantined with its reason, and so are those ``blamed``, unread. ``OSError``
+        and out-of-memory faults may pass: they are raised for another attempt, unless this is the last one, which
+        quarantines them too. ``DeviceLostError``: no fault of the episode, and nothing more can be done here.
+        read: instead of :meth:`read`
         """
+        read, stages = read or self.read, stages or Stages()
         tables: list[pa.Table] = []
         episodes: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []
         for index, ref in enumerate(shard.refs, shard.first_episode):
             files = tuple(f.uri for f in ref.files)
             retry = True
+            if index in blamed:
+                quarantined.append(QuarantineRecord(index, ref.id, files, blamed[index], retry))
+                continue
             try:
-                aligned = self._episode(index, ref)
+                with stages.time("read"):
+                    episode = read(ref)
+                with stages.time("align"):
+                    aligned = self._align(index, ref, episode)
             except OutputError:
                 raise
             except InputError as error:
@@ -89,6 +135,8 @@ class Processor:
                     raise
                 reason = f"{type(error).__name__} on every attempt: {error}"
             except Exception as error:
+                if not device_usable(self.device):
+                    raise DeviceLostError(f"{self.device}, at episode {ref.id}: {error}") from error
                 # A fault of ours, or of data nobody thought of: the run goes on, the episode does not vanish.
                 logger.debug("episode %s", ref.id, exc_info=True)
                 reason = f"unexpected {type(error).__name__}: {error}"
@@ -114,7 +162,8 @@ class Processor:
             return ShardResult(None, record)
         output = self.job.output
         arrow = schema.arrow_schema(self.features)
-        part = parts.encode(arrow, tables, self._statistics(tables), output.format, output.compression)
+        with stages.time("encode"):
+            part = parts.encode(arrow, tables, self._statistics(tables), output.format, output.compression)
         record = replace(
             record,
             part=shard.part(output.format),
@@ -124,10 +173,7 @@ class Processor:
         )
         return ShardResult(part, record)
 
-    def _episode(self, index: int, ref: EpisodeRef) -> AlignedEpisode:
-        if ref.failure:
-            raise InputError(ref.failure)
-        episode = read_episode(ref, self.job.sources, self.job.input)
+    def _align(self, index: int, ref: EpisodeRef, episode: Episode) -> AlignedEpisode:
         try:
             return self.align(index, episode)
         except InputError as error:
@@ -235,6 +281,52 @@ class Processor:
                 per_episode.append(values if usable.all() else values[usable])
             out[feature.name] = Statistics.of(np.concatenate(per_episode))
         return out
+
+
+def run_shard(
+    processor: Processor,
+    store: Store,
+    shard: Shard,
+    *,
+    last_attempt: bool,
+    blamed: Blamed = NOBODY,
+    read: Callable[[EpisodeRef], Episode] | None = None,
+    stages: Stages | None = None,
+) -> ShardRecord:
+    """Process a shard and put its part into the output, where it counts once its record is committed.
+
+    As :meth:`Processor.process`; ``OSError`` where the part cannot be written, on the last attempt too.
+    """
+    stages = stages or Stages()
+    result = processor.process(shard, last_attempt=last_attempt, blamed=blamed, read=read, stages=stages)
+    if result.part is not None:
+        with stages.time("write"):
+            store.write(result.record.part, result.part)
+    return result.record
+
+
+def pick_device(job: Job) -> str:
+    """The torch device of ``compute.device``. ``ConfigError`` where it or a required extension is missing."""
+    device = job.compute.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() and _library.supports(torch.device("cuda")) else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["compute.device: cuda, but torch sees no CUDA device; use auto or cpu"])
+    if job.compute.require_extension and not _library.supports(torch.device(device)):
+        why = _library.reason() or "it was built without CUDA"
+        raise ConfigError([f"compute.require_extension: true, but there are no compiled kernels for {device}: {why}"])
+    return device
+
+
+def device_usable(device: str) -> bool:
+    """False once a fault (a device-side assert, an illegal address) has left the process's CUDA context dead."""
+    if torch.device(device).type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _payloads(stream: Stream | None, rows: np.ndarray, kind: FeatureType) -> pa.Array:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from robocache.data import EpisodeRef
 from robocache.dataset import parts
 from robocache.dataset.statistics import Statistics
 from robocache.dataset.store import Store
@@ -25,6 +25,8 @@ EPISODES = f"{META}/episodes.parquet"
 QUARANTINE = f"{META}/quarantine.jsonl"
 STATISTICS = f"{META}/statistics.json"
 REPORT = f"{META}/report.json"
+
+_GROUP = 4096
 
 _EPISODE_SCHEMA = pa.schema(
     [
@@ -73,28 +75,26 @@ class Summary:
     within_limit: bool
 
 
-def finish(job: Job, output: Output, refs: Sequence[EpisodeRef], skipped: int, seconds: float) -> Summary:
+def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float) -> Summary:
     """Write the tables of ``meta/robocache`` from the records, in shard order."""
-    records = [output.records[i] for i in sorted(output.records)]
-    store = output.store
-    store.write(EPISODES, _episodes(records))
-    quarantined = tuple(q for r in records for q in r.quarantined)
+    store, shards = output.store, output.committed.values()
+    store.write(EPISODES, _episodes(output.records()))
+    quarantined = tuple(q for r in output.records() for q in r.quarantined)
     store.write(QUARANTINE, "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode())
-    statistics: dict[str, list[Statistics]] = {}
-    for record in records:
-        if record.part:
-            for name, s in _part_statistics(store, record.part, job.output.format).items():
-                statistics.setdefault(name, []).append(s)
-    merged = {name: Statistics.merge(several).summary() for name, several in statistics.items()}
-    store.write(STATISTICS, json.dumps(merged, indent=1).encode())
+    merged: dict[str, Statistics] = {}
+    for _, committed in sorted(output.committed.items()):
+        if committed.part:
+            for name, s in _part_statistics(store, committed.part, job.output.format).items():
+                merged[name] = Statistics.merge([merged[name], s]) if name in merged else s
+    store.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
     result = Summary(
         output.store.uri,
-        sum(len(r.episodes) for r in records),
-        sum(r.rows for r in records),
-        sum(bool(r.part) for r in records),
-        sum(ref.nbytes for ref in refs),
-        sum(r.bytes for r in records),
-        len(records),
+        sum(c.episodes for c in shards),
+        sum(c.rows for c in shards),
+        sum(bool(c.part) for c in shards),
+        bytes_in,
+        sum(c.bytes for c in shards),
+        len(shards),
         skipped,
         seconds,
         quarantined,
@@ -121,8 +121,9 @@ def _part_statistics(store: Store, part: str, format: str) -> dict[str, Statisti
         ) from error
 
 
-def _episodes(records: Sequence[ShardRecord]) -> pa.Buffer:
-    rows = [
+def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
+    """The episode table, a row group for every few thousand episodes: their Python form is never all in memory."""
+    rows = (
         {
             "episode_index": e.index,
             "id": e.id,
@@ -135,7 +136,9 @@ def _episodes(records: Sequence[ShardRecord]) -> pa.Buffer:
         }
         for r in records
         for e in r.episodes
-    ]
+    )
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_EPISODE_SCHEMA), sink, compression="zstd")
+    with pq.ParquetWriter(sink, _EPISODE_SCHEMA, compression="zstd") as writer:
+        while group := list(islice(rows, _GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=_EPISODE_SCHEMA))
     return sink.getvalue()

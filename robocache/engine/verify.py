@@ -39,19 +39,33 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     store = Store(uri, storage_options)
     if not store.exists(IDENTITY) or not store.exists(PLAN):
         raise OutputError(f"{uri} holds no {META}/identity.json and plan.jsonl: it is not an output of robocache run")
+    found: Counter[str] = Counter()
+    places: Counter[tuple[int, str]] = Counter()
+    problems: list[str] = []
+    known: set[str] = set()
     try:
         identity = json.loads(store.read(IDENTITY))["identity"]
         plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
-        records = read_manifest(store)
+        holds = {record.shard: offset for offset, record in read_manifest(store)}
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
-    problems: list[str] = []
-    for record in records.values():
+    for offset, record in read_manifest(store):
+        if holds[record.shard] != offset:
+            continue  # a later one took its place
         if record.identity != identity:
             problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
         problems.extend(_part_problems(store, record))
-    problems.extend(_coverage_problems(plan, records))
-    known = {r.part for r in records.values()}
+        places.update((e.index, e.id) for e in record.episodes)
+        places.update((q.index, q.id) for q in record.quarantined)
+        known.add(record.part)
+        found.update(
+            episodes=len(record.episodes),
+            rows=record.rows,
+            parts=int(bool(record.part)),
+            bytes=record.bytes,
+            quarantined=len(record.quarantined),
+        )
+    problems.extend(_coverage_problems(plan, places))
     problems += [f"{name}: no record of this file" for name in store.files("data") if name not in known]
     problems += [
         f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
@@ -59,18 +73,11 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     if store.exists(LOCK):
         problems.append(f"{LOCK}: a run is writing here, or was killed; let it end or run the job again")
     return Verification(
-        sum(len(r.episodes) for r in records.values()),
-        sum(r.rows for r in records.values()),
-        sum(bool(r.part) for r in records.values()),
-        sum(r.bytes for r in records.values()),
-        sum(len(r.quarantined) for r in records.values()),
-        tuple(problems),
+        found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"], tuple(problems)
     )
 
 
-def _coverage_problems(plan: Mapping[int, str], records: Mapping[int, ShardRecord]) -> Iterator[str]:
-    places = Counter((e.index, e.id) for r in records.values() for e in r.episodes)
-    places.update((q.index, q.id) for r in records.values() for q in r.quarantined)
+def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]) -> Iterator[str]:
     for index, id in plan.items():
         count = places.pop((index, id), 0)
         if count == 0:

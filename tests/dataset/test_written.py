@@ -16,7 +16,7 @@ from robocache.config import job_from_mapping
 from robocache.dataset import parts, schema
 from robocache.dataset.schema import FeatureType
 from robocache.dataset.statistics import Statistics
-from robocache.engine.local import run
+from robocache.engine.run import run
 
 EPISODES, SAMPLES = 4, 300
 COLUMNS = ["episode_index", "frame_index", "timestamp", "time_ns", "state", "state.valid", "transform",

@@ -15,7 +15,7 @@ from pathlib import Path
 from robocache.config import load_job, resolved_yaml
 from robocache.dataset import store
 from robocache.engine.job import Job
-from robocache.engine.local import run
+from robocache.engine.run import run
 
 DIED = 9
 

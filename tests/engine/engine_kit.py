@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from robocache.config import job_from_mapping
 from robocache.engine.job import Job
-from robocache.engine.local import run
+from robocache.engine.run import run
 from robocache.engine.summary import Summary
 from robocache.engine.verify import verify
 

@@ -14,7 +14,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from robocache.engine import process, retry
-from robocache.engine.local import run
+from robocache.engine.run import run
 
 SHARDS = 3
 
@@ -146,19 +146,23 @@ def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
     assert table(tmp_path / "out")["episode_index"].unique().to_pylist() == [0, 1, 3]
 
 
-def test_storage_that_fails_when_writing(tmp_path, logs, monkeypatch):
-    """An error that may pass but is not an episode's fault: the run stops, what was committed is kept."""
+@pytest.mark.parametrize("failures", [1, 3])
+def test_storage_that_fails_when_writing(tmp_path, logs, monkeypatch, failures):
+    """Tried again; an error that stays but is no episode's fault stops the run, what was committed is kept."""
     from robocache.dataset.store import Store
 
     write, calls = Store.write, Counter()
 
     def writing(self, name, data):
         calls[name] += 1
-        if name.endswith("part-000002.parquet") and calls[name] == 1:
+        if name.endswith("part-000002.parquet") and calls[name] <= failures:
             raise OSError(errno.EIO, "the disk hiccups")
         write(self, name, data)
 
     monkeypatch.setattr(Store, "write", writing)
+    if failures < 3:
+        assert do(job(logs, tmp_path / "out")).quarantined == ()
+        return
     with pytest.raises(OSError, match="hiccups"):
         run(job(logs, tmp_path / "out"), "config: test\n")
     assert do(job(logs, tmp_path / "out")).skipped_shards >= 1

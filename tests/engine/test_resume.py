@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from engine_kit import META, assert_same_tree, do, job, table, write_parquet, write_recordings, write_shards
 
-from robocache.engine.local import run
+from robocache.engine.run import run
 from robocache.engine.verify import verify
 
 
@@ -80,7 +80,7 @@ def test_a_stopped_rerun_does_not_pass_for_a_whole_one(tmp_path, logs, monkeypat
     do(job(logs, out))
     os.utime(logs / "log_002.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr("robocache.engine.local._run_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("robocache.engine.local.execute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(job(logs, out), "config: test\n")
     assert any("episode 2 (log_002.parquet): lost" in p for p in verify(str(out)).problems)

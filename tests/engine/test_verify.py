@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_kit import META, do, job, write_shards
 
-from robocache.engine.local import run
+from robocache.engine.run import run
 from robocache.engine.verify import verify
 from robocache.errors import OutputError
 

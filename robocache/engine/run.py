@@ -1,0 +1,111 @@
+"""Run a job: list, plan, let the workers of its mode do the shards that are not done, record and sum up.
+
+What is common to all modes is here; a mode is a context manager that yields an :data:`Execute`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from robocache.dataset.store import Store
+from robocache.engine import local, ray_cluster, summary
+from robocache.engine.job import Job
+from robocache.engine.output import Output
+from robocache.engine.plan import Shard, plan_shards
+from robocache.engine.process import Processor
+from robocache.engine.records import ShardRecord
+from robocache.engine.retry import with_retries
+from robocache.engine.types import resolve
+from robocache.formats import list_episodes
+
+#: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
+Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display may be told; every field is a total of this run, skipped shards included from the start."""
+
+    episodes: int
+    rows: int
+    bytes_in: int
+    quarantined: int
+    of_episodes: int
+    of_bytes: int
+
+
+def run(
+    job: Job,
+    config_text: str,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> summary.Summary:
+    """Do the job; what an earlier run committed and still matches is kept. Returns what a person wants to know.
+
+    config_text: the resolved config, stored in the output
+    ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OutputError``, ``WorkersError``: nothing is lost,
+    run again.
+    """
+    began = time.monotonic()
+    with _workers(job) as execute:  # first: what they lack is said before anything is read
+        refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
+        shards = plan_shards(refs, job.output.shard_mb)
+        with Output.begin(job, config_text, overwrite=overwrite) as output:
+            types = output.types()
+            if types is None:
+                types = resolve(job, refs)
+                output.set_types(types)
+            output.set_plan(shards)
+            done = output.done(shards)
+            counting = _Counting(output, shards, done, len(refs), progress)
+            todo = deque(shard for shard in shards if shard.index not in done)
+            del refs, shards  # each shard's references go as it is done
+            execute(Processor(job, types), output.store, todo, counting.commit)
+            output.compact()
+            return summary.finish(job, output, counting.of_bytes, len(done), time.monotonic() - began)
+
+
+def _workers(job: Job) -> AbstractContextManager[Execute]:
+    return {"local": local.workers, "ray": ray_cluster.workers}[job.cluster.mode](job)
+
+
+class _Counting:
+    """Commits, and tells the display of it."""
+
+    def __init__(
+        self,
+        output: Output,
+        shards: Sequence[Shard],
+        done: set[int],
+        of_episodes: int,
+        progress: Callable[[Progress], None],
+    ):
+        self.output, self.progress, self.of_episodes = output, progress, of_episodes
+        self.sizes = {shard.index: sum(ref.nbytes for ref in shard.refs) for shard in shards}
+        self.of_bytes = sum(self.sizes.values())
+        kept = [output.committed[i] for i in done]
+        self.episodes = sum(c.episodes + c.quarantined for c in kept)
+        self.rows = sum(c.rows for c in kept)
+        self.bytes_in = sum(self.sizes[i] for i in done)
+        self.quarantined = sum(c.quarantined for c in kept)
+        self._show()
+
+    def commit(self, records: Sequence[ShardRecord]) -> None:
+        self.output.commit(records)
+        for r in records:
+            self.episodes += len(r.episodes) + len(r.quarantined)
+            self.rows += r.rows
+            self.bytes_in += self.sizes[r.shard]
+            self.quarantined += len(r.quarantined)
+        self._show()
+
+    def _show(self) -> None:
+        self.progress(
+            Progress(self.episodes, self.rows, self.bytes_in, self.quarantined, self.of_episodes, self.of_bytes)
+        )

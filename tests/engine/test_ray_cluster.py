@@ -1,0 +1,172 @@
+"""The ray mode on a cluster of this machine: the local mode's bytes, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import pytest
+import ray_kit
+from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job, write_shards
+from omegaconf import OmegaConf
+
+from robocache.data import EpisodeRef
+from robocache.engine import ray_cluster, retry
+from robocache.engine import run as engine
+from robocache.engine.output import Output
+from robocache.engine.plan import plan_shards
+from robocache.engine.verify import verify
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.ray
+
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:  # what its workers, of this driver or another, can import
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path(__file__).parent}")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("ray") / "logs", SHARDS)
+
+
+@pytest.fixture(scope="module")
+def local(logs) -> Path:
+    """What the local mode makes of the logs."""
+    out = logs.parent / "local"
+    do(job(logs, out))
+    return out
+
+
+def ray_job(logs: Path, out: Path, workers: int = 2, **changes: object):
+    cluster = {"mode": "ray", "workers": workers, "cpus_per_worker": 0.5, "memory_mb": 100, "max_attempts": 2}
+    return job(logs, out, cluster=cluster, **changes)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_same_bytes_as_the_local_mode(tmp_path, cluster, logs, local, workers):
+    do(ray_job(logs, tmp_path / "out", workers))
+    assert_same_tree(tmp_path / "out", local)
+    again = do(ray_job(logs, tmp_path / "out", workers))
+    assert again.skipped_shards == SHARDS
+
+
+def test_workers_that_are_killed(tmp_path, cluster, logs, local, monkeypatch):
+    """At random moments, until five have been: no shard is lost, none is twice, none is blamed."""
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    monkeypatch.setattr(engine, "Processor", lambda *args: ray_kit.Slow(*args, folder=str(pids), seconds=0.3))
+    killed: set[int] = set()
+
+    def kill() -> None:
+        rng = random.Random(0)
+        while len(killed) < 5 and not over.wait(rng.uniform(0.2, 0.6)):
+            alive = [pid for p in pids.iterdir() if (pid := int(p.name)) not in killed]
+            if alive:
+                victim = rng.choice(alive)
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
+
+    over = threading.Event()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        do(ray_job(logs, tmp_path / "out", cluster__max_attempts=3))
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 5
+    assert_same_tree(tmp_path / "out", local)
+
+
+@pytest.mark.parametrize("shard_mb", [1, 4])
+def test_an_episode_that_kills_its_worker_is_the_only_one_blamed(tmp_path, cluster, logs, monkeypatch, shard_mb):
+    monkeypatch.setattr(engine, "Processor", ray_kit.Deadly)
+    changes = {"output__shard_mb": shard_mb, "input__max_failed_episodes": 1}
+    summary = do(ray_job(logs, tmp_path / "out", **changes))
+    reason = "its worker process died 2 times while processing it alone"
+    assert [(q.id, q.reason) for q in summary.quarantined] == [("log_003.parquet", reason)]
+    assert summary.episodes == SHARDS - 1
+
+
+def test_storage_that_fails_once(tmp_path, cluster, logs, local, monkeypatch, caplog):
+    monkeypatch.setattr(retry, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(engine, "Processor", lambda *args: ray_kit.Hiccup(*args, folder=str(tmp_path)))
+    do(ray_job(logs, tmp_path / "out"))
+    assert "shard 3, attempt 1 of 2, node " in caplog.text
+    assert_same_tree(tmp_path / "out", local)
+
+
+def test_a_stop_keeps_what_is_in_flight(tmp_path, cluster, logs, local, monkeypatch):
+    """As SIGTERM does it: from a handler, in the main thread."""
+    monkeypatch.setattr(engine, "Processor", lambda *args: ray_kit.Slow(*args, folder=str(tmp_path), seconds=0.5))
+
+    def stop(p: engine.Progress) -> None:
+        if p.episodes == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(ray_job(logs, tmp_path / "out"), "config: test\n", progress=stop)
+    committed = (tmp_path / f"out/{META}/manifest.jsonl").read_bytes().count(b"\n")
+    assert 2 <= committed <= 4
+    monkeypatch.undo()
+    assert do(ray_job(logs, tmp_path / "out")).skipped_shards == committed
+    assert_same_tree(tmp_path / "out", local)
+
+
+def test_a_killed_driver(tmp_path, cluster, logs, local):
+    """Its workers die with it, and another run goes on where it was."""
+    job_file = tmp_path / "config.yaml"
+    spec = {"mode": "ray", "workers": 2, "cpus_per_worker": 0.5, "memory_mb": 100}
+    OmegaConf.save(config(logs, tmp_path / "out", cluster=spec), job_file)
+    script = (
+        "import sys, ray_kit; from robocache import cli; from robocache.engine import run;"
+        f"run.Processor = lambda *args: ray_kit.Slow(*args, folder={str(tmp_path)!r}, seconds=0.4);"
+        "sys.exit(cli.main(['run', sys.argv[1]]))"
+    )
+    env = environment() | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen([sys.executable, "-c", script, str(job_file)], env=env, stdout=log, stderr=log)
+        manifest = tmp_path / f"out/{META}/manifest.jsonl"
+        while driver.poll() is None and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 2):
+            time.sleep(0.01)
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    before = manifest.read_bytes().count(b"\n")
+    assert before < SHARDS
+    summary = do(ray_job(logs, tmp_path / "out"))
+    assert summary.skipped_shards == before
+    assert_same_tree(tmp_path / "out", local, but=[f"{META}/config.yaml"])  # it stored its own
+
+
+def test_a_thousand_shards(tmp_path, cluster, logs):
+    """What a shard costs when there is nothing to do, each commit on the disk."""
+    count = int(os.environ.get("ROBOCACHE_TEST_SHARDS", "1000"))
+    made = ray_job(logs, tmp_path / "out")
+    refs = [EpisodeRef(f"e{i}", "parquet", (), nbytes=2_000_000) for i in range(count)]
+    shards = plan_shards(refs, 1)
+    began = time.monotonic()
+    with ray_cluster.workers(made) as execute, Output.begin(made, "config: test\n") as output:
+        output.set_types({})
+        output.set_plan(shards)
+        execute(ray_kit.Idle(made, {}), output.store, deque(shards), output.commit)
+        seconds = time.monotonic() - began
+        assert output.done(shards) == set(range(count))
+    print(f"{count} shards in {seconds:.2f} s: {count / seconds:.0f} shards/s, start of the workers included")
+    assert verify(made.output.uri).episodes == count
+    assert count / seconds > 50
