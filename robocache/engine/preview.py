@@ -37,7 +37,8 @@ def preview(job: Job) -> str:
     for ref in good:
         try:
             aligned = processor.align(0, read_episode(ref, job.sources, job.input))
-        except InputError:
+        except InputError as error:
+            lines.append(f"unusable {ref.id}: {error}")
             continue
         scale = sum(r.nbytes for r in good) / max(ref.nbytes, 1)
         rows, size = aligned.table.num_rows, aligned.table.nbytes
