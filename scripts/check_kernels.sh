@@ -9,7 +9,7 @@ for source in cuda/*.cu; do
   for arch in "${archs[@]}"; do
     name=$(basename "$source" .cu)_$arch
     (
-      nvcc -std=c++20 -O3 -fmad=false --extended-lambda -I. -Iinclude -gencode="arch=compute_$arch,code=sm_$arch" \
+      nvcc -std=c++20 -O3 -fmad=false -I. -Iinclude -gencode="arch=compute_$arch,code=sm_$arch" \
         -Xptxas -v -c "$source" -o "$work/$name.o" >"$work/$name.log" 2>&1 || { cat "$work/$name.log"; exit 1; }
       kernels=$(grep -c 'Compiling entry' "$work/$name.log" || true)
       [ "$kernels" -gt 0 ] || exit 0

@@ -34,18 +34,19 @@ def preview(job: Job) -> str:
         done = len(output.done(shards))
         lines.append(f"resume   {done} of {len(shards)} shards are there and match")
     processor = Processor(job, resolve(job, refs), device)
+    unusable = ""
     for ref in good:
         try:
             aligned = processor.align(0, read_episode(ref, job.sources, job.input))
         except InputError as error:
-            lines.append(f"unusable {ref.id}: {error}")
+            unusable = unusable or f"unusable {ref.id}: {error}"
             continue
         scale = sum(r.nbytes for r in good) / max(ref.nbytes, 1)
         rows, size = aligned.table.num_rows, aligned.table.nbytes
         largest = max(sum(r.nbytes for r in shard.refs) for shard in shards)
         threads = job.compute.threads or os.cpu_count() or 1
         # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
-        flight = (threads + 1) * largest * (3 + 2 * size / max(ref.nbytes, 1))
+        flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
         lines += [
             f"rows     about {rows * scale:,.0f} ({rows:,} of {ref.id}, scaled by input bytes)",
             f"bytes    about {decimal(int(size * scale))} before compression",
@@ -54,4 +55,6 @@ def preview(job: Job) -> str:
             "columns  " + ", ".join(f"{f.name} {f.arrow}" for f in processor.features),
         ]
         break
+    else:
+        lines += [unusable] if unusable else []
     return "\n".join(lines)
