@@ -12,15 +12,18 @@ from torch.utils import cpp_extension
 
 # The kernels' promise of equal bits on host and device rests on these: no contraction, no relaxed math.
 HOST_FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
-DEVICE_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--threads=2"]
+# ROBOCACHE_NVCC_FLAGS adds to them: benchmarks/ablations.py builds its variants so.
+DEVICE_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--threads=2", *os.environ.get("ROBOCACHE_NVCC_FLAGS", "").split()]
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
 
 
 def architectures() -> list[str]:
-    """One -gencode each, and PTX of the newest for what comes after. ROBOCACHE_CUDA_ARCH=90 builds for one card."""
-    wanted = tuple(os.environ.get("ROBOCACHE_CUDA_ARCH", ",".join(ARCHITECTURES)).split(","))
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
-    return [*flags, f"-gencode=arch=compute_{wanted[-1]},code=compute_{wanted[-1]}"]
+    """Machine code for each card from one intermediate code, that of the oldest: the kernels use nothing newer, and it
+    halves the build. That code itself is kept for cards to come. ROBOCACHE_CUDA_ARCH=90 builds for one card.
+    """
+    wanted = os.environ.get("ROBOCACHE_CUDA_ARCH", ",".join(ARCHITECTURES)).split(",")
+    codes = [*(f"sm_{a}" for a in wanted), "compute_80"]
+    return [f"-gencode=arch=compute_80,code={code}" for code in codes]
 
 
 def extension():

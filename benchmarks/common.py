@@ -103,3 +103,28 @@ def write_csv(path: Path | None, rows: Sequence[Mapping[str, object]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+class CsvLog:
+    """A CSV that grows row by row, on disk after each; ``append`` goes on with a file that is there."""
+
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = read_csv(path) if append and path.exists() else []
+        self._file = path.open("a" if self.rows else "w", newline="")
+        self._writer: csv.DictWriter | None = csv.DictWriter(self._file, list(self.rows[0])) if self.rows else None
+
+    def write(self, row: Mapping[str, object]) -> None:
+        """The first row names the columns."""
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(row))
+            self._writer.writeheader()
+        self._writer.writerow(row)
+        self._file.flush()
+        self.rows.append({key: str(value) for key, value in row.items()})
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -36,7 +36,7 @@ template <int W> struct Width {
 };
 
 template <int W, class V, class A>
-RC_INLINE void linear_rows(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64_t width, A* out,
+RC_INLINE void linear_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
                            int64_t out_stride) {
   const int64_t w = Width<W>::of(width);
   for (int k = 0; k < rows; ++k) {
@@ -55,7 +55,7 @@ RC_INLINE void linear_rows(const V* x, int64_t stride, const Stencil<A>* s, int 
 // Means over [first, second); `repeats` tells of samples followed by an equal stamp, which do not exist. A functor, so
 // that the usual stream without them pays nothing.
 template <int W, class V, class A, class Repeats>
-RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64_t width, A* out,
+RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
                          int64_t out_stride, const Repeats& repeats) {
   const int64_t w = Width<W>::of(width);
   A sum[W ? W : kColumns];
@@ -96,14 +96,14 @@ RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A>* s, int ro
   }
 
 template <class V, class A>
-void linear_block(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void linear_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
 #define RC_CALL(W) linear_rows<W>(x, stride, s, rows, width, out, out_stride)
   RC_BY_WIDTH(width, RC_CALL)
 #undef RC_CALL
 }
 
 template <class V, class A>
-void mean_block(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void mean_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
   const auto none = [](int64_t) { return false; };
 #define RC_CALL(W) mean_rows<W>(x, stride, s, rows, width, out, out_stride, none)
   RC_BY_WIDTH(width, RC_CALL)
@@ -111,12 +111,12 @@ void mean_block(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64
 }
 
 template <class V, class A, class Time>
-void mean_block_repeats(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A>* s, int rows,
+void mean_block_repeats(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows,
                         int64_t width, A* out, int64_t out_stride) {
   mean_rows<0>(x, stride, s, rows, width, out, out_stride, [=](int64_t j) { return j + 1 < n && t[j + 1] == t[j]; });
 }
 
-template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const Stencil<A>* s, int rows) {
+template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows) {
   int64_t low = n, high = 0;
   for (int k = 0; k < rows; ++k) {
     if (s[k].mean && s[k].first < low) low = s[k].first;
@@ -129,7 +129,7 @@ template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const 
 }
 
 template <class V, class A, class Time>
-void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A>* s, int rows, int64_t width,
+void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows, int64_t width,
                  A* out, int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
@@ -139,7 +139,7 @@ void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Ste
       for (int64_t c = 0; c < width; ++c) o[c] = load(a + c);
       continue;
     }
-    const Knots<A> knots = knots_at(t, n, s[k]);
+    const Knots<A, int64_t> knots = knots_at(t, n, s[k]);
     const V* before = knots.before >= 0 ? x + knots.before * stride : a;
     const V* after = knots.after >= 0 ? x + knots.after * stride : b;
     for (int64_t c = 0; c < width; ++c) {
@@ -149,7 +149,7 @@ void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Ste
 }
 
 template <class V, class A>
-void angle_block(const V* x, int64_t stride, const Stencil<A>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void angle_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
     const V* b = x + s[k].second * stride;
@@ -163,7 +163,7 @@ void angle_block(const V* x, int64_t stride, const Stencil<A>* s, int rows, int6
 
 // slerp (position = 0) and pose (position = 3 linear columns first). A quaternion without direction is not valid.
 template <class V, class A>
-void quaternion_block(const V* x, int64_t stride, Stencil<A>* s, int rows, int position, A* out, int64_t out_stride) {
+void quaternion_block(const V* x, int64_t stride, Stencil<A, int64_t>* s, int rows, int position, A* out, int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
     const V* b = x + s[k].second * stride;
@@ -181,7 +181,7 @@ void quaternion_block(const V* x, int64_t stride, Stencil<A>* s, int rows, int p
 }
 
 template <class V, class A, class Time>
-void formula(Mode mode, const V* x, int64_t stride, const Time* t, int64_t n, Stencil<A>* s, int rows, int64_t width,
+void formula(Mode mode, const V* x, int64_t stride, const Time* t, int64_t n, Stencil<A, int64_t>* s, int rows, int64_t width,
              A* out, int64_t out_stride) {
   if (n == 0) {
     for (int k = 0; k < rows; ++k) {
@@ -233,13 +233,14 @@ void store_block(const A* rows_in, int64_t in_stride, int64_t rows, int64_t widt
 // Step 1. bracket[0]: the last bracket found, bracket[1]: the step that led to it.
 template <class A, class Time>
 void stencils(const Stream& stream, const Time* t, const char* x, int64_t row_bytes, const Block& block,
-              const Time* target, int64_t count, int64_t* bracket, Stencil<A>* s) {
+              const Time* target, int64_t count, int64_t* bracket, Stencil<A, int64_t>* s) {
   const Time shift = time_value<Time>(stream.shift), max_gap = time_value<Time>(stream.max_gap);
   int64_t at = bracket[0], step = bracket[1];
   for (int64_t k = 0; k < block.rows; ++k) {
     int64_t found;
-    s[k] = stencil_at<A>(stream.mode, t, block.samples, target, count, block.first_target + k, shift, max_gap,
-                         at + step, &found);
+    const int64_t j = block.first_target + k;
+    const auto bin = [&](Time* low, Time* high) { return bin_edges(target, count, j, shift, low, high); };
+    s[k] = stencil_at<A>(stream.mode, t, block.samples, minus(target[j], shift), max_gap, at + step, bin, &found);
     step = found > at ? found - at : step;
     at = found;
     const int64_t ahead = at + kAhead * step;
@@ -264,7 +265,7 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
   const int64_t stride = stream.value_row_stride, n = block.samples;
   const int rows = int(block.rows);
 
-  Stencil<A> s[kRows];
+  Stencil<A, int64_t> s[kRows];
   stencils(stream, t, reinterpret_cast<const char*>(x), stride * int64_t(sizeof(V)), block, target, count, bracket, s);
   const bool direct = out.dtype == (sizeof(A) == 4 ? DType::f32 : DType::f64);
   A scratch[kRows * kColumns];
@@ -284,7 +285,7 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
 template <class Time> void fuse_rows_as(const Stream* streams, const Targets& targets, const Output& out,
                                         int64_t begin, int64_t end) {
   int64_t row = begin;
-  int64_t b = targets.offsets ? locate<false>(targets.offsets, targets.batch, row, 0) : row / targets.length;
+  int64_t b = targets.offsets ? locate<false>(targets.offsets, targets.batch, row, int64_t(0)) : row / targets.length;
   for (; row < end; ++b) {
     // Episode b: its targets [first, last), and of those the ones from `row` on.
     const int64_t first = targets.offsets ? targets.offsets[b] : b * targets.length;

@@ -98,10 +98,11 @@ RC_INLINE double sin_quarter(double x) {
 // ---- brackets -------------------------------------------------------------------------------------------------------
 
 // Last i with t[i] <= x (strict: t[i] < x), or -1. Looks around `guess`, else gallops out from it and bisects: a bad
-// guess costs 2 log2(distance) probes. Never reads outside [0, n), whatever the data holds.
-template <bool strict, class Time>
-RC_INLINE int64_t locate(const Time* t, int64_t n, Time x, int64_t guess) {
-  const auto before = [&](int64_t i) { return strict ? t[i] < x : t[i] <= x; };
+// guess costs 2 log2(distance) probes. Never reads outside [0, n), whatever the data holds. I: int64_t, or int32_t where
+// the caller's n fits.
+template <bool strict, class Time, class I>
+RC_INLINE I locate(const Time* t, I n, Time x, I guess) {
+  const auto before = [&](I i) { return strict ? t[i] < x : t[i] <= x; };
   if (n <= 0) return -1;
   if (guess >= 1 && guess + 2 < n) {
     // Most guesses are at most one sample off. Counting four comparisons has no branch to mispredict (CPU), and its four
@@ -109,15 +110,15 @@ RC_INLINE int64_t locate(const Time* t, int64_t n, Time x, int64_t guess) {
     const int inside = int(before(guess - 1)) + int(before(guess)) + int(before(guess + 1)) + int(before(guess + 2));
     if (inside >= 1 && inside <= 3) return guess - 2 + inside;
   }
-  const int64_t start = guess < 0 ? 0 : guess >= n ? n - 1 : guess;
-  int64_t low = -1, high = n, step = 1;  // before(low) holds, before(high) does not
+  const I start = guess < 0 ? 0 : guess >= n ? n - 1 : guess;
+  I low = -1, high = n, step = 1;  // before(low) holds, before(high) does not
   if (before(start)) {
     low = start;
-    while (low + step < n && before(low + step)) {
+    while (step < n - low && before(low + step)) {
       low += step;
       step *= 2;
     }
-    if (low + step < n) high = low + step;
+    if (step < n - low) high = low + step;
   } else {
     high = start;
     while (high - step >= 0 && !before(high - step)) {
@@ -127,52 +128,52 @@ RC_INLINE int64_t locate(const Time* t, int64_t n, Time x, int64_t guess) {
     if (high - step >= 0) low = high - step;
   }
   while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
+    const I middle = low + (high - low) / 2;
     (before(middle) ? low : high) = middle;
   }
   return low;
 }
 
 // Of a run of equal stamps only the last sample exists.
-template <class Time> RC_INLINE int64_t last_of_run(const Time* t, int64_t n, int64_t i) {
+template <class Time, class I> RC_INLINE I last_of_run(const Time* t, I n, I i) {
   while (i + 1 < n && t[i + 1] == t[i]) ++i;
   return i;
 }
 // The sample before the run that i ends, or -1.
-template <class Time> RC_INLINE int64_t before_run(const Time* t, int64_t i) {
-  int64_t j = i;
+template <class Time, class I> RC_INLINE I before_run(const Time* t, I i) {
+  I j = i;
   while (j > 0 && t[j - 1] == t[i]) --j;
   return j - 1;
 }
 
 // Which samples make one target's value. first == second: a copy, no arithmetic. For mean: samples [first, second),
 // marked by mean = true.
-template <class A> struct Stencil {
-  int64_t first, second;
+template <class A, class I> struct Stencil {
+  I first, second;
   A weight;
   bool valid, mean;
 };
 
-template <class A, class Time>
-RC_INLINE Stencil<A> interpolating(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+template <class A, class Time, class I>
+RC_INLINE Stencil<A, I> interpolating(const Time* t, I n, I i, Time x, Time max_gap) {
   if (n == 0) return {-1, -1, A(0), false, false};
   if (i < 0) {
-    const int64_t edge = last_of_run(t, n, 0);
+    const I edge = last_of_run(t, n, I(0));
     return {edge, edge, A(0), false, false};
   }
   if (t[i] == x) return {i, i, A(0), true, false};
   if (i + 1 >= n) return {i, i, A(0), false, false};
-  const int64_t j = last_of_run(t, n, i + 1);
+  const I j = last_of_run(t, n, i + 1);
   const Time span = minus(t[j], t[i]);
   return {i, j, A(minus(x, t[i])) / A(span), max_gap < Time(0) || span <= max_gap, false};
 }
 
-template <class A, class Time>
-RC_INLINE Stencil<A> nearest(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+template <class A, class Time, class I>
+RC_INLINE Stencil<A, I> nearest(const Time* t, I n, I i, Time x, Time max_gap) {
   if (n == 0) return {-1, -1, A(0), false, false};
-  int64_t pick = i;
+  I pick = i;
   if (i < 0) {
-    pick = last_of_run(t, n, 0);
+    pick = last_of_run(t, n, I(0));
   } else if (i + 1 < n && minus(t[i + 1], x) < minus(x, t[i])) {
     pick = last_of_run(t, n, i + 1);
   }
@@ -180,22 +181,22 @@ RC_INLINE Stencil<A> nearest(const Time* t, int64_t n, int64_t i, Time x, Time m
   return {pick, pick, A(0), max_gap < Time(0) || distance <= max_gap, false};
 }
 
-template <class A, class Time>
-RC_INLINE Stencil<A> previous(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+template <class A, class Time, class I>
+RC_INLINE Stencil<A, I> previous(const Time* t, I n, I i, Time x, Time max_gap) {
   if (n == 0) return {-1, -1, A(0), false, false};
   if (i < 0) {
-    const int64_t edge = last_of_run(t, n, 0);
+    const I edge = last_of_run(t, n, I(0));
     return {edge, edge, A(0), false, false};
   }
   return {i, i, A(0), max_gap < Time(0) || minus(x, t[i]) <= max_gap, false};
 }
 
-template <class A, class Time>
-RC_INLINE Stencil<A> next(const Time* t, int64_t n, int64_t i, Time x, Time max_gap) {
+template <class A, class Time, class I>
+RC_INLINE Stencil<A, I> next(const Time* t, I n, I i, Time x, Time max_gap) {
   if (n == 0) return {-1, -1, A(0), false, false};
   if (i >= 0 && t[i] == x) return {i, i, A(0), true, false};
   if (i + 1 >= n) return {i, i, A(0), false, false};
-  const int64_t pick = last_of_run(t, n, i + 1);
+  const I pick = last_of_run(t, n, i + 1);
   return {pick, pick, A(0), max_gap < Time(0) || minus(t[pick], x) <= max_gap, false};
 }
 
@@ -208,36 +209,37 @@ RC_INLINE int64_t half_down(int64_t d) { return d / 2; }
 RC_INLINE double half_down(double d) { return d * 0.5; }
 RC_INLINE float half_down(float d) { return d * 0.5f; }
 
-template <class Time> RC_INLINE void bin_edges(const Time* target, int64_t count, int64_t k, Time shift, Time* low,
+// False for a lone target, which has no bin.
+template <class Time> RC_INLINE bool bin_edges(const Time* target, int64_t count, int64_t k, Time shift, Time* low,
                                                Time* high) {
+  if (count < 2) return false;
   const Time x = minus(target[k], shift);
   const Time left = k > 0 ? minus(target[k - 1], shift) : x;
   const Time right = k + 1 < count ? minus(target[k + 1], shift) : x;
   *low = k > 0 ? plus(left, half_up(minus(x, left))) : minus(x, half_down(minus(right, x)));
   *high = k + 1 < count ? plus(x, half_up(minus(right, x))) : plus(x, half_up(minus(x, left)));
+  return true;
 }
 
-// The stencil of target k of `count`; `guess` is where its bracket is expected. `*at` becomes the bracket found, for
-// the caller's next guess.
-template <class A, class Time>
-RC_INLINE Stencil<A> stencil_at(Mode mode, const Time* t, int64_t n, const Time* target, int64_t count, int64_t k,
-                                Time shift, Time max_gap, int64_t guess, int64_t* at) {
-  const Time x = minus(target[k], shift);
-  const int64_t i = locate<false>(t, n, x, guess);
+// The stencil of target time x; `guess` is where its bracket is expected. bin(&low, &high) tells the edges of its bin for
+// mean, or returns false. `*at` becomes the bracket found, for the caller's next guess.
+template <class A, class Time, class I, class Bin>
+RC_INLINE Stencil<A, I> stencil_at(Mode mode, const Time* t, I n, Time x, Time max_gap, I guess, const Bin& bin, I* at) {
+  const I i = locate<false>(t, n, x, guess);
   *at = i;
   switch (mode) {
     case Mode::nearest: return nearest<A>(t, n, i, x, max_gap);
     case Mode::previous: return previous<A>(t, n, i, x, max_gap);
     case Mode::next: return next<A>(t, n, i, x, max_gap);
-    case Mode::mean:
-      if (count > 1) {
-        Time low, high;
-        bin_edges(target, count, k, shift, &low, &high);
-        const int64_t first = locate<true>(t, n, low, i) + 1;
-        const int64_t second = locate<true>(t, n, high, i) + 1;
+    case Mode::mean: {
+      Time low, high;
+      if (bin(&low, &high)) {
+        const I first = locate<true>(t, n, low, i) + 1;
+        const I second = locate<true>(t, n, high, i) + 1;
         if (first < second) return {first, second, A(0), true, true};
       }
-      [[fallthrough]];
+      return interpolating<A>(t, n, i, x, max_gap);
+    }
     default: return interpolating<A>(t, n, i, x, max_gap);
   }
 }
@@ -249,11 +251,13 @@ template <class A> RC_INLINE A lerp(A w, A x0, A x1) { return fused(w, x1 - x0, 
 template <class A> RC_INLINE int sign_of(A x) { return int(x > A(0)) - int(x < A(0)); }
 
 // Derivative at an inner knot: Fritsch & Butland's weighted harmonic mean (SIAM J. Sci. Stat. Comput. 5, 1984), as
-// SciPy's PchipInterpolator.
+// SciPy's PchipInterpolator. One division, since it runs for every element: the quotient is at most 1 / w1, so that
+// neither steep nor flat slopes leave the range of floats on the way.
 template <class A> RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right) {
-  if (sign_of(s_left) * sign_of(s_right) <= 0) return s_left + s_right != s_left + s_right ? s_left + s_right : A(0);
+  const bool same = (s_left > A(0) && s_right > A(0)) || (s_left < A(0) && s_right < A(0));
+  if (!same) return s_left + s_right != s_left + s_right ? s_left + s_right : A(0);
   const A w1 = h_right + h_right + h_left, w2 = h_right + h_left + h_left;
-  return (w1 + w2) / (w1 / s_left + w2 / s_right);
+  return (w1 + w2) * s_left * (s_right / fused(w1, s_right, w2 * s_left));
 }
 // Derivative at an end: one-sided three-point estimate, limited to keep the shape. h0, s0: the end's own interval.
 template <class A> RC_INLINE A pchip_end(A h0, A h1, A s0, A s1) {
@@ -264,33 +268,45 @@ template <class A> RC_INLINE A pchip_end(A h0, A h1, A s0, A s1) {
 }
 
 // The four-sample stencil of monotone cubic interpolation in [first, second], its interval taken as the unit of time.
-// before / after: -1 where there is no such sample.
-template <class A> struct Knots {
-  int64_t before, after;
-  A h_before, h_after;
+// before / after: -1 where there is no such sample. per_before, per_after: 1 / h, once a row.
+template <class A, class I> struct Knots {
+  I before, after;
+  A h_before, h_after, per_before, per_after;
 };
-template <class A, class Time>
-RC_INLINE Knots<A> knots_at(const Time* t, int64_t n, const Stencil<A>& s) {
-  Knots<A> k{-1, -1, A(0), A(0)};
+template <class A, class Time, class I>
+RC_INLINE Knots<A, I> knots_at(const Time* t, I n, const Stencil<A, I>& s) {
+  Knots<A, I> k{-1, -1, A(0), A(0), A(0), A(0)};
   const A span = A(minus(t[s.second], t[s.first]));
   k.before = before_run(t, s.first);
-  if (k.before >= 0) k.h_before = A(minus(t[s.first], t[k.before])) / span;
+  if (k.before >= 0) {
+    k.h_before = A(minus(t[s.first], t[k.before])) / span;
+    k.per_before = A(1) / k.h_before;
+  }
   if (s.second + 1 < n) {
     k.after = last_of_run(t, n, s.second + 1);
     k.h_after = A(minus(t[k.after], t[s.second])) / span;
+    k.per_after = A(1) / k.h_after;
   }
   return k;
 }
-template <class A> RC_INLINE A pchip(const Knots<A>& k, A w, A xb, A x0, A x1, A xa) {
-  const A s1 = x1 - x0;
-  if (k.before < 0 && k.after < 0) return fused(w, s1, x0);
-  const A s0 = k.before >= 0 ? (x0 - xb) / k.h_before : A(0);
-  const A s2 = k.after >= 0 ? (xa - x1) / k.h_after : A(0);
-  const A m0 = k.before >= 0 ? pchip_inner(k.h_before, A(1), s0, s1) : pchip_end(A(1), k.h_after, s1, s2);
-  const A m1 = k.after >= 0 ? pchip_inner(A(1), k.h_after, s1, s2) : pchip_end(A(1), k.h_before, s1, s0);
+template <class A> RC_INLINE A hermite(A w, A x0, A s1, A m0, A m1) {
   const A c2 = A(3) * s1 - (m0 + m0) - m1;
   const A c3 = m0 + m1 - (s1 + s1);
   return fused(w, fused(w, fused(w, c3, c2), m0), x0);
+}
+// Where there is a sample on both sides.
+template <class A, class I> RC_INLINE A pchip_between(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
+  const A s0 = (x0 - xb) * k.per_before, s1 = x1 - x0, s2 = (xa - x1) * k.per_after;
+  return hermite(w, x0, s1, pchip_inner(k.h_before, A(1), s0, s1), pchip_inner(A(1), k.h_after, s1, s2));
+}
+template <class A, class I> RC_INLINE A pchip(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
+  if (k.before >= 0 && k.after >= 0) return pchip_between(k, w, xb, x0, x1, xa);
+  const A s1 = x1 - x0;
+  if (k.before < 0 && k.after < 0) return fused(w, s1, x0);
+  const A s0 = (x0 - xb) * k.per_before, s2 = (xa - x1) * k.per_after;  // one of them unused
+  const A m0 = k.before >= 0 ? pchip_inner(k.h_before, A(1), s0, s1) : pchip_end(A(1), k.h_after, s1, s2);
+  const A m1 = k.after >= 0 ? pchip_inner(A(1), k.h_after, s1, s2) : pchip_end(A(1), k.h_before, s1, s0);
+  return hermite(w, x0, s1, m0, m1);
 }
 
 // Angles, radians. Reduction by 2 pi in two parts (Cody & Waite) so that the remainder is exact for a few turns.

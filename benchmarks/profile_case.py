@@ -1,0 +1,54 @@
+"""One call of RoboCache on one case, between the profiler's start and stop: what scripts/profile_ncu.sh runs under ncu.
+
+python benchmarks/profile_case.py phase1_large
+python benchmarks/profile_case.py --list
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from cases import load
+
+#: name of the report -> size and "phase name dtype" of the case
+PROFILES = {
+    "phase1_small": ("small", "resample B32 S500 T250 D256 linear f32"),
+    "phase1_medium": ("medium", "resample B256 S1000 T500 D32 linear bf16"),
+    "phase1_large": ("large", "resample B1024 S4096 T2048 D128 linear bf16"),
+    "phase2_small": ("small", "fuse B8 2s 200Hz D16 + 500Hz D8 + 100Hz D8 to 50Hz bf16"),
+    "phase2_medium": ("medium", "fuse B64 10s 400Hz D16 + 1000Hz D8 + 200Hz D8 to 100Hz bf16"),
+    "phase2_large": ("large", "fuse B512 30s 400Hz D16 + 1000Hz D8 + 200Hz D8 to 100Hz bf16"),
+    "phase1_large_d32": ("large", "resample B4096 S1000 T500 D32 linear bf16"),
+    "phase1_large_d7": ("large", "resample B4096 S4096 T2048 D7 linear f32"),
+    "phase1_large_d26": ("large", "resample B2048 S4096 T2048 D26 linear bf16"),
+    "phase1_large_jagged": ("large", "resample jagged 10000 of 50..20000 D32 linear bf16"),
+    "phase1_large_cubic": ("large", "resample B4096 S2000 T1000 D32 cubic f32"),
+    "phase1_large_mean": ("large", "resample B4096 S2000 T1000 D32 mean f32"),
+    "phase1_large_slerp": ("large", "resample B4096 S2000 T1000 D4 slerp f32"),
+    "phase1_large_pose": ("large", "resample B4096 S2000 T1000 D7 pose f32"),
+}
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(PROFILES))
+        return 0
+    if len(sys.argv) != 2 or sys.argv[1] not in PROFILES:
+        print(f"name one of: {', '.join(PROFILES)}")
+        return 2
+    size, wanted = PROFILES[sys.argv[1]]
+    (case,) = load([size], wanted)
+    batch = case.build("cuda")
+    batch.aligned()
+    torch.cuda.synchronize()
+    torch.cuda.profiler.start()
+    batch.aligned()
+    torch.cuda.synchronize()
+    torch.cuda.profiler.stop()
+    print(f"{case.phase} {case.name} {case.dtype}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
