@@ -75,7 +75,14 @@ def row_groups(episodes: Sequence[pa.Table]) -> list[pa.Table]:
     return [pa.concat_tables(group).combine_chunks() for group in groups]
 
 
-def read_statistics(file: pa.NativeFile, format: str) -> dict[str, Statistics]:
-    """The statistics that :func:`encode` put into a part."""
+def footer_size(tail: bytes, format: str) -> int:
+    """How many bytes from a part's end :func:`read_statistics` needs, as its last ten bytes say."""
+    trailer = len(b"ARROW1") if format == "arrow" else len(b"PAR1")
+    return int.from_bytes(tail[-trailer - 4 : -trailer], "little") + 4 + trailer
+
+
+def read_statistics(footer: bytes, format: str) -> dict[str, Statistics]:
+    """The statistics that :func:`encode` put into a part, of which the end is enough (see :func:`footer_size`)."""
+    file = pa.BufferReader(footer)
     metadata = pa.ipc.open_file(file).schema.metadata if format == "arrow" else pq.read_metadata(file).metadata
     return statistics.from_bytes(base64.b64decode(metadata[STATISTICS_KEY]))

@@ -1,4 +1,4 @@
-"""Files of one output: whole or not at all, on a local disk or any fsspec object store."""
+"""Files of one output: whole or not at all, on a local disk or any fsspec object store; and on S3, conditionally."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import fsspec
+from fsspec.asyn import sync
 from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import OutputError
+from robocache.storage import answer, as_oserror, open_storage
 
 _FATAL = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished parts are kept",
@@ -26,51 +27,95 @@ _FATAL = {
     errno.EEXIST: "a file stands where a folder is needed; choose another output.uri",
 }
 
+#: Larger objects go to S3 in pieces of this many bytes, several at a time; S3 allows 5 MiB to 5 GiB.
+PIECE = 16 * 2**20
+#: How many pieces an object may have, and keys a request to delete.
+_PIECES, _KEYS = 10_000, 1_000
+#: S3's words for a condition that does not hold. The second: another conditional write is under way.
+_UNMET = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
+
+
+class UnmetError(Exception):
+    """The object is not, or no longer, as a conditional request asked for. It has changed nothing."""
+
 
 class Store:
-    """The folder ``uri``. Names are relative to it, with ``/``. Can be pickled and used from any thread."""
+    """The folder ``uri``. Names are relative to it, with ``/``. Can be pickled and used from any thread.
+
+    local: on this machine's file system; s3: on S3, with its conditional requests
+    ``OutputError`` for a protocol that there is no client for; from all that asks the storage, where it refuses for
+    good; ``OSError`` where it may not refuse next time.
+    """
 
     def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None):
         self.uri = uri.rstrip("/")
-        self.fs, root = fsspec.core.url_to_fs(uri, **(storage_options or {}))
+        try:
+            self.fs, root = open_storage(uri, storage_options or {})
+        except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
+            raise OutputError(f"output.uri: {uri!r}: {error}") from error
         self.root = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        self.s3 = "s3" in ([self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol)
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        return self.fs.exists(self.path(name))
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file, None where there is none."""
-        try:
-            return int(self.fs.info(self.path(name))["size"])
-        except FileNotFoundError:
-            return None
+        with self._asking(name), contextlib.suppress(FileNotFoundError):
+            self.fs.info(self.path(name))
+            return True
+        return False
 
     def read(self, name: str) -> bytes:
-        return self.fs.cat_file(self.path(name))
+        with self._asking(name):
+            return self.fs.cat_file(self.path(name))
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[IO[bytes]]:
+        """The file, to read from its beginning to its end."""
+        with self._asking(name), self.fs.open(self.path(name), "rb", block_size=PIECE) as file:
+            yield file
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """Whole files, at the same time where the storage is remote."""
+        with self._asking(names[0] if names else ""):
+            places = ([0] * len(names), [None] * len(names))
+            return self.fs.cat_ranges([self.path(n) for n in names], *places, on_error="raise")
+
+    def read_tails(self, sizes: Mapping[str, int], nbytes: int) -> list[bytes]:
+        """The last ``nbytes`` of files of these sizes, at the same time where the storage is remote."""
+        with self._asking(next(iter(sizes), "")):
+            places = ([max(0, size - nbytes) for size in sizes.values()], list(sizes.values()))
+            return self.fs.cat_ranges([self.path(n) for n in sizes], *places, on_error="raise")
 
     def files(self, folder: str = "") -> list[str]:
         """Names of all files below ``folder``, sorted; hidden ones included."""
-        root = self.path(folder).rstrip("/")
-        if not self.fs.exists(root):
-            return []
-        self.fs.invalidate_cache(root)
-        return sorted(f[len(self.root) + 1 :] for f in self.fs.find(root))
+        return sorted(self.sizes(folder))
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of all files below ``folder``, by name: one listing instead of a request a file."""
-        root = self.path(folder).rstrip("/")
-        if not self.fs.exists(root):
-            return {}
-        self.fs.invalidate_cache(root)
-        return {f[len(self.root) + 1 :]: int(i["size"]) for f, i in self.fs.find(root, detail=True).items()}
+        with self._asking(folder):
+            found = self.fs.find(self.path(folder).rstrip("/"), detail=True)
+        # A name that ends in a slash is how consoles keep an empty folder on an object store.
+        return {f[len(self.root) + 1 :]: int(i["size"]) for f, i in found.items() if not f.endswith("/")}
 
     def remove(self, name: str) -> None:
-        with self._explained(name), contextlib.suppress(FileNotFoundError):
+        with self.writing(name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """In no particular order, and not all at once."""
+        if not self.s3:
+            for name in names:
+                self.remove(name)
+            return
+        for i in range(0, len(names), _KEYS):
+            with self.writing(names[i]):
+                bucket, _, _ = self.fs.split_path(self.root)
+                keys = [{"Key": self.fs.split_path(self.path(name))[1]} for name in names[i : i + _KEYS]]
+                done = self.fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                for failure in done.get("Errors", []):
+                    raise OSError(errno.EIO, f"{failure.get('Key')} cannot be deleted: {failure.get('Message')}")
 
     def write(self, name: str, data: Any) -> None:
         """Put a whole file there, replacing what was: a reader sees the old bytes or the new, never a piece, also
@@ -79,12 +124,57 @@ class Store:
         if self.local:
             self.write_lines(name, (data,))
             return
-        with self._explained(name):
-            self.fs.pipe_file(self.path(name), bytes(data))
+        with self.writing(name):
+            view = memoryview(data)
+            if not self.s3:
+                self.fs.pipe_file(self.path(name), bytes(view))
+                return
+            # One PUT, or a multipart upload that is completed once all pieces are there, and aborted on any error.
+            piece = max(PIECE, -(-view.nbytes // _PIECES))
+            content = bytes(view) if view.nbytes < 2 * piece else _Slices(view)
+            self.fs.pipe_file(self.path(name), content, chunksize=piece)
+
+    def put_if(self, name: str, data: bytes, etag: str | None) -> str:
+        """Write a small object where there is none (``etag`` None), or in place of the one of this etag; its own.
+
+        ``UnmetError`` where there is another. A lost answer may have been a success.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        return self._conditional("put_object", name, Body=data, **condition)["ETag"]
+
+    def read_tagged(self, name: str) -> tuple[bytes, str]:
+        """A small object and its etag. ``FileNotFoundError`` where there is none."""
+
+        async def get() -> tuple[bytes, str]:
+            bucket, key, _ = self.fs.split_path(self.path(name))
+            found = await self.fs._call_s3("get_object", Bucket=bucket, Key=key)
+            async with found["Body"] as body:
+                return await body.read(), found["ETag"]
+
+        with self._asking(name):
+            return sync(self.fs.loop, get)
+
+    def remove_if(self, name: str, etag: str) -> None:
+        """Remove the object of this etag. ``UnmetError`` where there is another, or none."""
+        self._conditional("delete_object", name, IfMatch=etag)
+
+    def _conditional(self, method: str, name: str, **request: Any) -> Mapping[str, Any]:
+        bucket, key, _ = self.fs.split_path(self.path(name))
+        with self.writing(name):
+            try:
+                return self.fs.call_s3(method, Bucket=bucket, Key=key, **request)
+            except FileNotFoundError as error:
+                if answer(error) == "NoSuchBucket":
+                    raise
+                raise UnmetError(f"{self.uri}/{name} is gone") from error
+            except OSError as error:
+                if answer(error) in _UNMET:
+                    raise UnmetError(f"{self.uri}/{name} is another one") from error
+                raise
 
     def write_lines(self, name: str, pieces: Iterable[Any]) -> None:
         """As :meth:`write`, of pieces that are never all in memory; local only."""
-        with self._explained(name):
+        with self.writing(name):
             target = Path(self.path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
             # Process ids repeat across hosts, and a worker that outlived its run may still write the same part.
@@ -104,7 +194,7 @@ class Store:
         """Add to the end of a local file, on the disk when this returns; where it begins. A crash may leave a piece of
         ``data``, an error (a full disk) leaves nothing of it.
         """
-        with self._explained(name):
+        with self.writing(name):
             path = Path(self.path(name))
             path.parent.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
@@ -128,13 +218,50 @@ class Store:
                 self.remove(name)
 
     @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def writing(self, name: str) -> Iterator[None]:
+        """Says what a refusal to write means."""
         try:
-            yield
+            with self._asking(name):
+                yield
         except OSError as error:
-            if error.errno in _FATAL:
+            if self.local and error.errno in _FATAL:
                 raise OutputError(f"{self.uri}/{name}: {_FATAL[error.errno]} ({error.strerror})") from error
             raise
+
+    @contextlib.contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Gives remote faults the object's URI, an error number and a class that says whether they may pass."""
+        if self.local:
+            yield
+            return
+        where = f"{self.uri}/{name}"
+        try:
+            with as_oserror(where):
+                yield
+        except FileNotFoundError as error:
+            if answer(error) == "NoSuchBucket":
+                raise OutputError(f"{where}: no such bucket; create it or choose another output.uri") from error
+            raise FileNotFoundError(errno.ENOENT, f"{where}: {error}") from error
+        except PermissionError as error:
+            right = "check the credentials, and that they may list, read, write and delete below output.uri"
+            raise OutputError(f"{where}: the storage refuses ({error}); {right}") from error
+        except OSError as error:
+            number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else errno.EIO)
+            text = str(error.strerror or error).removeprefix(f"{where}: ")
+            raise OSError(number, f"{where}: {text}") from error
+
+
+class _Slices:
+    """A buffer whose slices are bytes, which is what the S3 client takes: only pieces under way are copied."""
+
+    def __init__(self, view: memoryview):
+        self._view = view.cast("B")
+
+    def __len__(self) -> int:
+        return self._view.nbytes
+
+    def __getitem__(self, place: slice) -> bytes:
+        return bytes(self._view[place])
 
 
 def _chunks(pieces: Iterable[Any]) -> Iterator[Any]:

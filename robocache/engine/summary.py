@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,7 +15,6 @@ import torch
 
 from robocache.dataset import parts
 from robocache.dataset.statistics import Statistics
-from robocache.dataset.store import Store
 from robocache.engine.job import Job
 from robocache.engine.output import META, Output
 from robocache.engine.records import QuarantineRecord, ShardRecord
@@ -27,6 +26,8 @@ STATISTICS = f"{META}/statistics.json"
 REPORT = f"{META}/report.json"
 
 _GROUP = 4096
+#: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
+_PARTS, _TAIL = 64, 1 << 16
 
 _EPISODE_SCHEMA = pa.schema(
     [
@@ -77,16 +78,15 @@ class Summary:
 
 def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float) -> Summary:
     """Write the tables of ``meta/robocache`` from the records, in shard order."""
-    store, shards = output.store, output.committed.values()
-    store.write(EPISODES, _episodes(output.records()))
+    shards = output.committed.values()
+    output.write(EPISODES, _episodes(output.records()))
     quarantined = tuple(q for r in output.records() for q in r.quarantined)
-    store.write(QUARANTINE, "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode())
+    output.write(QUARANTINE, "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode())
     merged: dict[str, Statistics] = {}
-    for _, committed in sorted(output.committed.items()):
-        if committed.part:
-            for name, s in _part_statistics(store, committed.part, job.output.format).items():
-                merged[name] = Statistics.merge([merged[name], s]) if name in merged else s
-    store.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
+    for found in _part_statistics(output):
+        for name, s in found.items():
+            merged[name] = Statistics.merge([merged[name], s]) if name in merged else s
+    output.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
     result = Summary(
         output.store.uri,
         sum(c.episodes for c in shards),
@@ -106,19 +106,29 @@ def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float
         "identity": job.identity(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__},
     }
-    store.write(REPORT, json.dumps(report, indent=1).encode())
+    output.write(REPORT, json.dumps(report, indent=1).encode())
     return result
 
 
-def _part_statistics(store: Store, part: str, format: str) -> dict[str, Statistics]:
-    try:
-        with store.fs.open(store.path(part), "rb") as file:
-            return parts.read_statistics(pa.PythonFile(file, "r"), format)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{store.uri}/{part}: cannot be read back ({error}); delete it and run again, `robocache verify` says what "
-            "else is damaged"
-        ) from error
+def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
+    """Of each part, in shard order: from the ends of the files, many at a time."""
+    store, format = output.store, output.job.output.format
+    kept = (c for _, c in sorted(output.committed.items()) if c.part)
+    while group := list(islice(kept, _PARTS)):
+        try:
+            tails = store.read_tails({c.part: c.bytes for c in group}, _TAIL)
+        except FileNotFoundError as error:
+            raise OutputError(f"{store.uri}: a part is gone; run again ({error})") from error
+        for c, tail in zip(group, tails, strict=True):
+            try:
+                if (size := parts.footer_size(tail, format)) > len(tail):
+                    (tail,) = store.read_tails({c.part: c.bytes}, size)
+                yield parts.read_statistics(tail, format)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise OutputError(
+                    f"{store.uri}/{c.part}: cannot be read back ({error}); delete it and run again, `robocache verify` "
+                    "says what else is damaged"
+                ) from error
 
 
 def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robocache.dataset.manifest_log import open_log
 from robocache.dataset.store import Store
-from robocache.engine.output import IDENTITY, LOCK, META, PLAN, read_manifest
+from robocache.engine.output import IDENTITY, LOCK, MANIFEST, META, PLAN, read_manifest
 from robocache.engine.records import ShardRecord
 from robocache.errors import OutputError, RoboCacheError
 
@@ -46,12 +47,12 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     try:
         identity = json.loads(store.read(IDENTITY))["identity"]
         plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
-        holds = {record.shard: offset for offset, record in read_manifest(store)}
+        log = open_log(store, MANIFEST)
+        holds = {record.shard: place for place, record in read_manifest(log)}
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
-    for offset, record in read_manifest(store):
-        if holds[record.shard] != offset:
-            continue  # a later one took its place
+    for line in log.read(holds.values()):
+        record = ShardRecord.from_json(line.decode())
         if record.identity != identity:
             problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
         problems.extend(_part_problems(store, record))

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-import fsspec
 import numpy as np
 
 from robocache.data import Episode, EpisodeRef, FileStamp, StreamInfo
 from robocache.errors import InputError
+from robocache.storage import open_storage
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -50,7 +50,7 @@ class InputSpec:
 
     uri: tuple[str, ...]
     format: str = "auto"
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
     times: TableTimes | None = None
     episode: str = "file"
     stamp: Literal["header", "log"] = "header"
@@ -80,16 +80,20 @@ class Reader(Protocol):
         ...
 
 
+#: What a remote file reads beyond what is asked: enough to make one request of many small reads, little beside a chunk.
+READ_AHEAD = 1 << 20
+
+
 def read_bytes(file: FileStamp, spec: InputSpec) -> bytes:
     """The whole file. ``OSError`` passes through: the engine retries it."""
-    fs, path = fsspec.core.url_to_fs(file.uri, **spec.storage_options)
+    fs, path = open_storage(file.uri, spec.storage_options)
     return fs.cat_file(path)
 
 
 def open_file(file: FileStamp, spec: InputSpec):
     """A seekable binary file object; close it (use ``with``)."""
-    fs, path = fsspec.core.url_to_fs(file.uri, **spec.storage_options)
-    return fs.open(path, "rb")
+    fs, path = open_storage(file.uri, spec.storage_options)
+    return fs.open(path, "rb", block_size=READ_AHEAD)
 
 
 Selector = tuple["int | slice | str", ...]

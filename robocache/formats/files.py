@@ -16,6 +16,7 @@ from robocache.errors import InputError
 from robocache.formats.base import InputSpec
 from robocache.formats.lerobot import INFO
 from robocache.formats.registry import READERS
+from robocache.storage import answer, as_oserror, open_storage
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
 _VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", "LastModified", "created")
@@ -54,18 +55,28 @@ def expand(uri: str, spec: InputSpec) -> tuple[str, list[Found]]:
     """What a URI leads to, and the folder that its episodes' ids are relative to.
 
     A folder gives what a reader claims by suffix, hidden files left out; a file or a glob's match counts as it is.
-    ``InputError`` for an unknown protocol; ``OSError`` where the storage fails.
+    ``InputError`` for an unknown protocol and where an object store refuses; ``OSError`` where the storage fails.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **spec.storage_options)
+        fs, path = open_storage(uri, spec.storage_options)
     except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
         raise InputError(f"input.uri: {uri!r}: {error}") from error
+    try:
+        with as_oserror(uri):
+            return _expand(fs, path, spec)
+    except PermissionError as error:
+        raise InputError(f"input.uri: {uri!r}: {error}; check input.storage_options and what they permit") from error
+
+
+def _expand(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> tuple[str, list[Found]]:
     here = _uri(fs, path)
     try:
         info = fs.info(path)
     except FileNotFoundError:
         return _expand_glob(fs, path, spec) if has_magic(path) else (here, [])
-    except PermissionError:
+    except PermissionError as error:
+        if answer(error):  # of an object store: more likely the credentials than the one object
+            raise
         return here.rpartition("/")[0], [_unreadable(fs, path)]
     if info["type"] == "directory":
         return here, _search(fs, path, spec)
@@ -119,6 +130,8 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str, errors: list[OSError]) -> It
     try:
         files = fs.find(root, detail=True, **_catch(fs, errors))
     except PermissionError as error:
+        if answer(error):
+            raise
         errors.append(error)
         return
     for path, info in files.items():

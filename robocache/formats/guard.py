@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 from robocache.data import FileStamp
 from robocache.errors import InputError
+from robocache.storage import is_storage_fault
 
-#: Client libraries of object stores whose errors are no OSError although it is the storage that failed.
-_STORAGE_CLIENTS = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "urllib3"})
 _CONTENT_ERRNO = (None, errno.EINVAL)
 
 
@@ -21,8 +20,9 @@ def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iter
 
     Whatever a parser throws at damaged content will fail the same way again, so it is an ``InputError``, as is a file
     that is missing or may not be read. A storage error (an ``OSError`` with an error number, a timeout, a lost
-    connection, a storage client's own error) may be gone at the next try and stays an ``OSError``. Parsers raise
-    ``OSError`` too (h5py, pyarrow), but without an error number, or ask for a place that no file has (``EINVAL``).
+    connection, expired credentials, a client library's own error) may be gone at the next try and is an ``OSError``.
+    Parsers raise ``OSError`` too (h5py, pyarrow), but without an error number, or ask for a place that no file has
+    (``EINVAL``).
     """
     where = (files[0].uri if files else "input") + (f"#{key}" if key else "")
     try:
@@ -31,21 +31,22 @@ def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iter
         if any(file.uri in str(error) for file in files):
             raise
         raise InputError(f"{where}: {error}") from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{where}: no such file") from error
-    except PermissionError as error:
-        raise InputError(f"{where}: permission denied") from error
-    except (TimeoutError, ConnectionError):
-        raise
-    except asyncio.TimeoutError as error:  # before Python 3.11 not a TimeoutError
-        raise TimeoutError(f"{where}: the storage timed out") from error
-    except MemoryError as error:
-        raise InputError(f"{where}: needs more memory than there is; a damaged size, as a rule ({error})") from error
     except Exception as error:
+        if is_storage_fault(error):
+            raise OSError(errno.EIO, f"{where}: {type(error).__name__}: {error}") from error
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise InputError(f"{where}: no such file") from error
+        if isinstance(error, PermissionError):
+            raise InputError(f"{where}: permission denied") from error
+        if isinstance(error, asyncio.TimeoutError):  # before Python 3.11 not a TimeoutError
+            raise TimeoutError(f"{where}: the storage timed out") from error
+        if isinstance(error, TimeoutError | ConnectionError):
+            raise
+        if isinstance(error, MemoryError):
+            damage = f"needs more memory than there is; a damaged size, as a rule ({error})"
+            raise InputError(f"{where}: {damage}") from error
         if isinstance(error, OSError) and error.errno not in _CONTENT_ERRNO:
             raise
-        if type(error).__module__.partition(".")[0] in _STORAGE_CLIENTS:
-            raise OSError(f"{where}: {type(error).__name__}: {error}") from error
         raise InputError(f"{where}: cannot be read as {format or 'a recording'}: {_reason(error)}") from error
 
 

@@ -175,7 +175,7 @@ def test_parts_hold_their_statistics_and_no_dictionary_of_floats(format, compres
     stats = {"x": Statistics.of(np.ones((5, 2), np.float32))}
     data = parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
     assert data == parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
-    assert parts.read_statistics(pa.BufferReader(data), format)["x"].summary() == stats["x"].summary()
+    assert parts.read_statistics(data, format)["x"].summary() == stats["x"].summary()
     if format == "parquet":
         group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}

@@ -1,0 +1,61 @@
+"""Storage behind a URI: one way to get at it, and what its faults mean whichever client library reports them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import fsspec
+
+#: Client libraries of object stores whose errors are no OSError although it is the storage that failed.
+_CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "s3fs", "urllib3"})
+#: Of these the ones that say that nobody has told the client who is asking.
+_NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
+#: Answers of S3 that are about one object; any other refusal is about the storage or who is asking.
+_ABOUT_THE_OBJECT = frozenset({"403", "404", "416", "AccessDenied", "InvalidObjectState", "InvalidRange", "NoSuchKey"})
+
+
+def open_storage(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The fsspec file system of ``uri``, and the path on it. Listings are not cached: another process may write there.
+
+    ``ValueError`` or ``ImportError``: no such protocol, or its package is missing.
+    """
+    options = {key: deepcopy(v) if isinstance(v, dict) else v for key, v in options.items()}  # botocore writes in them
+    if "://" in uri and "::" not in uri:
+        options = {"use_listings_cache": False, **options}
+    return fsspec.core.url_to_fs(uri, **options)
+
+
+def answer(error: BaseException) -> str:
+    """The code with which an object store has refused, such as ``NoSuchBucket``; empty for any other error."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, Mapping) else ""
+
+
+def is_storage_fault(error: Exception) -> bool:
+    """True where an object store or its client failed or refused for a reason that is not the object it was asked for:
+    a connection, a timeout, an expired token.
+    """
+    if code := answer(error):
+        return code not in _ABOUT_THE_OBJECT
+    return type(error).__module__.partition(".")[0] in _CLIENTS and not isinstance(error, OSError)
+
+
+@contextmanager
+def as_oserror(where: str) -> Iterator[None]:
+    """Let errors of client libraries out as ``OSError``: ``PermissionError`` where credentials are missing."""
+    try:
+        yield
+    except asyncio.TimeoutError as error:  # before Python 3.11 not a TimeoutError
+        raise TimeoutError(errno.ETIMEDOUT, f"{where}: the storage timed out") from error
+    except Exception as error:
+        if isinstance(error, OSError) or not is_storage_fault(error):
+            raise
+        if type(error).__name__ in _NO_CREDENTIALS:
+            right = "give storage_options key and secret, or set the environment as for the AWS command line"
+            raise PermissionError(errno.EACCES, f"{where}: {error}; {right}") from error
+        raise OSError(errno.EIO, f"{where}: {type(error).__name__}: {error}") from error
