@@ -142,6 +142,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     _at_least(problems, "compute.threads", checked.compute.threads, 0)
     _check_cluster(checked.cluster, checked.compute, problems)
     _check_output(job_input.uri, checked.output, problems)
+    _check_reach(job_input.uri, checked.output, checked.cluster, problems)
     if lines := problems.lines():
         raise ConfigError(lines)
     return Job(
@@ -310,6 +311,22 @@ def _check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problem
             problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cpu; write 0 or leave it out")
         elif not gpus and compute.device == "cuda":
             problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cuda; write more than 0 or leave it out")
+
+
+def _check_reach(inputs: Sequence[str], output: OutputSpec, cluster: ClusterSpec, problems: Problems) -> None:
+    """A running cluster's nodes share no current folder, and that of a submitted job vanishes with the job."""
+    address = cluster.to_join() if cluster.mode == "ray" and not problems.under("cluster") else None
+    if address is None:
+        return
+    right = (
+        f"the nodes of the cluster at {address} share no current folder; write an absolute path that all of them see, "
+        "or a URI such as s3://bucket/run-1"
+    )
+    for path, uris in (("input.uri", inputs), ("output.uri", (output.uri,))):
+        for uri in uris if not problems.under(path) else ():
+            protocol, local = split_protocol(uri)
+            if protocol in (None, "file", "local") and not os.path.isabs(os.path.expanduser(local)):
+                problems.wrong(path, uri, right)
 
 
 def _overlap(source: str, output: str) -> bool:

@@ -294,9 +294,10 @@ def test_the_cluster_keys_reach_the_job():
     written = (
         "{mode: ray, address: 'ray-head:6379', workers: 4, gpus_per_worker: 0.5, cpus_per_worker: 2, memory_mb: 100}"
     )
-    made = job(MINIMAL, f"cluster={written}")
+    shared = ("input.uri=/mnt/logs", "output.uri=/mnt/out")
+    made = job(MINIMAL, *shared, f"cluster={written}")
     assert made.cluster == ClusterSpec("ray", "ray-head:6379", 4, 0.5, 2.0, 100)
-    assert made.identity() == job(MINIMAL).identity()
+    assert made.identity() == job(MINIMAL, *shared).identity()
     local = job(MINIMAL, f"cluster={written}", "cluster.mode=local")  # the same config, by one override
     assert local.cluster.mode == "local"
 

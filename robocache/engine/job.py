@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 from robocache.formats.base import InputSpec
@@ -55,7 +57,7 @@ class OutputSpec:
     format: Literal["parquet", "arrow"] = "parquet"
     compression: Literal["zstd", "none"] = "zstd"
     shard_mb: int = 64
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,13 @@ class ClusterSpec:
     memory_mb: int = 0
     max_attempts: int = 3
 
+    def to_join(self) -> str | None:
+        """The address of the cluster that a run joins; None: one on this machine, started for the run."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return None if address == "local" else address
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Job:
     """One run. ``max_failed_episodes``: how many quarantined episodes still count as success."""
 
@@ -109,6 +116,10 @@ class Job:
 
     def identity(self) -> str:
         """Hash of what decides the output's bytes. Device, threads, memory, workers and retries do not."""
+        return self._identity
+
+    @cached_property  # every record of every shard names it
+    def _identity(self) -> str:
         decisive = {
             "version": OUTPUT_VERSION,
             "input": dataclasses.asdict(dataclasses.replace(self.input, storage_options={})),

@@ -35,7 +35,7 @@ class Shard:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def plan_shards(refs: Sequence[EpisodeRef], shard_mb: int) -> list[Shard]:
+def plan_shards(refs: Sequence[EpisodeRef], shard_mb: float) -> list[Shard]:
     """Consecutive episodes, a new shard once the last holds ``shard_mb`` MB (1e6 bytes) of input."""
     shards: list[Shard] = []
     begin, size = 0, 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from robocache.engine.clean import StreamReport, clean
 from robocache.engine.job import FeatureSource, Job
 from robocache.engine.plan import Shard
 from robocache.engine.records import EpisodeRecord, QuarantineRecord, ShardRecord
+from robocache.engine.retry import TRANSIENT
 from robocache.engine.timeline import target_times
 from robocache.engine.types import SourceType, feature_types, source_type
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
@@ -117,29 +118,16 @@ class Processor:
         quarantined: list[QuarantineRecord] = []
         for index, ref in enumerate(shard.refs, shard.first_episode):
             files = tuple(f.uri for f in ref.files)
-            retry = True
             if index in blamed:
-                quarantined.append(QuarantineRecord(index, ref.id, files, blamed[index], retry))
+                quarantined.append(QuarantineRecord(index, ref.id, files, blamed[index], retry=True))
                 continue
             try:
                 with stages.time("read"):
                     episode = read(ref)
-                with stages.time("align"):
-                    aligned = self._align(index, ref, episode)
-            except OutputError:
-                raise
-            except InputError as error:
-                reason, retry = str(error), False
-            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-                if not last_attempt:
-                    raise
-                reason = f"{type(error).__name__} on every attempt: {error}"
+                with stages.time("align"), naming(files, ref.id):
+                    aligned = self.align(index, episode)
             except Exception as error:
-                if not device_usable(self.device):
-                    raise DeviceLostError(f"{self.device}, at episode {ref.id}: {error}") from error
-                # A fault of ours, or of data nobody thought of: the run goes on, the episode does not vanish.
-                logger.debug("episode %s", ref.id, exc_info=True)
-                reason = f"unexpected {type(error).__name__}: {error}"
+                reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
             else:
                 tables.append(aligned.table)
                 episodes.append(
@@ -173,11 +161,25 @@ class Processor:
         )
         return ShardResult(part, record)
 
-    def _align(self, index: int, ref: EpisodeRef, episode: Episode) -> AlignedEpisode:
-        try:
-            return self.align(index, episode)
-        except InputError as error:
-            raise InputError(f"{ref.files[0].uri if ref.files else ref.id}: {error}") from None
+    def blame(self, error: Exception, episode_id: str, *, last_attempt: bool) -> tuple[str, bool]:
+        """Why the episode that was being read or aligned goes to the quarantine, and whether the fault may pass.
+
+        Raises ``error`` where it is worth another attempt or no fault of the episode, ``DeviceLostError`` where
+        nothing more can be done in this process.
+        """
+        if isinstance(error, OutputError):
+            raise error
+        if isinstance(error, InputError):
+            return str(error), False
+        if isinstance(error, TRANSIENT):
+            if not last_attempt:
+                raise error
+            return f"{type(error).__name__} on every attempt: {error}", True
+        if not device_usable(self.device):
+            raise DeviceLostError(f"{self.device}, at episode {episode_id}: {error}") from error
+        # A fault of ours, or of data nobody thought of: the run goes on, the episode does not vanish.
+        logger.debug("episode %s", episode_id, exc_info=error)
+        return f"unexpected {type(error).__name__}: {error}", True
 
     def align(self, index: int, episode: Episode) -> AlignedEpisode:
         """Bring every source of an episode to its timeline and lay the features side by side."""
@@ -196,7 +198,7 @@ class Processor:
                     raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
                 continue
             if s.source not in streams:
-                self._check_type(s.source, stream)
+                self.check_type(s.source, stream)
                 streams[s.source], reports[s.source] = clean(s.source, stream, s.max_gap)
             clock = s.source if s.offset == 0 else f"{s.source} ({s.offset:+d} ns)"
             stamps[clock] = streams[s.source].times + s.offset
@@ -205,7 +207,8 @@ class Processor:
         table = schema.episode_table(self.features, index, times, columns)
         return AlignedEpisode(table, list(reports.values()), episode.metadata, int(times[0]))
 
-    def _check_type(self, source: str, stream: Stream) -> None:
+    def check_type(self, source: str, stream: Stream) -> None:
+        """``InputError`` where a stream that has samples is not of the kind and shape settled for its source."""
         expected, found = self.types[source], source_type(stream, "")
         if (found.kind, found.shape) != (expected.kind, expected.shape) and len(stream.times):
             raise InputError(
@@ -303,6 +306,15 @@ def run_shard(
         with stages.time("write"):
             store.write(result.record.part, result.part)
     return result.record
+
+
+@contextmanager
+def naming(files: Sequence[str], episode_id: str) -> Iterator[None]:
+    """Let an ``InputError`` begin with the file that the episode is read from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{files[0] if files else episode_id}: {error}") from None
 
 
 def pick_device(job: Job) -> str:

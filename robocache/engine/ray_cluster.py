@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +20,16 @@ from robocache.engine.attempts import Attempts, Task
 from robocache.engine.job import Job
 from robocache.engine.plan import Shard
 from robocache.engine.process import Processor
+from robocache.engine.ray_connection import connected
 from robocache.engine.records import ShardRecord
-from robocache.engine.retry import TRANSIENT
-from robocache.errors import ConfigError, WorkersError
+from robocache.errors import RoboCacheError, WorkersError
 
 logger = logging.getLogger("robocache")
 
+#: How long the loop waits for a call to end before it looks at everything else.
+POLL_S = 0.2
+#: A sync costs milliseconds, so shards that end closer to each other than this are committed together.
+COMMIT_EVERY_S = 0.05
 #: How often the number of workers is compared with what the cluster carries.
 SCALE_EVERY_S = 3.0
 #: How long a stopped run waits for the shards in flight.
@@ -42,39 +43,8 @@ NOTICE_S = 30.0
 @contextmanager
 def workers(job: Job) -> Iterator[Callable[..., None]]:
     """A connection to the cluster. ``ConfigError`` where there is no Ray or no cluster."""
-    with _connected(job.cluster.address):
+    with connected(job.cluster):
         yield execute
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Ray, initialised; left as it was where the caller (a test, a notebook, a job) had done so."""
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError(["cluster.mode: ray, but Ray is not installed; pip install robocache[ray]"]) from None
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    # Ray takes SIGTERM for itself, but how the program ends is the program's to say.
-    in_main = threading.current_thread() is threading.main_thread()
-    on_term = signal.getsignal(signal.SIGTERM) if in_main else None
-    try:
-        ray.init(address=address, logging_level=logging.WARNING)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ConfigError(
-            [
-                f"cluster.address: no Ray cluster at {address!r} ({error}); start one, or give the address of one and "
-                "its token (`ray get-auth-token`, RAY_AUTH_MODE=token)"
-            ]
-        ) from error
-    if on_term is not None:
-        signal.signal(signal.SIGTERM, on_term)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def execute(
@@ -102,7 +72,8 @@ class _Member:
     ref: Any = None
     task: Task | None = None
     ahead: Task | None = None
-    node: str = ""
+    node: str = ""  # where it is; empty until it has said so
+    node_id: str = ""
     greet_at: float = 0.0
 
     @property
@@ -121,13 +92,15 @@ class _Fleet:
         import ray
         from ray.util.metrics import Counter
 
+        from robocache.engine.ray_metrics import counting
         from robocache.engine.ray_worker import Worker
 
         self.ray = ray
-        self.attempts, self.commit = attempts, commit
+        self.attempts, self.commit = attempts, counting(commit)
         self.members: list[_Member] = []
         self.retries = Counter("robocache_retries", "shards sent again")
-        self.scaled = 0.0
+        self.ended: list[ShardRecord] = []  # yet to commit
+        self.scaled = self.committed = 0.0
         self.well = self.noticed = time.monotonic()
         cluster, compute = processor.job.cluster, processor.job.compute
         self.gpus = cluster.gpus_per_worker
@@ -151,13 +124,13 @@ class _Fleet:
 
     def work(self) -> None:
         """Until every task has ended."""
-        while len(self.attempts) or any(m.task or m.ahead for m in self.members):
+        while len(self.attempts) or self.ended or any(m.task or m.ahead for m in self.members):
             self._scale()
             self._assign()
-            records = self._collect(0.2)
+            self._collect()
             self._assign()  # the workers go on while the disk syncs
-            if records:
-                self.commit(records)
+            if time.monotonic() - self.committed >= COMMIT_EVERY_S or not any(m.task for m in self.members):
+                self._commit()
         if self.attempts.hopeless:
             which = ", ".join(str(task.shard.index) for task in self.attempts.hopeless)
             raise WorkersError(
@@ -169,9 +142,10 @@ class _Fleet:
         """Give out nothing more; wait for what is in flight and commit it as it comes."""
         logger.warning("stopping: waiting up to %.0f s for the shards in flight", GRACE_S)
         end = time.monotonic() + GRACE_S
+        self._commit()
         while any(m.task for m in self.members) and time.monotonic() < end:
-            if records := self._collect(0.2):
-                self.commit(records)
+            self._collect()
+            self._commit()
 
     def disband(self) -> None:
         for m in self.members:
@@ -222,8 +196,8 @@ class _Fleet:
 
     def _send(self, m: _Member, task: Task) -> None:
         m.task = task
-        if task.whole is not None:
-            m.ref = m.actor.probe.remote(task.shard)
+        if task.suspect:
+            m.ref = m.actor.probe.remote(task.shard, task.blamed, self.attempts.max_attempts)
             return
         # A shard under suspicion runs alone, so that no other is blamed for it, nor it for another.
         if task.fresh and m.ahead is None:
@@ -232,16 +206,22 @@ class _Fleet:
         attempt = task.attempt + task.crashes
         m.ref = m.actor.run.remote(task.shard, attempt, self.attempts.last(task), task.blamed, following)
 
-    def _collect(self, timeout_s: float) -> list[ShardRecord]:
-        """Everything that has ended, what went wrong dealt with; waits for the first. Records yet to commit."""
+    def _commit(self) -> None:
+        if self.ended:
+            records, self.ended = self.ended, []
+            self.commit(records)
+            self.committed = time.monotonic()
+
+    def _collect(self) -> None:
+        """Take what has ended, deal with what went wrong; waits a while for the first."""
+        timeout_s = COMMIT_EVERY_S if self.ended else POLL_S
         calls = {m.ref: m for m in self.members if m.ref is not None}
         if not calls:
             time.sleep(timeout_s)
-            return []
+            return
         refs = list(calls)
         self.ray.wait(refs, num_returns=1, timeout=timeout_s)
         ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
-        records = []
         failure: BaseException | None = None
         for ref in ready:
             m = calls[ref]
@@ -255,22 +235,23 @@ class _Fleet:
             else:
                 self.well = time.monotonic()
                 if task is None:
-                    m.node = value
-                elif task.whole is not None:
-                    self.attempts.probed(task)
+                    m.node, m.node_id = value
+                elif task.suspect:
+                    self.attempts.probed(task, value)
                 else:
-                    records.append(value)
+                    self.ended.append(value)
         if failure is not None:
-            if records:
-                self.commit(records)
+            self._commit()
             raise failure
-        return records
 
     def _failed(self, m: _Member, task: Task | None, error: Any) -> BaseException | None:
-        """An exception in the worker, which lives on. What to raise where the run cannot go on."""
-        cause = error.cause
-        if task is None or self.attempts.last(task) or not isinstance(cause, TRANSIENT):
-            return cause if isinstance(cause, BaseException) else error
+        """An exception in the worker, which lives on. What to raise where the run cannot go on.
+
+        What RoboCache does not raise on purpose may be this worker's or node's trouble: others are tried.
+        """
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        if task is None or self.attempts.last(task) or isinstance(cause, RoboCacheError):
+            return cause
         logger.warning("%s of %d, node %s: %s; trying again", task, self.attempts.max_attempts, m.node, cause)
         self.retries.inc()
         self.attempts.failed(task)
@@ -279,20 +260,33 @@ class _Fleet:
     def _crashed(self, m: _Member, task: Task | None, error: Exception) -> None:
         """The worker is dead, restarting or out of reach; its tasks go back."""
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        lost = self._lost(m.node_id)
         if task is not None:
-            logger.warning("%s, node %s: its worker died (%s); trying again", task, m.node, reason)
+            what = "the node is lost" if lost else "its worker died"
+            logger.warning("%s, node %s: %s (%s); trying again", task, m.node, what, reason)
             self.retries.inc()
-            self.attempts.crashed(task)
-        elif getattr(error, "actor_init_failed", False) or time.monotonic() - self.well > START_LIMIT_S:
+            if lost:
+                self.attempts.put_back(task)
+            else:
+                self.attempts.crashed(task)
+        elif getattr(error, "actor_init_failed", False) or (not lost and self._hopeless()):
             raise WorkersError(f"workers die as they start; what was committed is kept: {error}")
         else:
             logger.debug("a worker is not ready: %s", reason)
         if m.ahead is not None:
             self.attempts.put_back(m.ahead)
         m.ahead, m.node, m.greet_at = None, "", time.monotonic() + 0.2
-        if isinstance(error, self.ray.exceptions.ActorDiedError):
+        if lost or isinstance(error, self.ray.exceptions.ActorDiedError):
             self._dismiss(m)
-            self.scaled = 0.0  # another one now
+            self.scaled = 0.0  # another one now, which waits for a place if need be
+
+    def _lost(self, node_id: str) -> bool:
+        """True where the cluster has given the node up; one that has just died may not be yet."""
+        return bool(node_id) and not any(n["Alive"] for n in self.ray.nodes() if n["NodeID"] == node_id)
+
+    def _hopeless(self) -> bool:
+        """True where no worker has come up for long."""
+        return time.monotonic() - self.well > START_LIMIT_S and not any(m.node for m in self.members)
 
     def _dismiss(self, m: _Member) -> None:
         self.members.remove(m)

@@ -15,6 +15,7 @@ from ray.util.metrics import Counter
 from robocache.data import Episode, EpisodeRef
 from robocache.dataset.store import Store
 from robocache.engine.plan import Shard
+from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Blamed, Processor, Stages, pick_device, run_shard
 from robocache.engine.records import ShardRecord
 from robocache.errors import DeviceLostError
@@ -55,16 +56,18 @@ class Worker:
         self.processor, self.store, self.threads = processor, store, threads
         self.node = ray.util.get_node_ip_address()
 
-    def ready(self) -> str:
-        """Settle on the device; says which, and where. ``ConfigError`` where this node lacks it or the extension."""
+    def ready(self) -> tuple[str, str]:
+        """Settle on the device; says which, and where, and the node's id.
+
+        ``ConfigError`` where this node lacks the device or the extension.
+        """
         logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {self.node} %(message)s")
         torch.set_num_threads(self.threads)
         self.processor = replace(self.processor, device=pick_device(self.processor.job))
         self.prefetch = Prefetch(self.processor.read)
-        names = ("rows", "bytes", "shards", "quarantined")
-        self.counters = {n: Counter(f"robocache_{n}", f"{n} committed or about to be") for n in names}
         self.seconds = Counter("robocache_seconds", "time spent", tag_keys=("stage",))
-        return f"{self.node} (process {os.getpid()}, {self.processor.device})"
+        about = f"{self.node} (process {os.getpid()}, {self.processor.device})"
+        return about, ray.get_runtime_context().get_node_id()
 
     def run(
         self, shard: Shard, attempt: int, last_attempt: bool, blamed: Blamed, following: Shard | None
@@ -81,19 +84,14 @@ class Worker:
             self._exit(shard, error)
         for stage, seconds in stages.seconds.items():
             self.seconds.inc(seconds, {"stage": stage})
-        counts = (record.rows, record.bytes, 1, len(record.quarantined))
-        for counter, count in zip(self.counters.values(), counts, strict=True):
-            if count:  # Ray's counters refuse 0
-                counter.inc(count)
         return record
 
-    def probe(self, shard: Shard) -> None:
-        """Process a shard of one episode and forget it: the question is whether this process survives."""
+    def probe(self, shard: Shard, blamed: Blamed, deaths: int) -> dict[int, str]:
+        """See :func:`robocache.engine.probe.deadly_episodes`."""
         self.prefetch.begin(None)
-        try:
-            self.processor.process(shard, last_attempt=True)
-        except DeviceLostError as error:
-            self._exit(shard, error)
+        if self.processor.device != "cpu":
+            torch.cuda.empty_cache()  # the other process needs the memory
+        return deadly_episodes(self.processor, shard, blamed, deaths)
 
     def _exit(self, shard: Shard, error: DeviceLostError) -> None:
         """Ray would keep the actor alive, and every later call in it would fail."""

@@ -5,38 +5,85 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+import torch
 
 from robocache.data import Episode, EpisodeRef
 from robocache.engine.plan import Shard
-from robocache.engine.process import Processor, ShardResult
+from robocache.engine.process import AlignedEpisode, Processor, ShardResult
 from robocache.engine.records import EpisodeRecord, ShardRecord
+from robocache.errors import DeviceLostError
 
 
 @dataclass(frozen=True)
-class Deadly(Processor):
-    """Reading one of the episodes ends the process by a real segmentation fault."""
+class Mortal(Processor):
+    """Reading some episodes (id: way) ends the process: by a real segmentation fault, or in another way."""
 
-    deadly: str = "log_003.parquet"
+    ways: Mapping[str, str] = field(default_factory=lambda: {"log_003.parquet": "segfault"})
+    read_before: ClassVar[list[str]] = []
 
     def read(self, ref: EpisodeRef) -> Episode:
-        if ref.id == self.deadly:
+        way = self.ways.get(ref.id, "")
+        if way == "segfault":
             ctypes.string_at(0)
+        if way == "exit" or (way == "exit in company" and self.read_before):
+            os._exit(3)
+        self.read_before.append(ref.id)
         return super().read(ref)
 
 
 @dataclass(frozen=True)
 class Hiccup(Processor):
-    """The first reading of one episode fails as storage does; ``folder`` remembers across processes."""
+    """The first reading of some episodes fails as storage does; ``folder`` remembers across processes."""
 
     folder: str = ""
+    failing: Collection[str] = ("log_003.parquet",)
 
     def read(self, ref: EpisodeRef) -> Episode:
-        if ref.id == "log_003.parquet" and not (marker := Path(self.folder) / "hiccup").exists():
-            marker.touch()
+        if ref.id in self.failing and first(self.folder, ref.id):
             raise OSError(5, "the disk hiccups")
         return super().read(ref)
+
+
+@dataclass(frozen=True)
+class Chaos(Mortal):
+    """Everything that may go wrong inside a worker, once each but for what ``ways`` says; slow besides."""
+
+    folder: str = ""
+    seconds: float = 0.05
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        if ref.id == "log_010.parquet" and first(self.folder, "storage"):
+            raise OSError(5, "the disk hiccups")
+        return super().read(ref)
+
+    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+        if episode.id == "log_020.parquet" and first(self.folder, "memory"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")
+        return super().align(index, episode)
+
+    def process(self, shard: Shard, **options: object) -> ShardResult:
+        first(self.folder, f"shard by {os.getpid()}")
+        time.sleep(self.seconds)
+        ids = {ref.id for ref in shard.refs}
+        if "log_030.parquet" in ids and first(self.folder, "device"):
+            raise DeviceLostError("cuda:0, at episode log_030.parquet: an illegal memory access (injected)")
+        if "log_040.parquet" in ids and first(self.folder, "python"):
+            raise ZeroDivisionError("division by zero (injected)")
+        return super().process(shard, **options)  # type: ignore[arg-type]
+
+
+def first(folder: str, event: str) -> bool:
+    """True once, whoever asks, in whichever process."""
+    try:
+        (Path(folder) / f"{event}.happened").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

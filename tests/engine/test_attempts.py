@@ -1,4 +1,4 @@
-"""Who is tried again, who is probed and who is blamed, played through without a cluster."""
+"""Who is tried again and who is probed, played through without a cluster; and who is blamed, in real processes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
+import ray_kit
+from engine_kit import job, write_shards
 
 from robocache.data import EpisodeRef
 from robocache.engine import retry
-from robocache.engine.attempts import Attempts, Task
+from robocache.engine.attempts import PROBES, Attempts, Task
 from robocache.engine.plan import Shard, plan_shards
+from robocache.engine.types import resolve
+from robocache.formats import list_episodes
+
+#: What a worker's end may be.
+SURVIVED, DIED, NODE_LOST = range(3)
 
 
 def shards(count: int, episodes: int) -> deque[Shard]:
@@ -18,25 +25,30 @@ def shards(count: int, episodes: int) -> deque[Shard]:
     return deque(plan_shards(refs, episodes))
 
 
-def play(attempts: Attempts, kills: Callable[[Task], bool]) -> tuple[dict[int, set[int]], int]:
-    """One worker: which shards end, with whom blamed, and how many workers that cost."""
+def play(
+    attempts: Attempts, end: Callable[[Task], int], deadly: frozenset[int] = frozenset()
+) -> tuple[dict[int, set[int]], int]:
+    """One worker: which shards end, with whom blamed, and how many probes that takes. ``deadly``: what probes find."""
     ended: dict[int, set[int]] = {}
-    deaths = 0
+    probes = 0
     while len(attempts):
         task = attempts.next()
         assert task is not None
-        if kills(task):
-            deaths += 1
+        probes += task.suspect
+        how = end(task)
+        if how == DIED:
             attempts.crashed(task)
-        elif task.whole is not None:
-            attempts.probed(task)
+        elif how == NODE_LOST:
+            attempts.put_back(task)
+        elif task.suspect:
+            attempts.probed(task, dict.fromkeys(deadly & remaining(task), "it kills"))
         else:
             assert task.shard.index not in ended
             ended[task.shard.index] = set(task.blamed)
-    return ended, deaths
+    return ended, probes
 
 
-def episodes(task: Task) -> set[int]:
+def remaining(task: Task) -> set[int]:
     first = task.shard.first_episode
     return set(range(first, first + len(task.shard.refs))) - set(task.blamed)
 
@@ -44,27 +56,39 @@ def episodes(task: Task) -> set[int]:
 @pytest.mark.parametrize("deadly", [set(), {4}, {4, 5}, {3, 4, 5}, {0, 8}])
 def test_the_deadly_are_blamed_and_no_one_else(deadly):
     attempts = Attempts(shards(3, 3), max_attempts=3)
-    ended, _ = play(attempts, lambda task: bool(episodes(task) & deadly))
+    ended, probes = play(
+        attempts,
+        lambda task: DIED if not task.suspect and remaining(task) & deadly else SURVIVED,
+        frozenset(deadly),
+    )
     assert ended == {i: deadly & set(range(3 * i, 3 * i + 3)) for i in range(3)}
     assert attempts.hopeless == []
+    assert probes == len({index // 3 for index in deadly})
 
 
-def test_deaths_that_pass_blame_nobody():
-    left = [5]
+@pytest.mark.parametrize("deaths", [1, 2, 3, 4, 5, 12])
+def test_deaths_that_pass_blame_nobody(deaths):
+    """Of the workers of one shard in a row, then of those of its probe."""
+    left = iter([DIED] * deaths)
+    ended, probes = play(Attempts(shards(1, 4), 3), lambda _: next(left, SURVIVED))
+    assert ended == {0: set()}
+    assert probes == max(0, deaths - 2)
 
-    def kills(task: Task) -> bool:
-        left[0] -= 1
-        return left[0] >= 0
 
-    assert play(Attempts(shards(1, 4), 3), kills) == ({0: set()}, 5)
+def test_lost_nodes_are_nobodys_fault():
+    left = iter([NODE_LOST, DIED, NODE_LOST, DIED] + [NODE_LOST] * 20)
+    assert play(Attempts(shards(1, 4), 3), lambda _: next(left, SURVIVED)) == ({0: set()}, 0)
 
 
-def test_a_shard_that_only_kills_as_a_whole_is_given_up_and_holds_up_no_other():
+@pytest.mark.parametrize("in_probe", [False, True])
+def test_a_shard_that_kills_though_no_episode_does_is_given_up_and_holds_up_no_other(in_probe):
     attempts = Attempts(shards(3, 4), 2)
-    ended, deaths = play(attempts, lambda task: task.shard.index == 1 and len(episodes(task)) > 1)
+    ended, probes = play(
+        attempts, lambda task: DIED if task.shard.index == 1 and (in_probe or not task.suspect) else SURVIVED
+    )
     assert set(ended) == {0, 2}
     assert [task.shard.index for task in attempts.hopeless] == [1]
-    assert deaths == 4
+    assert probes == (PROBES if in_probe else 1)
 
 
 def test_faults_that_pass_come_back_after_a_while(monkeypatch):
@@ -77,3 +101,24 @@ def test_faults_that_pass_come_back_after_a_while(monkeypatch):
     assert attempts.next() is None
     assert len(attempts) == 1
     assert attempts.last(task)
+
+
+def test_a_probe_tells_who_kills_and_how(tmp_path):
+    """One kills only in company, one by a segmentation fault, one by an exit."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from robocache.engine.probe import deadly_episodes
+
+    made = job(write_shards(tmp_path / "logs", 5), tmp_path / "out")
+    refs = list_episodes(made.input)
+    ways = {
+        "log_001.parquet": "exit in company",
+        "log_002.parquet": "segfault",
+        "log_003.parquet": "exit",
+        "log_004.parquet": "segfault",
+    }
+    processor = ray_kit.Mortal(made, resolve(made, refs), ways=ways)
+    (shard,) = plan_shards(refs, 100)
+    assert deadly_episodes(processor, shard, {4: "known"}, 1) == {
+        2: "its process ended 1 times by signal SIGSEGV while processing it alone",
+        3: "its process ended 1 times by exit code 3 while processing it alone",
+    }

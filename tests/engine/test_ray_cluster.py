@@ -95,10 +95,10 @@ def test_workers_that_are_killed(tmp_path, cluster, logs, local, monkeypatch):
 
 @pytest.mark.parametrize("shard_mb", [1, 4])
 def test_an_episode_that_kills_its_worker_is_the_only_one_blamed(tmp_path, cluster, logs, monkeypatch, shard_mb):
-    monkeypatch.setattr(engine, "Processor", ray_kit.Deadly)
+    monkeypatch.setattr(engine, "Processor", ray_kit.Mortal)
     changes = {"output__shard_mb": shard_mb, "input__max_failed_episodes": 1}
     summary = do(ray_job(logs, tmp_path / "out", **changes))
-    reason = "its worker process died 2 times while processing it alone"
+    reason = "its process ended 2 times by signal SIGSEGV while processing it alone"
     assert [(q.id, q.reason) for q in summary.quarantined] == [("log_003.parquet", reason)]
     assert summary.episodes == SHARDS - 1
 
