@@ -31,10 +31,14 @@ def run(
 
     ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OutputError``: nothing is lost, run again.
     """
-    if isinstance(config, Job):
-        job = config
-    elif isinstance(config, Mapping):
-        job = job_from_mapping(config)
-    else:
-        job = load_job(config, overrides)
+    job = to_job(config, overrides)
     return engine.run(job, resolved_yaml(job), overwrite=overwrite, progress=progress)
+
+
+def to_job(config: str | Mapping[str, Any] | Job, overrides: Sequence[str] = ()) -> Job:
+    """The job that a config, in any of the forms that :func:`run` takes, asks for. ``ConfigError``."""
+    if isinstance(config, Job):
+        return config
+    if isinstance(config, Mapping):
+        return job_from_mapping(config)
+    return load_job(config, overrides)
