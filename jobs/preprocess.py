@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/preprocess.py --config configs/cluster.yaml output.uri=/mnt/out
 
-Paths of input and output are those of the nodes: give a shared file system, absolute.
+Input and output are where the nodes see them: URIs such as s3://bucket/run-1, or absolute paths of a shared file
+system. Relative paths are refused: the working directory is Ray's copy, which goes with the job.
 """
 
 from __future__ import annotations
