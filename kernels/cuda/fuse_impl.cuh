@@ -125,6 +125,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
                 reinterpret_cast<uintptr_t>(out.data) % uintptr_t(std::min<int64_t>(4 * bytes_of(out.dtype), 16)) == 0;
       s.fours = aligned_out(s, out, 4) && !s.alone;
       s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
+      s.end = (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, std::min<int64_t>(kStaged, 4 * kRows * s.dim * bytes_of(s.dtype) + 32));
       tile = std::max(tile, kRows * s.dim * wider);
     } else {

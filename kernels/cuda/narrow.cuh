@@ -21,22 +21,25 @@ template <class V> struct Span {
   __device__ bool holds(int64_t first, int64_t stop) const { return low <= first && stop <= high; }
 };
 
-__device__ void copy_async(unsigned to, uintptr_t from, unsigned bytes) {  // 16 bytes, of which `bytes` are read
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-
-// Starts copying [low, high) into shared memory; false where it does not fit.
-template <class V> __device__ bool begin_copy(const V* values, int64_t low, int64_t high, char* shared, unsigned room,
-                                              Span<V>* span) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(values + low), block = begin & ~uintptr_t(15);
-  const int64_t wanted = (high - low) * int64_t(sizeof(V)) + int64_t(begin - block);
+// Starts copying [low, high) into shared memory, in aligned blocks of 16 bytes; false where it does not fit. The first
+// and the last block may hold neighbours' values, too, but never what lies behind the stream's `end`.
+template <class V> __device__ bool begin_copy(const V* values, int64_t end, int64_t low, int64_t high, char* shared,
+                                              unsigned room, Span<V>* span) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(values + low), from = begin & ~uintptr_t(15);
+  const int64_t wanted = (high - low) * int64_t(sizeof(V)) + int64_t(begin - from);
   if (high <= low || wanted > int64_t(room)) return false;
-  const unsigned to = unsigned(__cvta_generic_to_shared(shared)), bytes = unsigned(wanted), full = bytes & ~15u;
-  unsigned i = threadIdx.x % 32 * 16;
+  const int64_t there = reinterpret_cast<uintptr_t>(values + end) - from;
+  const unsigned bytes = unsigned(wanted), whole = (bytes + 15) & ~15u, stop = whole <= there ? whole : bytes & ~15u;
+  const unsigned to = unsigned(__cvta_generic_to_shared(shared)), lane = threadIdx.x % 32;
 #pragma unroll 1
-  for (; i < full; i += 512) copy_async(to + i, block + i, 16);
-  if (i == full && i < bytes) copy_async(to + i, block + i, bytes - full);  // nothing behind the last row is read
-  *span = {low, high, reinterpret_cast<const V*>(shared + (begin - block))};
+  for (unsigned i = lane * 16; i < stop; i += 512) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
+  }
+  if (stop < bytes) {  // the stream's last values
+    const unsigned i = stop + lane * unsigned(sizeof(V));
+    if (i < bytes) *reinterpret_cast<V*>(shared + i) = *reinterpret_cast<const V*>(from + i);
+  }
+  *span = {low, high, reinterpret_cast<const V*>(shared + (begin - from))};
   return true;
 }
 __device__ void end_copy() {
@@ -183,7 +186,7 @@ __device__ void narrow_tile(const Source& s, const Cursor<Time>& c, const Output
   bool staged = false;
   const auto copy_rows = [&](int first, int stop) {
     const int64_t low = __shfl_sync(~0u, d.base + first * dim, 0), high = __shfl_sync(~0u, d.base + stop * dim, 31);
-    staged = packed && begin_copy(values, low, high, shared, room, &span);
+    staged = packed && begin_copy(values, s.end, low, high, shared, room, &span);
   };
   copy_rows(d.guess > 2 ? d.guess - 2 : 0, d.guess + 4 < d.n ? d.guess + 4 : d.n);
 

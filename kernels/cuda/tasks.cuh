@@ -40,6 +40,7 @@ constexpr int64_t kDivisible = int64_t(1) << 31;
 
 // A stream as the kernels take it.
 struct Source : Stream {
+  int64_t end;    // narrow.cuh: elements up to the end of its last row
   Divisor packs;  // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
   bool narrow;    // narrow.cuh or wide.cuh
   bool fours;     // narrow.cuh: four neighbours of an output row are one aligned store
