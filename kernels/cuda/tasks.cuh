@@ -22,7 +22,7 @@ namespace {
 constexpr int kWarps = 4;             // a block: 16 blocks of 128 threads fill an SM's 2048
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 32;             // targets a tile: one a lane
-constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 29 KiB of 32)
+constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 30.1 of 32 KiB)
 
 // n / d for n below 2^31 by multiplication (Granlund & Montgomery, PLDI 1994): a 64-bit division is some 100
 // instructions, as many as all of a row's arithmetic.
