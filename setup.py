@@ -27,7 +27,7 @@ def architectures() -> list[str]:
 
 
 def extension():
-    sources = ["kernels/bindings.cpp", *sorted(str(p) for p in Path("kernels/cpu").glob("*.cpp"))]
+    sources = ["kernels/bindings.cpp", "kernels/python.cpp", *sorted(str(p) for p in Path("kernels/cpu").glob("*.cpp"))]
     # setuptools looks at these to see what to rebuild; the compiler is given the folders.
     headers = sorted(str(p) for p in Path("kernels").rglob("*") if p.suffix in (".h", ".cuh"))
     common = {"include_dirs": [str(Path("kernels").resolve()), str(Path("kernels/include").resolve())]}

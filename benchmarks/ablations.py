@@ -4,8 +4,8 @@
     python benchmarks/ablations.py --variant "no streaming stores=-DNAME=0" --only "D32 linear bf16" --out ...
 
 Variants and cases: configs/ablations.json; both value dtypes of each case, which is the BF16 against FP32 comparison.
-Each variant is built into build/ablations/NAME, with setup.py and ROBOCACHE_NVCC_FLAGS (only the CUDA sources compile
-again), and runs in a process of its own. The processes take turns, a few calls at a time in shuffled order, so that a
+Each variant is built into build/ablations/NAME, with setup.py and ROBOCACHE_NVCC_FLAGS, all at once, and runs in a
+process of its own. The processes take turns, a few calls at a time in shuffled order, so that a
 slow moment of the machine falls on all. A variant that does not build or fails gets a row that says so.
 """
 
@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def build(name: str, flags: str) -> Path:
     folder = BUILDS / re.sub(r"\W+", "_", name)
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, "ROBOCACHE_NVCC_FLAGS": flags}
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", BUILDS / "temp"]
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "temp"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     shutil.copytree(
         ROOT / "robocache",
@@ -154,10 +155,12 @@ def main() -> int:
     variants = {v["name"]: v["flags"] for v in config["variants"]} | dict(v.split("=", 1) for v in args.variant)
     log = common.CsvLog(args.out)
     workers, refused = {}, {}
-    for name, flags in variants.items():
+    with ThreadPoolExecutor() as pool:
+        builds = {name: pool.submit(build, name, flags) for name, flags in variants.items()}
+    for name, built in builds.items():
         try:
-            workers[name] = Worker(build(name, flags), args.device)
-            print(f"built: {name} {flags}", flush=True)
+            workers[name] = Worker(built.result(), args.device)
+            print(f"built: {name} {variants[name]}", flush=True)
         except subprocess.CalledProcessError as error:
             refused[name] = "does not build: " + " ".join((error.stderr or error.stdout or "").split())[-200:]
             print(f"{name}: {refused[name]}", flush=True)

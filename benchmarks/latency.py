@@ -4,9 +4,11 @@
 
 ``graph``  a CUDA graph of 20 calls, replayed; device time a call, by the protocol of gpu_common (device events, replays
            of everyone in turn). ``empty kernel`` is the same graph of 20 kernels that do nothing. Inputs are in L2.
-``host``   wall-clock time of one eager call that is enqueued on an idle device and not waited for; median of some
-           hundreds. Of RoboCache's call also its parts: ``robocache op`` is the registered operator called from Python
-           with the arguments that the public function gives it; the difference is the Python wrapper.
+``host``   wall-clock time of one eager call that is enqueued on an idle device and not waited for: 20 calls in a row,
+           a 20th of their time, median over some rounds. Of RoboCache's call also its parts: ``robocache op`` is what
+           the public function calls in the end, with the same arguments; the difference is the Python wrapper. ``torch
+           op`` is the same operator through ``torch.ops``, ``torch empty`` one of its two allocations.
+``turns``  as ``host``, but everyone calls once in turn, so that each finds the processor's caches full of others' code.
 
 Cases: configs/small.json.
 """
@@ -29,7 +31,7 @@ from gpu_common import Bench, Times
 from throughput import OURS, prepare
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robocache.ops import fuse_multimodal, resample_trajectories
+from robocache.ops import _library, fuse_multimodal, resample_trajectories
 
 CALLS_A_GRAPH = 20
 HOST_CALLS = 400
@@ -57,27 +59,30 @@ def eager_call(case: Case, batch: Batch) -> Callable[[], object]:
     )
 
 
-def operator_call(call: Callable[[], object]) -> Callable[[], object]:
-    """The operator that ``call`` ends in, with its arguments."""
+def operator_calls(call: Callable[[], object]) -> dict[str, Callable[[], object]]:
+    """The operator that ``call`` ends in, with its arguments: as the package calls it, and through ``torch.ops``."""
     with Recorder() as recorder:
         call()
     if recorder.call is None:
         raise RuntimeError("no robocache operator was called")
     operator, args, kwargs = recorder.call
-    return lambda: operator(*args, **kwargs)
+    return {"robocache op": lambda: _library.fuse(*args, **kwargs), "torch op": lambda: operator(*args, **kwargs)}
 
 
-def host_times(calls: dict[str, Callable[[], object]], device: str, count: int = HOST_CALLS) -> dict[str, Times]:
-    """Milliseconds until each call returns, in turns."""
+def host_times(calls: dict[str, Callable[[], object]], device: str, together: int, count: int) -> dict[str, Times]:
+    """Milliseconds until a call returns, in turns; ``together`` calls in a row each."""
     times = {name: Times() for name in calls}
-    for k in range(-IDLE_EVERY, count):
+    for k in range(-3, count // together):
         for name, call in calls.items():
             begin = time.perf_counter()
-            result = call()
+            for _ in range(together):
+                result = call()
             took = time.perf_counter() - begin
             del result
             if k >= 0:
-                times[name].ms.append(took * 1e3)
+                times[name].ms.append(took * 1e3 / together)
+            if together > 1:
+                gpu_common.synchronize(device)
         if k % IDLE_EVERY == 0:
             gpu_common.synchronize(device)
     return times
@@ -135,9 +140,11 @@ def measure(case: Case, bench: Bench, log: CsvLog, where: dict[str, object]) -> 
         log.write(
             {**about, "measure": "graph", "who": who, **_micro(found, CALLS_A_GRAPH), "times_empty": ratio, **where}
         )
-    hosts = host_times({**calls, "robocache op": operator_call(eager), "torch fill of 1": _fill_one()}, "cuda")
-    for who, found in hosts.items():
-        log.write({**about, "measure": "host", "who": who, **_micro(found, 1), "times_empty": "", **where})
+    everyone = {**calls, **operator_calls(eager), "torch fill of 1": _fill_one(), "torch empty": _empty(batch)}
+    hosts = host_times(everyone, "cuda", IDLE_EVERY, 30 * IDLE_EVERY)
+    for measure, found_of in (("host", hosts), ("turns", host_times(everyone, "cuda", 1, HOST_CALLS))):
+        for who, found in found_of.items():
+            log.write({**about, "measure": measure, "who": who, **_micro(found, 1), "times_empty": "", **where})
     print(
         f"{case.name} {case.dtype}: graph {times[OURS].median * 1e3 / CALLS_A_GRAPH:.2f} us a call, "
         f"{times[OURS].median / empty:.2f} x an empty kernel; host {hosts[OURS].median * 1e3:.1f} us, "
@@ -149,6 +156,11 @@ def measure(case: Case, bench: Bench, log: CsvLog, where: dict[str, object]) -> 
 def _fill_one() -> Callable[[], object]:
     one = torch.zeros(1, device="cuda")
     return lambda: one.fill_(1)
+
+
+def _empty(batch: Batch) -> Callable[[], object]:
+    shape = (*batch.targets.shape, batch.width)
+    return lambda: torch.empty(shape, device="cuda")
 
 
 def _micro(times: Times, calls: int) -> dict[str, object]:

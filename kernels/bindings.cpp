@@ -1,4 +1,4 @@
-// The only file that sees torch: checks the tensors, fills the kernels' plain structs, registers the operator.
+// Where torch's world ends: checks the tensors, fills the kernels' plain structs, registers the operator.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <thread>
 #include <vector>
 
@@ -240,6 +241,7 @@ std::tuple<Tensor, Tensor> fuse_cuda(at::TensorList values, at::TensorList times
                                      const std::optional<Tensor>& out_scale) {
   const c10::cuda::CUDAGuard guard(targets.device());
   Call call = prepare(values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale);
+  TORCH_CHECK_VALUE(call.targets.batch < INT_MAX, "fuse: ", call.targets.batch, " episodes; on a GPU below 2^31 - 1");
   cuda::fuse(call.time, call.streams.data(), call.targets, call.output,
              c10::cuda::getCurrentCUDAStream(targets.get_device()).stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -299,3 +301,6 @@ TORCH_LIBRARY_IMPL(robocache, CPU, m) {
 #ifdef ROBOCACHE_CUDA
 TORCH_LIBRARY_IMPL(robocache, CUDA, m) { m.impl("fuse", &robocache::fuse_cuda); }
 #endif
+// Nothing here has a gradient: the results never require one. torch's own fallback, which says so when somebody asks for
+// it, packs all arguments into boxes and out again at each call.
+TORCH_LIBRARY_IMPL(robocache, Autograd, m) { m.impl("fuse", torch::CppFunction::makeFallthrough()); }

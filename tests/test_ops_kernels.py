@@ -188,6 +188,61 @@ def test_cuda_stores_as_the_cpu(dtype):
 @pytest.mark.gpu
 @needs_cuda
 @needs_extension
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize(
+    "widths", [(1,), (7,), (8,), (26,), (40,), (128,), (300,), (3, 7), (7, 16, 8), (128, 26)], ids=str
+)
+def test_cuda_is_the_cpu_whatever_width_and_alignment(dtype, skip, widths):
+    def moved(x):  # by `skip` elements against any alignment
+        return torch.cat([x.new_zeros(skip), x.flatten()]).cuda()[skip:].view(x.shape)
+
+    batches = [ragged(i, lengths=LENGTHS, targets=TARGETS, dtype=dtype, width=w) for i, w in enumerate(widths)]
+    values, *rest = operands(*batches, modes=["linear"] * len(widths), target=batches[0], out_dtype=dtype)
+    cuda = [[x.cuda() for x in a] if isinstance(a[0], torch.Tensor) else a for a in rest[:2]]
+    cuda += [x.cuda() if isinstance(x, torch.Tensor) else x for x in rest[2:]]
+    expected = torch.ops.robocache.fuse(values, *rest)
+    assert_same_bits(torch.ops.robocache.fuse([moved(x) for x in values], *cuda), expected)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+@pytest.mark.parametrize(("width", "dtype"), [(3, torch.bfloat16), (32, torch.float32)], ids=str)
+def test_cuda_is_the_cpu_on_millions_of_jagged_rows(width, dtype):
+    """So many that a warp takes several tiles."""
+    generator = torch.Generator().manual_seed(width)
+    counts = torch.randint(0, 3000, (6000,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    within = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(counts)
+    times = within * 1000 + torch.randint(0, 900, within.shape, generator=generator)
+    values = torch.randn(len(times), width, generator=generator).to(dtype)
+    arguments = {"source_offsets": offsets, "target_offsets": offsets, "target_times": within * 1000 + 500}
+    cpu = PUBLIC.resample(values, times, **arguments, return_valid=True)
+    cuda = {name: x.cuda() for name, x in arguments.items()}
+    assert_same_bits(PUBLIC.resample(values.cuda(), times.cuda(), **cuda, return_valid=True), cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@needs_cuda
+@needs_extension
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_cuda_counts_the_elements_of_a_huge_episode(mode):
+    """2^31 of them and more, of which only the last rows are looked at."""
+    width, rows = 7, 2**31 // 7 + 5000
+    values = torch.zeros(1, rows, width, dtype=torch.bfloat16, device="cuda")
+    values[:, -200:] = torch.randn(200, width, generator=torch.Generator().manual_seed(1)).bfloat16().cuda()
+    times = torch.arange(rows, device="cuda")[None] * 1000
+    targets = times[:, -100:] + 300
+    found = PUBLIC.resample(values, times, targets, mode=mode, return_valid=True, validate=False)
+    expected = PUBLIC.resample(*on("cpu", values[:, -300:], times[:, -300:], targets), mode=mode, return_valid=True)
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
 def test_cuda_runs_on_the_current_stream_and_in_a_graph():
     values, times, targets = on("cuda", *dense(1, 8, 200, 100))
     expected = PUBLIC.resample(values, times, targets)

@@ -1,17 +1,20 @@
 // Aligns and fuses a batch of streams on the GPU.
 //
-// Work:    a warp takes a tile: 32 consecutive output rows (targets; episode borders do not matter) of one stream. The
-//          tiles of one place's streams lie side by side, so that their pieces of a row meet in L2. Jagged batches are
-//          balanced by that: a tile's work does not depend on episode lengths. Warps never wait for each other.
+// Work:    a warp takes a tile: consecutive output rows (targets; episode borders do not matter) of one stream, 32 of
+//          them, or fewer where they are wide, so that a small call has warps enough for the card. A block is 4 warps
+//          of one stream; the blocks of one place's streams lie side by side, so that their pieces of a row meet in L2.
+//          Jagged batches are balanced by that: a tile's work does not depend on episode lengths. There the block looks
+//          for its first row's episode together; else warps never wait for each other.
 // Step 1:  each lane finds bracket and weight of its own target. The search starts where a steady rate would put the
 //          stamp, so it takes a few loads, not log2(n).
 // Step 2:  the values, in one of two ways: wide.cuh where rows are wide or 16-byte aligned, narrow.cuh else and for
 //          quaternions.
-// Shared:  at most 8 KiB a warp, 32 KiB a block of 4, dynamic, no opt-in; the layouts are in those two files.
+// Shared:  at most 8.1 KiB a warp, 32.3 KiB a block of 4, dynamic, no opt-in; the layouts are in those two files.
 // Bytes:   reads two samples (D values) and the bracket's stamps a target, writes D values and one valid flag. Two
 //          neighbouring targets share samples through L1/L2.
 //
-// One kernel, instantiated for launches whose streams share a value dtype and, once, for any mixture.
+// One kernel, instantiated for launches whose streams share a value dtype, again for those that are linear and nothing
+// else (kLinear), and, once, for any mixture.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -28,49 +31,59 @@ struct Any {};       // and float64
 
 template <class V> constexpr bool kMixture = std::is_same_v<V, Any> || std::is_same_v<V, AnyFloat>;
 
-// Blocks an SM: 128 threads x 8 leave 64 registers each, x 7 72, x 6 80, x 5 96, x 4 128; what the compiler needs without
-// spilling.
-template <class V, int VEC>
-constexpr int kBlocks = std::is_same_v<V, Any>                          ? 4
-                        : sizeof(typename Accumulator<V>::type) == 8 ? 5
-                        : std::is_same_v<V, AnyFloat>                ? 6
-                        : VEC                                        ? 7
-                                                                     : 8;
+// Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48, x 8
+// 64, x 7 72, x 6 80, x 5 96.
+template <class V, int VEC, bool kLinear>
+constexpr int kBlocks = kLinear                                                                       ? (VEC ? 10 : 12)
+                        : std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8 ? 5
+                        : std::is_same_v<V, AnyFloat>                                          ? 6
+                        : VEC                                                                  ? 7
+                                                                                               : 8;
 
 constexpr int kNarrowBytes = ROBOCACHE_NARROW_BYTES;  // a row's, at most: two sectors; wider ones need no help
+constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-template <class V, int VEC, class Time, int Cap>
-__device__ void run(const Streams<Cap>& launch, const Source& s, int stream, int64_t row0, const Targets& targets,
-                    const Output& out, char* shared) {
-  const int left = targets.rows - row0 < kRows ? int(targets.rows - row0) : kRows, lane = threadIdx.x % 32;
-  const Cursor<Time> c(launch, s, targets, row0, row0 + (lane < left ? lane : left - 1));
-  if (VEC == 0 || s.narrow) return narrow_tile<V>(s, c, out, row0, targets.rows, stream, shared, launch.staged);
-  if constexpr (VEC > 0) wide_tile<V, VEC>(s, c, out, row0, targets.rows, stream, shared);
-}
-
-// VEC: values an access in wide.cuh; 0: all streams are narrow.
-template <class Time, class V, int VEC, int Cap>
-__global__ void __launch_bounds__(kThreads, kBlocks<V, VEC>)
+// VEC: values an access in wide.cuh; 0: all streams are narrow. kLinear: see tasks.cuh.
+template <class Time, class V, int VEC, int Cap, bool kLinear>
+__global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const Targets targets, const Output out) {
   extern __shared__ uint4 block_shared[];
-  char* shared = reinterpret_cast<char*>(block_shared) + threadIdx.x / 32 * launch.shared;
-  const uint32_t id = blockIdx.x * kWarps + threadIdx.x / 32, place = launch.count.quotient(id);
-  const int64_t row0 = launch.row0 + int64_t(place) * kRows;
-  if (row0 >= targets.rows) return;
-  const int m = int(id - place * launch.count.d), stream = launch.first + m;
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int tiles = VEC == 0 && kLinear ? launch.tiles : 1;  // where search is a large part, and registers are spare
+  const uint32_t place = launch.count.quotient(blockIdx.x);
+  const int m = int(blockIdx.x - place * launch.count.d);
   const Source& s = launch.s[m];
-  if constexpr (kMixture<V>) {
-    switch (s.dtype) {
-      case DType::f64:
-        if constexpr (std::is_same_v<V, Any>) run<double, VEC, Time>(launch, s, stream, row0, targets, out, shared);
-        return;
-      case DType::f32: return run<float, VEC, Time>(launch, s, stream, row0, targets, out, shared);
-      case DType::f16: return run<Half, VEC, Time>(launch, s, stream, row0, targets, out, shared);
-      default: return run<BFloat16, VEC, Time>(launch, s, stream, row0, targets, out, shared);
+  char* shared = reinterpret_cast<char*>(block_shared) + warp * launch.shared;
+  const int64_t begin = launch.row0 + int64_t(place) * (kWarps * tiles * launch.rows);
+  int episode = targets.offsets ? episode_of(targets.offsets, int(targets.batch), begin) : 0;
+  int64_t row0 = begin + warp * tiles * launch.rows;
+  for (int tile = 0; tile < tiles; ++tile, row0 += launch.rows) {
+    const int64_t left = targets.rows - row0;
+    if (left <= 0) return;
+    const int rows = left < launch.rows ? int(left) : int(launch.rows);
+    // Lanes beyond the tile's rows do as another one does.
+    const int mine = int(lane & (launch.rows - 1));
+    const Cursor<Time> c(launch, s, targets, episode, row0 + (mine < rows ? mine : rows - 1));
+    episode = __shfl_sync(~0u, c.batch, 0);
+    const Place here{out, launch.row_bytes, row0, rows};
+    const auto run = [&]<class W>(W) __attribute__((always_inline)) {
+      if (VEC == 0 || s.narrow) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
+      if constexpr (VEC > 0) wide_tile<kLinear, W, VEC>(s, c, here, shared);
+    };
+    if constexpr (kMixture<V>) {
+      switch (s.dtype) {
+        case DType::f64:
+          if constexpr (std::is_same_v<V, Any>) run(double());
+          break;
+        case DType::f32: run(float()); break;
+        case DType::f16: run(Half()); break;
+        default: run(BFloat16());
+      }
+    } else {
+      run(V());
     }
-  } else {
-    run<V, VEC, Time>(launch, s, stream, row0, targets, out, shared);
+    __syncwarp();  // before the next tile takes the shared memory
   }
 }
 
@@ -94,7 +107,15 @@ bool is_narrow(const Stream& s) {
   return s.dim > 0 && s.dim * bytes <= kNarrowBytes && s.value_row_stride == s.dim && !aligned_in(s, 16 / bytes);
 }
 
-template <class Time, class V, int VEC, int Cap>
+// Bytes that a narrow tile's samples take at the stream's mean rate, some more at either end included; 0 where that is too
+// much. What shared memory does not get, L1 has.
+int64_t room_for(const Stream& s, const Targets& targets) {
+  const double samples = double(s.length) * double(s.offsets ? 1 : targets.batch);
+  const double bytes = (samples / double(targets.rows) * (kRows + 1) + 12) * double(s.dim * bytes_of(s.dtype)) + 32;
+  return bytes <= kStaged ? int64_t(bytes) : 0;
+}
+
+template <class Time, class V, int VEC, int Cap, bool kLinear = false>
 void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStream_t queue) {
   const int count = int(p.count.d);
   if constexpr (VEC > 0) {  // the widest access that all wide streams and the output allow, and at last value by value
@@ -108,44 +129,50 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       if constexpr (VEC > 1) {
         const bool wide_enough = VEC * bytes_of(s.dtype) <= ROBOCACHE_ACCESS_BYTES;
         if (!s.narrow && !(wide_enough && aligned_in(s, VEC) && aligned_out(s, out, VEC))) {
-          return launch<Time, Next, kNext>(p, targets, out, queue);
+          return launch<Time, Next, kNext, Cap, kLinear && !kMixture<Next>>(p, targets, out, queue);
         }
       }
     }
     if constexpr (!kMixture<V>) {
-      if (narrow) return launch<Time, V, 0>(p, targets, out, queue);
+      if (narrow) return launch<Time, V, 0, Cap, kLinear>(p, targets, out, queue);
     }
   }
-  int64_t staged = 0, tile = 0, wide = 0;
+  int64_t staged = 0, tile = 0, wide = 0, row = 0;
   for (int m = 0; m < count; ++m) {
     Source& s = p.s[m];
     const int64_t wider = s.dtype == DType::f64 ? 8 : 4;
     if (s.narrow) {
-      s.alone = out.width == s.dim && !out.scale &&
-                reinterpret_cast<uintptr_t>(out.data) % uintptr_t(std::min<int64_t>(4 * bytes_of(out.dtype), 16)) == 0;
+      s.alone = out.width == s.dim && !out.scale && reinterpret_cast<uintptr_t>(out.data) % 16 == 0;
       s.fours = aligned_out(s, out, 4) && !s.alone;
       s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
+      s.most = s.value_row_stride == s.dim ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : 0;
       s.end = (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
-      staged = std::max(staged, std::min<int64_t>(kStaged, 4 * kRows * s.dim * bytes_of(s.dtype) + 32));
-      tile = std::max(tile, kRows * s.dim * wider);
+      staged = std::max(staged, room_for(s, targets));
+      tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
     } else {
       s.packs = Divisor::of(std::max<int64_t>(s.dim / std::max(VEC, 1), 1));
       const int64_t entries = kRows * (wider == 8 ? sizeof(Entry<double, double>) : sizeof(Entry<float, float>));
       const int64_t outer = kRows * (wider == 8 ? sizeof(Outer<double, double>) : sizeof(Outer<float, float>));
       wide = std::max(wide, entries + (s.mode == Mode::cubic ? outer : 0));
+      row = std::max(row, s.dim * bytes_of(s.dtype));
     }
   }
-  p.staged = unsigned(staged + 15) / 16 * 16;
+  p.rows = kRows;
+  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kLinear ? 1 : 2) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
+  p.staged = unsigned(staged + 15) / 16 * 16 + kOverread;
   p.shared = unsigned(std::max(p.staged + tile, wide) + 15) / 16 * 16;
+  p.row_bytes = out.width * bytes_of(out.dtype);
   p.large = targets.offsets || targets.rows >= kDivisible;
   if (!p.large) p.length = Divisor::of(targets.length);
-  // Warps are numbered in 31 bits: 2^36 rows of one stream, more than fits; the loop is for the principle.
-  const int64_t tiles = (targets.rows + kRows - 1) / kRows, most = (kDivisible - kWarps) / count;
-  for (int64_t tile0 = 0; tile0 < tiles; tile0 += most) {
-    p.row0 = tile0 * kRows;
-    const int64_t warps = std::min(most, tiles - tile0) * count;
-    fuse_kernel<Time, V, VEC, Cap>
-        <<<unsigned((warps + kWarps - 1) / kWarps), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
+  // Blocks are numbered in 31 bits: 2^38 rows of one narrow stream, more than fits; the loop is for the principle.
+  // Where episodes have to be searched, a warp goes on to the next tiles, if there are enough for the whole card.
+  const bool many = VEC == 0 && kLinear && targets.rows >= kManyRows;
+  p.tiles = !many ? 1 : targets.offsets ? ROBOCACHE_JAGGED_TILES : ROBOCACHE_DENSE_TILES;
+  const int64_t step = kWarps * p.tiles * p.rows, places = (targets.rows + step - 1) / step, most = (kDivisible - 1) / count;
+  for (int64_t place = 0; place < places; place += most) {
+    p.row0 = place * step;
+    fuse_kernel<Time, V, VEC, Cap, kLinear><<<unsigned(std::min(most, places - place) * count), kThreads,
+                                               kWarps * p.shared, queue>>>(p, targets, out);
   }
 }
 
@@ -154,17 +181,24 @@ void launch_streams(const Stream* streams, int first, int count, const Targets& 
                     cudaStream_t queue) {
   Streams<Cap> p{};
   p.count = Divisor::of(count);
-  p.first = first;
   const DType dtype = streams[first].dtype;
-  bool same = true, wide = false;
+  bool same = true, wide = false, linear = out.dtype == dtype;
   for (int m = 0; m < count; ++m) {
     static_cast<Stream&>(p.s[m]) = streams[first + m];
+    p.s[m].index = first + m;
     p.s[m].narrow = is_narrow(p.s[m]);
     same = same && p.s[m].dtype == dtype;
     wide = wide || p.s[m].dtype == DType::f64;
+    linear = linear && p.s[m].mode == Mode::linear;
   }
   // To spare half of the build, float32 stamps (which resolve too little for real clocks) and 16-bit values under float64
   // stamps take the kernels of mixtures.
+  if constexpr (Cap == kFew && std::is_same_v<Time, int64_t>) {
+    linear = linear && ROBOCACHE_LEAN;
+    if (same && linear && dtype == DType::f32) return launch<Time, float, 4, Cap, true>(p, targets, out, queue);
+    if (same && linear && dtype == DType::bf16) return launch<Time, BFloat16, 8, Cap, true>(p, targets, out, queue);
+    if (same && linear && dtype == DType::f16) return launch<Time, Half, 8, Cap, true>(p, targets, out, queue);
+  }
   if constexpr (Cap == kFew && sizeof(Time) == 8) {
     if (same && dtype == DType::f32) return launch<Time, float, 4>(p, targets, out, queue);
     if (same && dtype == DType::f64) return launch<Time, double, 2>(p, targets, out, queue);

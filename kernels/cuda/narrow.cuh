@@ -6,58 +6,73 @@
 // several values where it can. The span is guessed from a steady rate, so that it is on its way while the stamps are
 // searched; a wrong guess is copied again, and a span that does not fit (sparse targets) is read where it lies.
 //
-// Shared: `room` bytes of samples, then A[32][D] of output, each warp its own. A lane's row starts D (out) or about
-//         D x samples a target (in) words after its neighbour's: no bank conflicts for odd D, two- to four-way for others.
+// Shared: `room` bytes of samples, then 32 x D of output (values in lean kernels, else accumulators), each warp its own.
+//         A lane's row starts D (out) or about D x samples a target (in) words after its neighbour's: no bank conflicts
+//         for odd D, two- to four-way for others.
 #pragma once
 #include "tasks.cuh"
 
 namespace robocache {
 namespace {
 
-// Elements [low, high) of the stream's values, copied to `at`.
-template <class V> struct Span {
-  int64_t low, high;
-  const V* at;
-  __device__ bool holds(int64_t first, int64_t stop) const { return low <= first && stop <= high; }
+// Samples in shared memory: `size` elements, from `skip` bytes on. `delta`: where this lane's episode begins among them (or
+// would), as far as 32 bits reach.
+struct Span {
+  int size;  // 0: nothing is copied
+  unsigned skip;
+  int delta;
 };
+constexpr unsigned kOverread = 64;  // bytes behind the samples that linear_row may look at: 7 values of 8 bytes
+constexpr int kFar = -int(~0u >> 1) - 1;
 
-// Starts copying [low, high) into shared memory, in aligned blocks of 16 bytes; false where it does not fit. The first
-// and the last block may hold neighbours' values, too, but never what lies behind the stream's `end`.
-template <class V> __device__ bool begin_copy(const V* values, int64_t end, int64_t low, int64_t high, char* shared,
-                                              unsigned room, Span<V>* span) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(values + low), from = begin & ~uintptr_t(15);
-  const int64_t wanted = (high - low) * int64_t(sizeof(V)) + int64_t(begin - from);
-  if (high <= low || wanted > int64_t(room)) return false;
-  const int64_t there = reinterpret_cast<uintptr_t>(values + end) - from;
-  const unsigned bytes = unsigned(wanted), whole = (bytes + 15) & ~15u, stop = whole <= there ? whole : bytes & ~15u;
+// Starts copying [low, high) into shared memory, in aligned blocks of 16 bytes; an empty span where it does not fit. The
+// first and the last block may hold neighbours' values, too, but never what lies behind the stream's `end`.
+template <class V>
+__device__ Span begin_copy(const V* values, int64_t base, int64_t end, int64_t low, int64_t high, char* shared,
+                           unsigned room) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(values + low);
+  const unsigned skip = unsigned(begin) & 15;
+  if (high <= low || high - low > int64_t(room / sizeof(V))) return {0, 0, kFar};
+  const unsigned bytes = unsigned(high - low) * unsigned(sizeof(V)) + skip, whole = (bytes + 15) & ~15u;
+  if (bytes > room) return {0, 0, kFar};
+  const bool inside = (end - low) * int64_t(sizeof(V)) + skip >= whole;
+  const unsigned stop = inside ? whole : bytes & ~15u;
   const unsigned to = unsigned(__cvta_generic_to_shared(shared)), lane = threadIdx.x % 32;
+  const char* from = reinterpret_cast<const char*>(begin - skip);
 #pragma unroll 1
   for (unsigned i = lane * 16; i < stop; i += 512) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
   }
-  if (stop < bytes) {  // the stream's last values
+  if (!inside) {  // the stream's last values
     const unsigned i = stop + lane * unsigned(sizeof(V));
     if (i < bytes) *reinterpret_cast<V*>(shared + i) = *reinterpret_cast<const V*>(from + i);
   }
-  *span = {low, high, reinterpret_cast<const V*>(shared + (begin - from))};
-  return true;
+  const int64_t delta = base - low;
+  return {int(high - low), skip, delta == int(delta) ? int(delta) : kFar};
 }
 __device__ void end_copy() {
   asm volatile("cp.async.wait_all;" ::: "memory");
   __syncwarp();
 }
 
-// The columns of one row, eight at a time: the row's width is no constant, but its first eight are one straight piece.
-template <class Column> __device__ void each_column(int dim, const Column& column) {
+// A copy, or what lies between two rows; y: accumulators, or values of the output. Eight columns at a time, for the width
+// is no constant; in shared memory (kStaged) what lies behind a row may be read, so that only the stores have a condition.
+template <bool kStaged, class V, class A, class R>
+__device__ void linear_row(int dim, const Stencil<A, int>& st, const V* a, const V* b, R* y) {
+  const bool copy = st.first == st.second;
   for (int c0 = 0; c0 < dim; c0 += 8) {
 #pragma unroll
-    for (int u = 0; u < 8; ++u) {
-      if (c0 + u < dim) column(c0 + u);
+    for (int c = c0; c < c0 + 8; ++c) {
+      const bool wanted = c < dim;
+      if (!kStaged && !wanted) break;
+      const A x0 = load(a + c), x1 = load(b + c);
+      const A value = copy ? x0 : lerp(st.weight, x0, x1);
+      if (wanted) store(y + c, value);
     }
   }
 }
 
-// One row into y; x: the episode's samples, `stride` elements apart. False where it is not valid after all (a quaternion
+// One row into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int. False where it is not valid after all (a quaternion
 // without direction).
 template <class V, class A, class Time, class I>
 __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A, int>& st, const V* x, I stride, A* y) {
@@ -97,7 +112,7 @@ __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A
       break;
     }
     case Mode::angle:
-#pragma unroll 2
+#pragma unroll 1
       for (int c = 0; c < dim; ++c) y[c] = copy ? wrap(A(load(a + c))) : lerp_angle(w, A(load(a + c)), A(load(b + c)));
       return true;
     case Mode::mean:
@@ -122,101 +137,115 @@ __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A
       break;
     default: break;
   }
-  each_column(dim, [&](int c) {
-    const A x0 = load(a + c), x1 = load(b + c);
-    y[c] = copy ? x0 : lerp(w, x0, x1);
-  });
+  linear_row<std::is_same_v<I, int>>(dim, st, a, b, y);
   return true;
 }
 
 // The samples that the mode reads for one target: [first, stop).
-template <class A, class Time>
+template <bool kLinear, class A, class Time>
 __device__ void reach(const Source& s, const Near<Time>& d, const Stencil<A, int>& st, int* first, int* stop) {
   *first = st.first;
   *stop = st.mean ? st.second : st.second + 1;
-  if (s.mode == Mode::cubic && st.first != st.second) {
+  if (mode_of<kLinear>(s) == Mode::cubic && st.first != st.second) {
     const int before = before_run(d.t, st.first);
     *first = before < 0 ? *first : before;
     *stop = *stop < d.n ? last_of_run(d.t, d.n, *stop) + 1 : *stop;
   }
 }
 
+// N values from shared memory to the output. R: how they lie there, accumulators or the output's type O.
+template <int N, class O, class R>
+__device__ void put(const Tile& tile, unsigned row, unsigned column, const R* from) {
+  const Pack<R, N> y = *reinterpret_cast<const Pack<R, N>*>(from);
+  if constexpr (std::is_same_v<O, R>) {
+    store_streaming(reinterpret_cast<Pack<O, N>*>(reinterpret_cast<O*>(tile.data) + row * tile.width + column), y);
+  } else {
+    store_values<O>(tile, row, column, y.v);
+  }
+}
+
 // The output tile leaves shared memory: N values a store where they are one piece, else column by column.
-template <class A> __device__ void write_tile(const Source& s, const Tile& tile, const A* from) {
+template <class O, class R> __device__ void write_tile(const Source& s, const Tile& tile, const R* from) {
   const unsigned lane = threadIdx.x % 32, dim = unsigned(s.dim), total = unsigned(tile.rows) * dim;
   const unsigned column = unsigned(s.column);
   if (s.alone) {  // rows follow each other without a gap: one row of `total` columns
-    constexpr unsigned N = sizeof(A) == 8 ? 2 : 4;  // 16 bytes of shared memory a lane: no bank conflicts
-    for (unsigned e = lane * N; e + N <= total; e += 32 * N) {
-      const Pack<A, N> y = *reinterpret_cast<const Pack<A, N>*>(from + e);
-      store_values(tile, 0, e, y.v);
-    }
+    constexpr unsigned N = 16 / sizeof(R);
+    for (unsigned e = lane * N; e + N <= total; e += 32 * N) put<N, O>(tile, 0, e, from + e);
     const unsigned rest = total & ~(N - 1);
-    if (lane < total - rest) {
-      const A y[1] = {from[rest + lane]};
-      store_values(tile, 0, rest + lane, y);
-    }
+    if (lane < total - rest) put<1, O>(tile, 0, rest + lane, from + rest + lane);
   } else if (s.fours) {
     for (unsigned e = lane; e < total / 4; e += 32) {
       const unsigned r = s.packs.quotient(e);
-      const Pack<A, 4> y = *reinterpret_cast<const Pack<A, 4>*>(from + 4 * e);
-      store_values(tile, r, column + 4 * e - r * dim, y.v);
+      put<4, O>(tile, r, column + 4 * e - r * dim, from + 4 * e);
     }
   } else {
     for (unsigned e = lane; e < total; e += 32) {
       const unsigned r = s.packs.quotient(e);
-      const A y[1] = {from[e]};
-      store_values(tile, r, column + e - r * dim, y);
+      put<1, O>(tile, r, column + e - r * dim, from + e);
     }
   }
 }
 
-// room: bytes of `shared` for samples
-template <class V, class Time>
-__device__ void narrow_tile(const Source& s, const Cursor<Time>& c, const Output& out, int64_t row0, int64_t total,
-                            int stream, char* shared, unsigned room) {
+// room: bytes of `shared` for samples, kOverread of them never filled
+template <bool kLinear, class V, class Time>
+__device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>& c, const Place& place, char* shared,
+                                            unsigned room) {
   using A = typename Accumulator<V>::type;
   const int lane = threadIdx.x % 32, dim = int(s.dim);
   const V* values = static_cast<const V*>(s.values);
   const Near<Time> d = near(c, s);
-  const bool packed = s.value_row_stride == s.dim, some = d.n > 0;
+  // Elements are counted in 32 bits; an episode of more of them is read where it lies.
+  const bool packed = __all_sync(~0u, d.n <= s.most), some = d.n > 0;
 
   // From what the first lane needs to what the last one does, if time and memory run alike.
-  Span<V> span;
-  bool staged = false;
+  Span span{0, 0, kFar};
   const auto copy_rows = [&](int first, int stop) {
     const int64_t low = __shfl_sync(~0u, d.base + first * dim, 0), high = __shfl_sync(~0u, d.base + stop * dim, 31);
-    staged = packed && begin_copy(values, s.end, low, high, shared, room, &span);
+    span = begin_copy(values, d.base, s.end, low, high, shared, room - kOverread);
   };
-  copy_rows(d.guess > 2 ? d.guess - 2 : 0, d.guess + 4 < d.n ? d.guess + 4 : d.n);
+  if (packed) copy_rows(d.guess > 2 ? d.guess - 2 : 0, d.guess + 4 < d.n ? d.guess + 4 : d.n);
 
-  const Stencil<A, int> st = stencil_of<A>(s, c, d);
+  const Stencil<A, int> st = stencil_of<kLinear, A>(s, c, d);
+  bool staged = packed;
   if (packed) {
     int first = 0, stop = 0;
-    if (some) reach(s, d, st, &first, &stop);
-    const auto held = [&] { return !some || span.holds(d.base + int64_t(first) * dim, d.base + int64_t(stop) * dim); };
-    if (!staged || !__all_sync(~0u, held())) {
+    if (some) reach<kLinear>(s, d, st, &first, &stop);
+    // one comparison for both ends: what lies before the span is a huge unsigned number
+    const auto held = [&] {
+      const int spare = span.size - (stop - first) * dim;
+      return __all_sync(~0u, !some || (spare >= 0 && unsigned(span.delta) + unsigned(first * dim) <= unsigned(spare)));
+    };
+    if (!held()) {
       end_copy();  // what is on its way must not overtake what comes
       copy_rows(first, stop);
-      staged = staged && __all_sync(~0u, held());
+      staged = held();
     }
   }
   end_copy();
 
-  A* rows = reinterpret_cast<A*>(shared + room);
-  A* y = rows + lane * dim;
+  using R = std::conditional_t<kLinear, V, A>;
+  R* rows = reinterpret_cast<R*>(shared + room);
+  R* y = rows + lane * dim;
+  const auto make = [&](const V* x, auto stride) {
+    if constexpr (kLinear) {
+      linear_row<std::is_same_v<decltype(stride), int>>(dim, st, x + st.first * stride, x + st.second * stride, y);
+      return true;
+    } else {
+      return narrow_row(s, d, st, x, stride, y);
+    }
+  };
   bool good = true;
   if (!some) {
-    for (int i = 0; i < dim; ++i) y[i] = A(NAN);
+    for (int i = 0; i < dim; ++i) store(y + i, A(NAN));
   } else if (staged) {
-    good = narrow_row(s, d, st, span.at + int(d.base - span.low), dim, y);
+    good = make(reinterpret_cast<const V*>(shared + span.skip) + span.delta, dim);
   } else {
-    good = narrow_row(s, d, st, values + d.base, s.value_row_stride, y);
+    good = make(values + d.base, s.value_row_stride);  // int64_t
   }
-  const Tile tile = Tile::at(out, row0, total, stream);
+  const Tile tile = place.tile(s);
   if (lane < tile.rows) tile.valid[lane * tile.streams] = st.valid && good;
   __syncwarp();
-  write_tile(s, tile, rows);
+  write_tile<std::conditional_t<kLinear, V, void>>(s, tile, rows);
 }
 
 }  // namespace

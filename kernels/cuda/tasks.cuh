@@ -3,6 +3,9 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <type_traits>
+
 #include "robocache/math.h"
 
 // What benchmarks/ablations.py turns off to see what it is worth.
@@ -11,6 +14,18 @@
 #endif
 #ifndef ROBOCACHE_ACCESS_BYTES
 #define ROBOCACHE_ACCESS_BYTES 16
+#endif
+#ifndef ROBOCACHE_TILE_BYTES
+#define ROBOCACHE_TILE_BYTES 2048
+#endif
+#ifndef ROBOCACHE_JAGGED_TILES
+#define ROBOCACHE_JAGGED_TILES 4
+#endif
+#ifndef ROBOCACHE_DENSE_TILES
+#define ROBOCACHE_DENSE_TILES 1
+#endif
+#ifndef ROBOCACHE_LEAN
+#define ROBOCACHE_LEAN 1
 #endif
 #ifndef ROBOCACHE_STREAMING_STORES
 #define ROBOCACHE_STREAMING_STORES 1
@@ -21,8 +36,9 @@ namespace {
 
 constexpr int kWarps = 4;             // a block: 16 blocks of 128 threads fill an SM's 2048
 constexpr int kThreads = 32 * kWarps;
-constexpr int kRows = 32;             // targets a tile: one a lane
-constexpr int kFew = 8, kMany = 256;  // streams a launch; the parameters travel by value (kMany: 30.1 of 32 KiB)
+constexpr int kRows = 32;             // targets a tile, at most: one a lane
+constexpr int kFewestRows = 2;        // of wide rows
+constexpr int kFew = 8, kMany = 240;  // streams a launch; the parameters travel by value (kMany: 30.2 of 32 KiB)
 
 // n / d for n below 2^31 by multiplication (Granlund & Montgomery, PLDI 1994): a 64-bit division is some 100
 // instructions, as many as all of a row's arithmetic.
@@ -42,39 +58,48 @@ constexpr int64_t kDivisible = int64_t(1) << 31;
 struct Source : Stream {
   int64_t end;    // narrow.cuh: elements up to the end of its last row
   Divisor packs;  // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
+  int index;      // among the call's streams
+  int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; 0 where rows are not packed
   bool narrow;    // narrow.cuh or wide.cuh
   bool fours;     // narrow.cuh: four neighbours of an output row are one aligned store
   bool alone;     // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
 
+// Lean kernels (kLinear) are for streams that are all linear and whose values leave in the dtype they came in. To take that
+// for granted saves a third of the instructions and of the registers.
+template <bool kLinear> __device__ Mode mode_of(const Source& s) { return kLinear ? Mode::linear : s.mode; }
+
 template <int Cap> struct Streams {
   Source s[Cap];
   Divisor count;    // how many
-  int first;        // index of s[0] among the call's streams
   unsigned staged;  // bytes a warp has in shared memory for samples (narrow.cuh)
   unsigned shared;  // bytes a warp has in shared memory
+  unsigned rows;    // of a warp's tile: a power of two
+  int tiles;        // a warp takes, one after the other
   int64_t row0;     // this launch's first row
+  int64_t row_bytes;  // of the output
   Divisor length;   // targets of a dense episode; unset where `large`
   bool large;       // too many rows for `length`
 };
 
-// Last b with offsets[b] <= row, by the whole warp: 32 probes at once, so 10,000 episodes take three loads one after the
-// other. The lanes must call it together.
-__device__ int64_t episode_of(const int64_t* offsets, int64_t batch, int64_t row) {
-  int64_t low = 0, high = batch;
+// Last b with offsets[b] <= row, by the whole block: it cuts the rest into 128 parts at once, so 10,000 episodes take two
+// loads one after the other. All threads must call it.
+__device__ int episode_of(const int64_t* offsets, int batch, int64_t row) {
+  static_assert(kThreads == 128);
+  int low = 0, high = batch;
   while (high - low > 1) {
-    const int64_t step = (high - low + 32) / 33;
-    const int64_t probe = low + (threadIdx.x % 32 + 1) * step;
-    const unsigned before = __ballot_sync(~0u, probe < high && offsets[probe] <= row);
-    low += __popc(before) * step;
-    high = high < low + step ? high : low + step;
+    const int step = ((high - low - 1) >> 7) + 1;
+    const unsigned probe = low + (threadIdx.x + 1) * step;  // up to 2^31 + 2^24
+    low += __syncthreads_count(probe < unsigned(high) && offsets[probe] <= row) * step;
+    high = min(high, low + step);
   }
   return low;
 }
 
 // Where one lane is: a target, its episode, and the samples of the stream in that episode.
 template <class Time> struct Cursor {
-  int64_t row, batch;  // of the output; of the batch
+  int64_t row;         // of the output
+  int batch;           // the episode
   const Time* target;  // the episode's targets
   int64_t k, count;    // this one, and how many
   Time x;              // its time, on the stream's clock
@@ -82,16 +107,15 @@ template <class Time> struct Cursor {
   int64_t n, base;     // samples; element offset of the first one's values
   Time begins, ends;   // its stamp, and the last one's (of four samples and more)
 
-  // The warp's rows begin at row0; this lane's is `to`. The lanes must call it together.
+  // This lane's row is `to`; jagged: `episode` is that of an earlier row.
   template <int Cap>
-  __device__ Cursor(const Streams<Cap>& launch, const Source& s, const Targets& targets, int64_t row0, int64_t to)
-      : row(to) {
+  __device__ Cursor(const Streams<Cap>& launch, const Source& s, const Targets& targets, int episode, int64_t to)
+      : row(to), batch(episode) {
     const Time* all = static_cast<const Time*>(targets.times);
     if (targets.offsets) {
-      batch = episode_of(targets.offsets, targets.batch, row0);
       int64_t start = targets.offsets[batch], stop = targets.offsets[batch + 1];
       if (row >= stop) {  // in a later episode
-        batch += locate<false>(targets.offsets + batch, targets.batch - batch, row, int64_t(1));
+        batch += locate<false>(targets.offsets + batch, int(targets.batch) - batch, row, 1);
         start = targets.offsets[batch];
         stop = targets.offsets[batch + 1];
       }
@@ -101,7 +125,7 @@ template <class Time> struct Cursor {
       count = sane ? stop - start : 1;
       target = all + (sane ? start : row);
     } else {
-      batch = launch.large ? row / targets.length : int64_t(launch.length.quotient(uint32_t(row)));
+      batch = launch.large ? int(row / targets.length) : int(launch.length.quotient(uint32_t(row)));
       k = row - batch * targets.length;
       count = targets.length;
       target = all + batch * targets.batch_stride;
@@ -136,28 +160,29 @@ constexpr int64_t kReach = int64_t(1) << 30;
 
 template <class Time> __device__ Near<Time> near(const Cursor<Time>& c, const Source& s) {
   const float part = __fdividef(float(minus(c.x, c.begins)), float(minus(c.ends, c.begins)));
-  const float steps = part * float(c.n - 1);
-  // NaN, infinities and what lies outside: the ends
-  const int64_t guess = steps > 0.0f ? (steps < float(c.n - 1) ? int64_t(steps) : c.n - 1) : 0;
-  if (c.n < kReach) return {c.t, int(c.n), int(guess), c.base};
+  if (c.n < kReach) {
+    const int n = int(c.n), guess = __float2int_rz(part * float(n - 1));  // saturates; NaN gives 0
+    return {c.t, n, max(min(guess, n - 1), 0), c.base};
+  }
   // An episode of a billion samples and more is searched here, and then seen through a window around the place.
+  const int64_t guess = max(min(__float2ll_rz(part * float(c.n - 1)), static_cast<long long>(c.n - 1)), 0ll);
   int64_t low = locate<false>(c.t, c.n, c.x, guess) - kReach / 2;
   low = low < 0 ? 0 : low > c.n - kReach ? c.n - kReach : low;
   return {c.t + low, int(kReach), int(kReach / 2), c.base + low * s.value_row_stride};
 }
 
-template <class A, class Time>
+template <bool kLinear, class A, class Time>
 __device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, const Near<Time>& d) {
   const auto bin = [&](Time* low, Time* high) {
     return bin_edges(c.target, c.count, c.k, time_value<Time>(s.shift), low, high);
   };
   int at;
-  return stencil_at<A>(s.mode, d.t, d.n, c.x, time_value<Time>(s.max_gap), d.guess, bin, &at);
+  return stencil_at<A>(mode_of<kLinear>(s), d.t, d.n, c.x, time_value<Time>(s.max_gap), d.guess, bin, &at);
 }
 
 // ---- values ---------------------------------------------------------------------------------------------------------
 
-// The 32 rows of the output that a warp is at.
+// The rows of the output that a warp is at.
 struct Tile {
   char* data;          // the first one's first value
   bool* valid;         // the first one's flag for the stream
@@ -165,15 +190,21 @@ struct Tile {
   unsigned width, streams;
   int rows;
   DType dtype;
+};
 
-  __device__ static Tile at(const Output& out, int64_t row, int64_t total, int stream) {
-    const int bytes = out.dtype == DType::f64 ? 8 : out.dtype == DType::f32 ? 4 : out.dtype >= DType::e4m3 ? 1 : 2;
-    return {static_cast<char*>(out.data) + row * out.width * bytes,
-            out.valid + row * out.streams + stream,
+// Which rows those are, until the search is done: fewer registers.
+struct Place {
+  const Output& out;
+  int64_t row_bytes, row;
+  int rows;
+
+  __device__ Tile tile(const Source& s) const {
+    return {static_cast<char*>(out.data) + row * row_bytes,
+            out.valid + row * out.streams + s.index,
             out.scale,
             unsigned(out.width),
             unsigned(out.streams),
-            int(total - row < kRows ? total - row : kRows),
+            rows,
             out.dtype};
   }
 };
@@ -202,29 +233,52 @@ template <class P> __device__ void store_streaming(P* at, const P& value) {
   }
 }
 
-template <class O, int N, class A> __device__ void store_as(const Tile& tile, unsigned at, const A (&y)[N]) {
+// Rounds N values; 16-bit ones two at a time.
+template <class O, int N, class A> __device__ Pack<O, N> rounded(const A (&y)[N]) {
   Pack<O, N> p;
+  if constexpr (sizeof(O) == 2 && N % 2 == 0 && std::is_same_v<A, float>) {
+    uint32_t two[N / 2];
 #pragma unroll
-  for (int v = 0; v < N; ++v) store(p.v + v, y[v]);
-  store_streaming(reinterpret_cast<Pack<O, N>*>(reinterpret_cast<O*>(tile.data) + at), p);
+    for (int v = 0; v < N / 2; ++v) {
+      if constexpr (std::is_same_v<O, Half>) {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(two[v]) : "f"(y[2 * v + 1]), "f"(y[2 * v]));
+      } else {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two[v]) : "f"(y[2 * v + 1]), "f"(y[2 * v]));
+      }
+    }
+    memcpy(&p, two, sizeof p);
+  } else {
+#pragma unroll
+    for (int v = 0; v < N; ++v) store(p.v + v, y[v]);
+  }
+  return p;
 }
 
-// N neighbours of the tile's row `row`, from `column` on. The dtype is one for the launch, so the branch is uniform.
-template <int N, class A>
+template <class O, int N, class A> __device__ void store_as(const Tile& tile, unsigned at, const A (&y)[N]) {
+  store_streaming(reinterpret_cast<Pack<O, N>*>(reinterpret_cast<O*>(tile.data) + at), rounded<O>(y));
+}
+
+// N neighbours of the tile's row `row`, from `column` on, as O, or where that is void in the output's dtype: one for the
+// launch, so the branch is uniform.
+template <class O, int N, class A>
 __device__ void store_values(const Tile& tile, unsigned row, unsigned column, const A (&y)[N]) {
   const unsigned at = row * tile.width + column;
-  switch (tile.dtype) {
-    case DType::f32: return store_as<float>(tile, at, y);
-    case DType::bf16: return store_as<BFloat16>(tile, at, y);
-    case DType::f16: return store_as<Half>(tile, at, y);
-    case DType::f64: return store_as<double>(tile, at, y);
-    default:
-      Pack<uint8_t, N> p;
+  if constexpr (!std::is_void_v<O>) {
+    store_as<O>(tile, at, y);
+  } else {
+    switch (tile.dtype) {
+      case DType::f32: return store_as<float>(tile, at, y);
+      case DType::bf16: return store_as<BFloat16>(tile, at, y);
+      case DType::f16: return store_as<Half>(tile, at, y);
+      case DType::f64: return store_as<double>(tile, at, y);
+      default:
+        Pack<uint8_t, N> p;
 #pragma unroll
-      for (int v = 0; v < N; ++v) {
-        p.v[v] = encode8(tile.dtype, tile.scale ? float(y[v] / A(tile.scale[column + v])) : float(y[v]));
-      }
-      store_streaming(reinterpret_cast<Pack<uint8_t, N>*>(tile.data + at), p);
+        for (int v = 0; v < N; ++v) {
+          p.v[v] = encode8(tile.dtype, tile.scale ? float(y[v] / A(tile.scale[column + v])) : float(y[v]));
+        }
+        store_streaming(reinterpret_cast<Pack<uint8_t, N>*>(tile.data + at), p);
+    }
   }
 }
 

@@ -53,8 +53,8 @@ template <int VEC, class V> __device__ Pack<V, VEC> load_pack(const V* at) {
 
 // Two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is used: two of
 // 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower ones are fewer bytes
-// each, so more of them.
-template <int VEC, class V, class A, class Formula>
+// each, so more of them. kPlain: every row lies between two samples, so that nothing has to be asked.
+template <bool kPlain, class O, int VEC, class V, class A, class Formula>
 __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
   constexpr int U = sizeof(V) * VEC == 16 ? 2 : 4;
   const unsigned packs = unsigned(s.dim / VEC), total = unsigned(tile.rows) * packs, column = unsigned(s.column);
@@ -66,7 +66,7 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
       const unsigned e = begin + 32 * u;
       row[u] = s.packs.quotient(e);
       at[u] = (e - row[u] * packs) * VEC;
-      if (e < total && entries[row[u]].kind != Kind::none) {
+      if (e < total && (kPlain || entries[row[u]].kind != Kind::none)) {
         a[u] = load_pack<VEC>(entries[row[u]].first + at[u]);
         b[u] = load_pack<VEC>(entries[row[u]].second + at[u]);
       }
@@ -75,7 +75,7 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
     for (int u = 0; u < U; ++u) {
       if (begin + 32 * u >= total) break;
       const A weight = entries[row[u]].weight;
-      const Kind kind = entries[row[u]].kind;
+      const Kind kind = kPlain ? Kind::two : entries[row[u]].kind;
       A y[VEC];
 #pragma unroll
       for (int v = 0; v < VEC; ++v) y[v] = formula(kind == Kind::copy, weight, A(load(a[u].v + v)), A(load(b[u].v + v)));
@@ -83,7 +83,7 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
 #pragma unroll
         for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
       }
-      store_values(tile, row[u], column + at[u], y);
+      store_values<O>(tile, row[u], column + at[u], y);
     }
   }
 }
@@ -101,7 +101,7 @@ __device__ void sweep_one(const Source& s, const Entry<V, A>* entries, const Til
     } else {
       formula(entries[row], row, c, y);
     }
-    store_values(tile, row, column + c, y);
+    store_values<void>(tile, row, column + c, y);
   }
 }
 
@@ -174,29 +174,32 @@ __device__ void mean_rows(const Source& s, const Entry<V, A>* entries, const Til
   });
 }
 
-template <class V, int VEC, class Time>
-__device__ void wide_tile(const Source& s, const Cursor<Time>& c, const Output& out, int64_t row0, int64_t total,
-                          int stream, char* shared) {
+template <bool kLinear, class V, int VEC, class Time>
+__device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c, const Place& place, char* shared) {
   using A = typename Accumulator<V>::type;
   Entry<V, A>* entries = reinterpret_cast<Entry<V, A>*>(shared);
   Outer<V, A>* outer = reinterpret_cast<Outer<V, A>*>(entries + kRows);
   const int lane = threadIdx.x % 32;
   const Near<Time> d = near(c, s);
-  const Stencil<A, int> st = stencil_of<A>(s, c, d);
+  const Stencil<A, int> st = stencil_of<kLinear, A>(s, c, d);
   const Entry<V, A> entry = entry_of<V>(s, d, st);
   entries[lane] = entry;
-  if (s.mode == Mode::cubic && entry.kind == Kind::two) outer[lane] = outer_of<V>(s, d, st);
-  const Tile tile = Tile::at(out, row0, total, stream);
+  if (mode_of<kLinear>(s) == Mode::cubic && entry.kind == Kind::two) outer[lane] = outer_of<V>(s, d, st);
+  const Tile tile = place.tile(s);
   if (lane < tile.rows) tile.valid[lane * tile.streams] = st.valid;
   __syncwarp();
+  const auto linear = [](bool copy, A w, A x0, A x1) { return copy ? x0 : lerp(w, x0, x1); };
+  if constexpr (kLinear) {
+    if (__all_sync(~0u, entry.kind == Kind::two)) return sweep_two<true, V, VEC>(s, entries, tile, linear);
+    return sweep_two<false, V, VEC>(s, entries, tile, linear);
+  }
   switch (s.mode) {
     case Mode::cubic: return cubic_rows<VEC>(s, entries, outer, tile);
     case Mode::mean: return mean_rows<VEC, Time>(s, entries, tile);
     case Mode::angle:
-      return sweep_two<VEC>(s, entries, tile,
-                            [](bool copy, A w, A x0, A x1) { return copy ? wrap(x0) : lerp_angle(w, x0, x1); });
-    default:
-      return sweep_two<VEC>(s, entries, tile, [](bool copy, A w, A x0, A x1) { return copy ? x0 : lerp(w, x0, x1); });
+      return sweep_two<false, void, VEC>(
+          s, entries, tile, [](bool copy, A w, A x0, A x1) { return copy ? wrap(x0) : lerp_angle(w, x0, x1); });
+    default: return sweep_two<false, void, VEC>(s, entries, tile, linear);
   }
 }
 

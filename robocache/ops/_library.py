@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.machinery
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,16 +24,14 @@ def _load() -> str:
     """Why the extension cannot be used; empty where it is loaded."""
     if os.environ.get("ROBOCACHE_NO_EXTENSION"):
         return "switched off by ROBOCACHE_NO_EXTENSION"
-    folder = Path(__file__).resolve().parent.parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_C{suffix}"
-        if path.exists():
-            try:
-                torch.ops.load_library(str(path))
-            except OSError as error:
-                return f"{path.name} does not load beside torch {torch.__version__}: {error}"
-            return ""
-    return f"no compiled extension in {folder}; build it with `pip install --no-build-isolation .`"
+    try:
+        importlib.import_module("robocache._C")
+    except ModuleNotFoundError:
+        folder = Path(__file__).resolve().parent.parent
+        return f"no compiled extension in {folder}; build it with `pip install --no-build-isolation .`"
+    except ImportError as error:
+        return f"the compiled extension does not load beside torch {torch.__version__}: {error}"
+    return ""
 
 
 _REASON = _load()
@@ -63,6 +63,13 @@ _SUPPORTED = tuple(device for device, key in (("cpu", "CPU"), ("cuda", "CUDA")) 
 def supports(device: torch.device) -> bool:
     """True where the extension has kernels for ``device`` (a CPU build has none for CUDA)."""
     return device.type in _SUPPORTED
+
+
+def fuse(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """The operator ``torch.ops.robocache.fuse``, by the short way where no compiler wants to see it."""
+    if torch.compiler.is_compiling():
+        return torch.ops.robocache.fuse(*arguments)
+    return sys.modules["robocache._C"].fuse(*arguments)
 
 
 if available():

@@ -66,7 +66,7 @@ def fuse_multimodal(
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Align every stream to the target times and lay their columns side by side, in one pass (on a GPU
-    one launch for up to 256 streams).
+    one launch for up to 240 streams).
 
     streams:        any number, of any rates, widths and dtypes
     target_times:   ``[B, T]`` (or ``[T]`` for all) or, with ``target_offsets`` int64 ``[B+1]``, jagged ``[K]``
@@ -82,17 +82,18 @@ def fuse_multimodal(
     """
     if not streams:
         raise ValueError("fuse_multimodal: no streams")
-    batch = batch_size(streams[0], target_times, target_offsets)
     targets = target_times
     if target_offsets is None and targets.dim() == 1:
-        targets = targets.expand(batch, -1)
+        targets = targets.expand(batch_size(streams[0], targets, None), -1)
     values, times, offsets, modes, max_gaps, shifts = [], [], [], [], [], []
     for m, s in enumerate(streams):
         if s.mode not in _MODE_INDEX:
             raise ValueError(f"streams[{m}].mode is {s.mode!r}; use one of {', '.join(MODES)}")
         if s.max_gap is not None and not s.max_gap >= 0:
             raise ValueError(f"streams[{m}].max_gap is {s.max_gap}; use a duration of 0 or more, or None for no limit")
-        t = s.times.expand(batch, -1) if s.offsets is None and s.times.dim() == 1 else s.times
+        t = s.times
+        if s.offsets is None and t.dim() == 1:
+            t = t.expand(batch_size(s, targets, target_offsets), -1)
         values.append(s.values)
         times.append(t)
         offsets.append(s.offsets)
@@ -111,7 +112,7 @@ def fuse_multimodal(
             _check_sorted(t, o, f"streams[{m}].times")
         _check_sorted(targets, target_offsets, "target_times")
     if _library.supports(targets.device):
-        return torch.ops.robocache.fuse(
+        return _library.fuse(
             values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale
         )
     _library.warn_fallback()
@@ -154,8 +155,8 @@ def resample_trajectories(
 
 def common_dtype(streams: Sequence[StreamSpec]) -> torch.dtype:
     """The values' dtype where all streams share one, else float32."""
-    dtypes = {s.values.dtype for s in streams}
-    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+    dtype = streams[0].values.dtype
+    return dtype if all(s.values.dtype == dtype for s in streams[1:]) else torch.float32
 
 
 def batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor | None) -> int:

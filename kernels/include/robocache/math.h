@@ -104,11 +104,12 @@ template <bool strict, class Time, class I>
 RC_INLINE I locate(const Time* t, I n, Time x, I guess) {
   const auto before = [&](I i) { return strict ? t[i] < x : t[i] <= x; };
   if (n <= 0) return -1;
-  if (guess >= 1 && guess + 2 < n) {
+  if (n >= 4) {
     // Most guesses are at most one sample off. Counting four comparisons has no branch to mispredict (CPU), and its four
     // loads do not wait for each other (GPU).
-    const int inside = int(before(guess - 1)) + int(before(guess)) + int(before(guess + 1)) + int(before(guess + 2));
-    if (inside >= 1 && inside <= 3) return guess - 2 + inside;
+    const I g = guess < 1 ? 1 : guess > n - 3 ? n - 3 : guess;
+    const int inside = int(before(g - 1)) + int(before(g)) + int(before(g + 1)) + int(before(g + 2));
+    if ((inside > 0 || g == 1) && (inside < 4 || g == n - 3)) return g - 2 + inside;
   }
   const I start = guess < 0 ? 0 : guess >= n ? n - 1 : guess;
   I low = -1, high = n, step = 1;  // before(low) holds, before(high) does not
@@ -157,15 +158,16 @@ template <class A, class I> struct Stencil {
 template <class A, class Time, class I>
 RC_INLINE Stencil<A, I> interpolating(const Time* t, I n, I i, Time x, Time max_gap) {
   if (n == 0) return {-1, -1, A(0), false, false};
-  if (i < 0) {
-    const I edge = last_of_run(t, n, I(0));
-    return {edge, edge, A(0), false, false};
-  }
-  if (t[i] == x) return {i, i, A(0), true, false};
-  if (i + 1 >= n) return {i, i, A(0), false, false};
-  const I j = last_of_run(t, n, i + 1);
-  const Time span = minus(t[j], t[i]);
-  return {i, j, A(minus(x, t[i])) / A(span), max_gap < Time(0) || span <= max_gap, false};
+  const bool early = i < 0;
+  I first = early ? 0 : i, second = first + 1 < n ? first + 1 : first;
+  const I third = second + 1 < n ? second + 1 : second;
+  const Time t0 = t[first], t1 = t[second], t2 = t[third];  // three loads that do not wait for each other
+  const bool hit = !early && t0 == x;
+  if (early) first = last_of_run(t, n, first);
+  if (early || hit || second == first) return {first, first, A(0), hit, false};
+  if (third > second && t2 == t1) second = last_of_run(t, n, third);
+  const Time span = minus(t1, t0);
+  return {first, second, A(minus(x, t0)) / A(span), max_gap < Time(0) || span <= max_gap, false};
 }
 
 template <class A, class Time, class I>
@@ -425,27 +427,27 @@ RC_INLINE void store(double* p, double x) { *p = x; }
 RC_INLINE void store(float* p, double x) { *p = float(x); }
 RC_INLINE void store(float* p, float x) { *p = x; }
 RC_INLINE void store(double* p, float x) { *p = x; }
-// Nearest even on both sides, by instruction on the device; NaN has one code.
+// Nearest even on both sides, by instruction on the device; NaN has one code, that of the device's instruction.
 RC_INLINE void store(BFloat16* p, float x) {
 #ifdef __CUDA_ARCH__
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  p->bits = bits;
 #else
   const uint32_t u = as_bits(x);
-  const uint16_t bits = uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  p->bits = x != x ? uint16_t(0x7fff) : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 #endif
-  p->bits = x != x ? 0x7fc0 : bits;
 }
 RC_INLINE void store(Half* p, float x) {
 #ifdef __CUDA_ARCH__
   uint16_t bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  p->bits = bits;
 #else
   const float m = magnitude(x);
   const uint32_t code = m >= 65520.0f ? 0x7c00u : round_to_format<5, 10>(m);
-  const uint16_t bits = uint16_t(((as_bits(x) >> 16) & 0x8000) | code);
+  p->bits = x != x ? uint16_t(0x7fff) : uint16_t(((as_bits(x) >> 16) & 0x8000) | code);
 #endif
-  p->bits = x != x ? 0x7e00 : bits;
 }
 // A double rounds once, to odd in float first (Boldo & Melquiond 2008), then to nearest in the narrow type.
 RC_INLINE float to_odd(double x) {
