@@ -31,19 +31,12 @@ EIGHT_BIT = {"e4m3": (torch.float8_e4m3fn, 448.0), "e5m2": (torch.float8_e5m2, 5
 OUTPUTS = DTYPES | {name: dtype for name, (dtype, _) in EIGHT_BIT.items()}
 
 
-def align(batch: Batch, name: str, peak: Tensor) -> tuple[Tensor, Tensor]:
-    return fuse_multimodal(
-        batch.streams, batch.targets, out_dtype=OUTPUTS[name], out_scale=_scale(name, peak), validate=False
-    )
+def align(batch: Batch, name: str, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    return fuse_multimodal(batch.streams, batch.targets, out_dtype=OUTPUTS[name], out_scale=scale, validate=False)
 
 
-def _scale(name: str, peak: Tensor) -> Tensor | None:
-    return (peak / EIGHT_BIT[name][1]).float() if name in EIGHT_BIT else None
-
-
-def errors(out: Tensor, name: str, peak: Tensor, expected: Tensor) -> tuple[float, float]:
+def errors(out: Tensor, scale: Tensor | None, peak: Tensor, expected: Tensor) -> tuple[float, float]:
     """RMS and largest error, relative to the columns' peaks."""
-    scale = _scale(name, peak)
     value = out.double() if scale is None else out.double() * scale.double()
     error = (value - expected).abs_().div_(peak)
     return float(error.square().mean().sqrt()), float(error.max())
@@ -67,6 +60,7 @@ def main() -> int:
     targets = (torch.arange(1, round(TARGET_HZ * args.seconds) - 1, device=device) * step).repeat(args.batch, 1)
     samples, truth = signal.at(times), signal.at(targets)
     exact, _ = fuse_multimodal([StreamSpec(samples, times)], targets, validate=False)
+    scales = {name: (peak / EIGHT_BIT[name][1]).float() if name in EIGHT_BIT else None for name in OUTPUTS}
     copy, copy_bytes = bench.copy()
     copy_speed = copy_bytes / copy.median / 1e6
     for source, dtype in DTYPES.items():
@@ -74,14 +68,14 @@ def main() -> int:
         sets = [batch, batch.copy()]
         names = [name for name, out in OUTPUTS.items() if out.itemsize <= dtype.itemsize]
         found, failed = bench.measure(
-            {name: lambda data, name=name: align(data, name, peak) for name in names}, sets, args.repetitions
+            {name: lambda data, name=name: align(data, name, scales[name]) for name in names}, sets, args.repetitions
         )
         for name, why in failed.items():
             print(f"{source} to {name}: {why}")
         for name, timing in found.items():
-            out, valid = align(batch, name, peak)
+            out, valid = align(batch, name, scales[name])
             moved = bytes_of(batch, out, valid)
-            interpolation, rounding = errors(out, name, peak, truth), errors(out, name, peak, exact)
+            interpolation, rounding = errors(out, scales[name], peak, truth), errors(out, scales[name], peak, exact)
             log.write(
                 {
                     "input": source,

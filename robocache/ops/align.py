@@ -73,7 +73,7 @@ def fuse_multimodal(
     out_dtype:      default: the streams' dtype where they share one, else float32; also float8_e4m3fn, float8_e5m2
                     and int8, which store ``round(value / out_scale)``, saturated (NaN is 0 in int8)
     out_scale:      for those: a number or float32 ``[sum D]``, above 0
-    validate:       look for unsorted times and bad offsets first (on a GPU this waits for the device)
+    validate:       look for unsorted times, bad offsets and scales first (on a GPU this waits for the device)
 
     Returns ``fused [B, T, sum D]`` and ``valid`` bool ``[B, T, M]`` (jagged: ``[K, ...]``). An empty stream gives NaN
     (0 in int8) and False. Arithmetic is float64 for float64 streams, else float32.
@@ -103,7 +103,7 @@ def fuse_multimodal(
     out_dtype = out_dtype or common_dtype(streams)
     if out_scale is not None:
         out_scale = torch.as_tensor(out_scale, dtype=torch.float32, device=targets.device)
-        if not bool((out_scale > 0).all()):
+        if validate and not bool((out_scale > 0).all()):
             raise ValueError(f"out_scale must be above 0, got {out_scale}")
         if out_scale.dim() == 0:
             out_scale = out_scale.expand(sum(x.shape[-1] for x in values)).contiguous()
