@@ -20,13 +20,12 @@ PROFILES = {
     "phase2_medium": ("medium", "fuse B64 10s 400Hz D16 + 1000Hz D8 + 200Hz D8 to 100Hz bf16"),
     "phase2_large": ("large", "fuse B512 30s 400Hz D16 + 1000Hz D8 + 200Hz D8 to 100Hz bf16"),
     "phase1_large_d32": ("large", "resample B4096 S1000 T500 D32 linear bf16"),
-    "phase1_large_d7": ("large", "resample B4096 S4096 T2048 D7 linear f32"),
-    "phase1_large_d26": ("large", "resample B2048 S4096 T2048 D26 linear bf16"),
-    "phase1_large_jagged": ("large", "resample jagged 10000 of 50..20000 D32 linear bf16"),
-    "phase1_large_cubic": ("large", "resample B4096 S2000 T1000 D32 cubic f32"),
-    "phase1_large_mean": ("large", "resample B4096 S2000 T1000 D32 mean f32"),
+    "phase1_large_d7": ("large", "resample B4096 S4096 T2048 D7 linear bf16"),
+    "phase1_large_jagged": ("large", "resample jagged 10000 of 50..20000 D7 linear bf16"),
+    "phase1_large_cubic": ("large", "resample B4096 S2000 T1000 D32 cubic bf16"),
+    "phase1_large_mean": ("large", "resample B4096 S2000 T1000 D32 mean bf16"),
     "phase1_large_slerp": ("large", "resample B4096 S2000 T1000 D4 slerp f32"),
-    "phase1_large_pose": ("large", "resample B4096 S2000 T1000 D7 pose f32"),
+    "phase1_large_pose": ("large", "resample B4096 S2000 T1000 D7 pose bf16"),
 }
 
 

@@ -157,8 +157,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       row = std::max(row, s.dim * bytes_of(s.dtype));
     }
   }
-  p.rows = kRows;
-  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kLinear ? 1 : 2) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
+  p.rows = kRows;  // the other kernels spend more on a row's stencil, so that fewer rows pay less
+  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kLinear ? 1 : 4) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
   p.staged = unsigned(staged + 15) / 16 * 16 + kOverread;
   p.shared = unsigned(std::max(p.staged + tile, wide) + 15) / 16 * 16;
   p.row_bytes = out.width * bytes_of(out.dtype);

@@ -150,7 +150,7 @@ def resample_trajectories(
         out_scale=out_scale,
         validate=validate,
     )
-    return (out, valid.squeeze(-1)) if return_valid else out
+    return (out, valid.squeeze_(-1)) if return_valid else out
 
 
 def common_dtype(streams: Sequence[StreamSpec]) -> torch.dtype:
