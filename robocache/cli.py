@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(__doc__ or "").partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more, in Ray workers too")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = add("inspect", _inspect, "show the streams of recordings, or the columns and coverage of an output")
     inspect.add_argument("uri", help="file, glob or folder of recordings; or an output folder")
     inspect.add_argument("--limit", type=int, default=5, help="recordings to show (default: 5)")
+    inspect.add_argument("--episode", metavar="ID", help="show this one, and how many of its samples hold NaN")
     inspect.add_argument("--format", default="auto", help="reader, where the suffix does not tell")
     inspect.add_argument("--time-column", metavar="PATH", help="time column of tables, e.g. timestamp")
     inspect.add_argument("--time-unit", choices=("ns", "us", "ms", "s"), default="s", help="its unit (default: s)")
@@ -116,12 +117,18 @@ def _inspect(args: argparse.Namespace) -> int:
 
     console = Console()
     if inspecting.is_output(args.uri):
-        console.print(inspecting.render_output(args.uri))
+        one = args.episode is not None
+        console.print(
+            inspecting.render_output_episode(args.uri, args.episode) if one else inspecting.render_output(args.uri)
+        )
         return DONE
     times = None
     if args.time_column or args.rate_hz:
         times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
     spec = InputSpec((args.uri,), format=args.format, times=times, stamp=args.stamp)
+    if args.episode is not None:
+        console.print(inspecting.render_episode(inspecting.inspect_recording(spec, args.episode)))
+        return DONE
     count, episodes = inspecting.inspect_recordings(spec, args.limit)
     for episode in episodes:
         console.print(inspecting.render_episode(episode))

@@ -262,7 +262,7 @@ def _selected_width(source: str, path: str, problems: Problems) -> int | None:
     except ValueError as error:
         problems.add(path, str(error))
         return None
-    if not name.strip():
+    if not name.strip() and selector is None:  # a table's columns need no name before them
         problems.wrong(path, source, f"write {EXPECTED['source']}")
     bounds = [(i.start or 0, i.stop) if isinstance(i, slice) else (0, 1) for i in selector or ()]
     if selector is None or any(stop is None or start < 0 or stop < 0 for start, stop in bounds):

@@ -32,6 +32,13 @@ class InputError(RoboCacheError):
     """
 
 
+class MissingError(InputError):
+    """A sound recording lacks what the config names in it: a column, a field, its time.
+
+    It is quarantined like any other; where all of them lack it, the config is wrong.
+    """
+
+
 class OutputError(RoboCacheError):
     """The output cannot be written or belongs to something else: the run stops, nothing is lost."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
@@ -16,11 +18,13 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from robocache.config_schema import did_you_mean
 from robocache.data import EpisodeRef, StreamInfo
 from robocache.dataset.store import Store
+from robocache.engine.clean import clean
 from robocache.engine.summary import EPISODES, QUARANTINE
-from robocache.errors import InputError
-from robocache.formats import InputSpec, list_episodes, list_streams
+from robocache.errors import ConfigError, InputError
+from robocache.formats import InputSpec, list_episodes, list_streams, read_episode
 
 #: A step this many times the median is a gap.
 GAP_FACTOR = 3
@@ -60,10 +64,15 @@ class StreamStatistics:
 
 @dataclass(frozen=True, slots=True)
 class InspectedEpisode:
-    """One recording: its streams with their statistics, or why it cannot be read."""
+    """One recording: its streams with their statistics, or why it cannot be read.
+
+    non_finite: where values were read, by source path of each stream of numbers: samples with NaN or infinity in them,
+                which a run drops
+    """
 
     ref: EpisodeRef
     streams: tuple[tuple[StreamInfo, StreamStatistics], ...] = ()
+    non_finite: Mapping[str, int] | None = None
     failure: str = ""
 
 
@@ -98,15 +107,29 @@ def stream_statistics(times: np.ndarray) -> StreamStatistics:
 
 
 def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[int, Iterator[InspectedEpisode]]:
-    """How many episodes there are, and the first ``limit`` of them, each read when it is asked for.
+    """How many episodes there are, and the first ``limit`` of them, each read when it is asked for; of a single one
+    the values too.
 
     Raises :class:`InputError` where the input matches nothing; an episode that cannot be read carries its failure.
     """
     refs = list_episodes(spec)
-    return len(refs), (_inspect(ref, spec) for ref in islice(refs, limit))
+    return len(refs), (_inspect(ref, spec, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
-def _inspect(ref: EpisodeRef, spec: InputSpec) -> InspectedEpisode:
+def inspect_recording(spec: InputSpec, id: str) -> InspectedEpisode:
+    """The episode of that id, values included. ``ConfigError`` where there is none."""
+    refs = {ref.id: ref for ref in list_episodes(spec)}
+    return _inspect(refs[_known(id, list(refs))], spec, values=True)
+
+
+def _known(id: str, ids: Sequence[str]) -> str:
+    if id not in ids:
+        close = did_you_mean(id, list(ids))
+        raise ConfigError([f"--episode: {id!r} is none of {len(ids)} episodes; {close}the first is {ids[0]!r}"])
+    return id
+
+
+def _inspect(ref: EpisodeRef, spec: InputSpec, *, values: bool) -> InspectedEpisode:
     try:
         infos = list_streams(ref, spec)
     except InputError as error:
@@ -115,11 +138,33 @@ def _inspect(ref: EpisodeRef, spec: InputSpec) -> InspectedEpisode:
     for info in infos:
         if id(info.times) not in known:
             known[id(info.times)] = stream_statistics(info.times)
-    return InspectedEpisode(ref, tuple((info, known[id(info.times)]) for info in infos))
+    non_finite = _non_finite(ref, [path for info in infos for path in _numbers(info)], spec) if values else None
+    return InspectedEpisode(ref, tuple((info, known[id(info.times)]) for info in infos), non_finite)
+
+
+def _numbers(info: StreamInfo) -> list[str]:
+    """Source paths of a stream's numbers: its fields', or its own where it has none, or only names of its columns."""
+    fields = [(name, type) for name, type in info.fields if not name.startswith("[")]
+    paths = [(f"{info.source}.{name}", type) for name, type in fields] or [(info.source, info.type)]
+    # uint8[] is how messages hold images and clouds: a payload.
+    return [path for path, type in paths if re.match(r"float|u?int|bool|null", type) and type != "uint8[]"]
+
+
+def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dict[str, int]:
+    """Read in one go; where that fails by halves, so that what cannot be read hides nothing else."""
+    try:
+        streams = read_episode(ref, sources, spec).streams
+    except InputError:
+        if len(sources) < 2:
+            return {}
+        half = len(sources) // 2
+        return _non_finite(ref, sources[:half], spec) | _non_finite(ref, sources[half:], spec)
+    return {source: clean(source, stream, None)[1].non_finite for source, stream in streams.items()}
 
 
 def render_episode(episode: InspectedEpisode) -> RenderableType:
-    """A heading, the streams' clocks, and what each stream contains, fields named as a source path would."""
+    """A heading, the streams' clocks, and what each stream contains, fields named as a source path would; where values
+    were read, how many samples of which have NaN or infinity."""
     size = sum(file.size for file in episode.ref.files)
     heading = Text.assemble((episode.ref.id, "bold"), f"  {episode.ref.format}  {decimal(size)}")
     if episode.failure:
@@ -130,11 +175,21 @@ def render_episode(episode: InspectedEpisode) -> RenderableType:
         clocks.add_column(name, justify="right", no_wrap=True)
     contents = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     contents.add_column("stream", overflow="fold", min_width=8)
+    if episode.non_finite is not None:
+        contents.add_column("NaN", overflow="fold", max_width=40)
     contents.add_column("contents")
     for info, found in episode.streams:
         clocks.add_row(Text(info.source), *_cells(found))
-        contents.add_row(Text(info.source), Text.assemble(info.type, (_fields(info), "dim")))
+        values = [] if episode.non_finite is None else [_faulty(info, episode.non_finite)]
+        contents.add_row(Text(info.source), *values, Text.assemble(info.type, (_fields(info), "dim")))
     return Group(heading, clocks, Text(), contents)
+
+
+def _faulty(info: StreamInfo, non_finite: Mapping[str, int]) -> Text:
+    """How many samples of a stream, or of which of its fields, are not finite; empty where none could be read."""
+    counts = {path: non_finite[path] for path in _numbers(info) if path in non_finite}
+    lines = [f"{n:,} {path.removeprefix(info.source).lstrip('.')}".strip() for path, n in counts.items() if n]
+    return _marks([(len(lines), "\n".join(lines))])[0] if counts else Text()
 
 
 def _fields(info: StreamInfo) -> str:
@@ -158,8 +213,12 @@ def _cells(found: StreamStatistics) -> list[Text]:
         (found.duplicates, f"{found.duplicates:,}"),
         (found.out_of_order, f"{found.out_of_order:,}"),
     ]
-    marks = [Text(text, style="yellow") if count else Text("-", style="dim") for count, text in faults]
-    return [*map(Text, clock), *marks]
+    return [*map(Text, clock), *_marks(faults)]
+
+
+def _marks(faults: Sequence[tuple[int, str]]) -> list[Text]:
+    """Faults by their count and text; a dash where there is none."""
+    return [Text(text, style="yellow") if count else Text("-", style="dim") for count, text in faults]
 
 
 def _duration(nanoseconds: float | None) -> str:
@@ -202,3 +261,31 @@ def render_output(uri: str) -> RenderableType:
             table.add_row(field.name, str(field.type), share)
     table.caption = f"{rows:,} rows"
     return table
+
+
+def render_output_episode(uri: str, id: str) -> RenderableType:
+    """What a run found in one episode of an output and made of it, or why it is in the quarantine.
+
+    ``ConfigError`` where the output has no such episode.
+    """
+    store = Store(uri)
+    table = pq.read_table(pa.BufferReader(store.read(EPISODES)))
+    reasons = {q["id"]: q["reason"] for q in map(json.loads, store.read(QUARANTINE).splitlines())}
+    _known(id, [*table["id"].to_pylist(), *reasons])
+    if id in reasons:
+        return Group(Text(id, "bold"), Text(f"quarantined: {reasons[id]}", style="red"))
+    (episode,) = table.filter(pc.equal(table["id"], id)).to_pylist()
+    heading = f"  episode {episode['episode_index']}, {episode['rows']:,} rows, {episode['part']}"
+    streams = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    streams.add_column("stream", overflow="fold", min_width=8)
+    for name in ("samples", "gaps", "longest", "dups", "late", "NaN", "valid"):
+        streams.add_column(name, justify="right", no_wrap=True)
+    for s in episode["streams"]:
+        counts = [s["duplicates"], s["out_of_order"], s["non_finite"]]
+        faults = [
+            (s["gaps"], f"{s['gaps']:,}"),
+            (s["gaps"], _duration(s["longest_gap"])),
+            *((n, f"{n:,}") for n in counts),
+        ]
+        streams.add_row(Text(s["source"]), f"{s['samples']:,}", *_marks(faults), f"{s['valid_share']:.1%}")
+    return Group(Text.assemble((id, "bold"), heading), streams)

@@ -140,10 +140,19 @@ def test_inspect_recordings_and_output(work, capsys):
     out = capsys.readouterr().out
     assert "/joint_states" in out
     assert "and 2 more" in out
+    assert cli.main(["inspect", "logs/episode_001.mcap"]) == cli.DONE
+    assert "NaN" in capsys.readouterr().out
+    assert cli.main(["inspect", "logs", "--episode", "episode_001.mcap"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "episode_001.mcap" in out and "episode_000.mcap" not in out and "NaN" in out
+    assert cli.main(["inspect", "logs", "--episode", "episode_9.mcap"]) == cli.USAGE
+    assert "'episode_9.mcap' is none of 3 episodes" in capsys.readouterr().err
     cli.main(["run", "config.yaml"])
     capsys.readouterr()
     assert cli.main(["inspect", "out"]) == cli.DONE
     assert "observation.state" in capsys.readouterr().out
+    assert cli.main(["inspect", "out", "--episode", "episode_001.mcap"]) == cli.DONE
+    assert "/joint_states.position" in capsys.readouterr().out
 
 
 def test_sample_and_doctor(tmp_path, capsys):

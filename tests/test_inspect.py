@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from robocache.errors import InputError
+import robocache
+from robocache.errors import ConfigError, InputError
 from robocache.formats import InputSpec, TableTimes
-from robocache.inspecting import inspect_recordings, render_episode, stream_statistics
+from robocache.inspecting import (
+    inspect_recording,
+    inspect_recordings,
+    render_episode,
+    render_output_episode,
+    stream_statistics,
+)
 
 MS = 1_000_000
 EPOCH = 1_700_000_000_000_000_000  # stamps as recorders write them: float64 could not hold these
@@ -105,6 +114,84 @@ def test_only_as_many_recordings_are_read_as_are_asked_for(recordings):
     assert (count, [e.ref.id for e in episodes]) == (3, ["a.csv"])
 
 
+FAULTY = "time_ms,q,n,label\n" + "0,1,1,a\n10,nan,,b\n20,inf,3,\n30,2,4,c\n40,,5,d\n"  # q: 3 samples, n: 1
+
+
+def columns(shown: str, name: str) -> list[str]:
+    """The words of the rows that begin with a stream's name."""
+    return [word for line in shown.splitlines() if line.startswith(f"{name} ") for word in line.split()[1:]]
+
+
+def test_samples_that_are_not_finite_are_counted_in_a_single_recording(tmp_path):
+    (tmp_path / "a.csv").write_text(FAULTY)
+    (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    assert episode.non_finite == {"q": 3, "n": 1}
+    contents = text_of(episode).partition("contents")[2]
+    assert (columns(contents, "q"), columns(contents, "n")) == (["3", "float64"], ["1", "int64"])
+    (tmp_path / "b.csv").write_text("time_ms,q\n0,nan\n")
+    assert all(e.non_finite is None for e in inspect_recordings(InputSpec((str(tmp_path),)))[1])
+
+
+def test_one_of_many_recordings(tmp_path):
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / name).write_text(FAULTY if name == "b.csv" else "time_ms,q\n0,1\n")
+    spec = InputSpec((str(tmp_path),))
+    episode = inspect_recording(spec, "b.csv")
+    assert (episode.ref.id, episode.non_finite) == ("b.csv", {"q": 3, "n": 1})
+    with pytest.raises(ConfigError, match=r"--episode: 'bcsv' is none of 3 episodes; did you mean 'b.csv'"):
+        inspect_recording(spec, "bcsv")
+
+
+def test_a_stream_of_fields_names_those_that_are_not_finite(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/arm.csv").write_text(FAULTY)
+    (tmp_path / "run/cam.csv").write_text("time_ms,x\n0,1\n")
+    episode = inspect_recording(InputSpec((str(tmp_path),), episode="folder"), "run")
+    assert episode.non_finite == {"arm.q": 3, "arm.n": 1, "cam.x": 0}
+    _, _, contents = text_of(episode).partition("contents")
+    assert columns(contents, "arm")[:3] == ["3", "q", "csv:"]
+    assert "1 n" in contents
+    assert columns(contents, "cam")[0] == "-"
+
+
+def test_what_cannot_be_read_hides_no_other_count(tmp_path):
+    q, ragged = [1.0, float("nan"), 2.0], [[1.0], [1.0, 2.0], []]
+    table = {
+        "time_ns": [0, 10, 20],
+        "first": ragged,
+        "q": q,
+        "second": ragged,
+        "r": q[::-1],
+        "s": [[x, 0.0] for x in q],
+    }
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    assert episode.non_finite == {"q": 1, "r": 1, "s": 1}
+
+
+def test_an_episode_of_an_output(tmp_path):
+    for name, text in {"a": FAULTY, "b": "time_ms,q\n0,1\n", "c": FAULTY}.items():
+        (tmp_path / f"logs/{name}.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / f"logs/{name}.csv").write_text(text)
+    config = {"input": {"uri": str(tmp_path / "logs")}, "features": {"x": ["q", "n"]}, "timeline": {"rate_hz": 100}}
+    robocache.run(config | {"output": {"uri": str(tmp_path / "out")}, "compute": {"device": "cpu"}})
+
+    def shown(id: str) -> str:
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(render_output_episode(str(tmp_path / "out"), id))
+        return capture.get()
+
+    whole = shown("c.csv")
+    assert "episode 2, 4 rows, data/part-000000.parquet" in whole
+    header = next(line.split() for line in whole.splitlines() if line.startswith("stream"))
+    row = dict(zip(header[1:], columns(whole, "q"), strict=False))
+    assert (row["samples"], row["NaN"]) == ("5", "3")
+    assert "quarantined: " in shown("b.csv") and "no n in it" in shown("b.csv")
+    with pytest.raises(ConfigError, match=r"'d' is none of 3 episodes"):
+        shown("d")
+
+
 def test_nothing_to_inspect(tmp_path):
     with pytest.raises(InputError, match=r"input[.]uri: "):
         inspect_recordings(InputSpec(uri=(str(tmp_path),)))
@@ -123,6 +210,8 @@ def test_husky(data_dir):
     assert found["/fix"].rate_hz == pytest.approx(2.5, abs=0.005)
     assert all(s.duplicates == s.out_of_order == 0 for s in found.values())
     shown = text_of(episode)
+    assert sum(episode.non_finite.values()) == 0
+    assert len(episode.non_finite) > 20
     assert "30.01 Hz" in shown
     assert "angular_velocity" in shown
     assert "sensor_msgs/msg/Imu" in shown

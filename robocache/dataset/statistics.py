@@ -7,7 +7,7 @@ Only valid rows count. Merging in shard order gives the same bytes however the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,12 @@ class Statistics:
         if total is None:
             raise ValueError("no statistics to merge")
         return total
+
+    @staticmethod
+    def add(total: dict[str, Statistics], part: Mapping[str, Statistics]) -> None:
+        """Merge a part's statistics, by column, into those of the parts before it."""
+        for name, found in part.items():
+            total[name] = Statistics.merge([total[name], found]) if name in total else found
 
     def _plus(self, other: Statistics) -> Statistics:
         n = self.count + other.count

@@ -61,7 +61,7 @@ class Store:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        with self._asking(name), contextlib.suppress(FileNotFoundError):
+        with self._asking(name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.fs.info(self.path(name))
             return True
         return False

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
@@ -21,7 +21,8 @@ OUTPUT_VERSION = 1
 class FeatureSource:
     """One stream of a feature and how it meets the timeline. Durations are nanoseconds.
 
-    optional: an episode without this source is kept, its columns NaN and invalid; else it is quarantined
+    optional:         an episode without this source is kept, its columns NaN and invalid; else it is quarantined
+    quaternion_order: what the four numbers are, for who reads the output's config; slerp is the same in any order
     """
 
     source: str
@@ -38,6 +39,10 @@ class Feature:
 
     name: str
     sources: tuple[FeatureSource, ...]
+
+    def unordered(self) -> Feature:
+        """As if no order of quaternions were given, which changes no byte of a part."""
+        return replace(self, sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +127,8 @@ class Job:
     def _identity(self) -> str:
         decisive = {
             "version": OUTPUT_VERSION,
-            "input": dataclasses.asdict(dataclasses.replace(self.input, storage_options={})),
-            "features": [dataclasses.asdict(f) for f in self.features],
+            "input": dataclasses.asdict(replace(self.input, storage_options={})),
+            "features": [dataclasses.asdict(f.unordered()) for f in self.features],
             "timeline": dataclasses.asdict(self.timeline),
             "output": {k: getattr(self.output, k) for k in ("format", "compression", "shard_mb")},
         }

@@ -1,7 +1,8 @@
 """The commit protocol of one output folder: who may write, what is already there, and what counts as written.
 
     data/part-000000.parquet ...     appear whole or not at all, under names that the plan fixes
-    meta/robocache/config.yaml       the resolved config; identity.json: its hash and the settled types of the sources
+    meta/robocache/config.yaml       the last run's resolved config
+    meta/robocache/identity.json     hash of what of it decides the bytes, and the settled types of the sources
     meta/robocache/plan.jsonl        every input episode of this plan, a line each
     meta/robocache/manifest.jsonl    a line per committed shard, added and safe after its part; on S3 also manifest/,
                                      see robocache.dataset.manifest_log
@@ -109,8 +110,7 @@ class Output:
             for folder in ("data", META):
                 store.remove_drafts(folder)
             output = cls(job, store, check)
-            if not (store.exists(IDENTITY) and store.exists(CONFIG)):
-                output.write(CONFIG, config_text.encode())
+            output.write(CONFIG, config_text.encode())  # each run's: what is no part of the identity may be new in it
             output.log.heal()
             yield output
 

@@ -120,7 +120,8 @@ class _Fleet:
             scheduling_strategy="SPREAD",
         )(Worker)
         # By value: an actor whose arguments lie in the object store cannot restart once they are lost.
-        self.recruit = lambda: kind.remote(processor, store, max(1, int(self.cpus)))
+        level = logger.getEffectiveLevel()  # -v is for the workers too
+        self.recruit = lambda: kind.remote(processor, store, max(1, int(self.cpus)), level)
 
     def work(self) -> None:
         """Until every task has ended."""

@@ -50,10 +50,13 @@ class Prefetch:
 
 
 class Worker:
-    """The actor. Everything that may fail is in :meth:`ready`, not in the constructor, so that the fault gets out."""
+    """The actor. Everything that may fail is in :meth:`ready`, not in the constructor, so that the fault gets out.
 
-    def __init__(self, processor: Processor, store: Store, threads: int):
-        self.processor, self.store, self.threads = processor, store, threads
+    log_level: of RoboCache's own messages
+    """
+
+    def __init__(self, processor: Processor, store: Store, threads: int, log_level: int):
+        self.processor, self.store, self.threads, self.log_level = processor, store, threads, log_level
         self.node = ray.util.get_node_ip_address()
 
     def ready(self) -> tuple[str, str]:
@@ -62,6 +65,7 @@ class Worker:
         ``ConfigError`` where this node lacks the device or the extension.
         """
         logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {self.node} %(message)s")
+        logger.setLevel(self.log_level)
         torch.set_num_threads(self.threads)
         self.processor = replace(self.processor, device=pick_device(self.processor.job))
         self.prefetch = Prefetch(self.processor.read)

@@ -29,7 +29,7 @@ _GROUP = 4096
 #: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
 _PARTS, _TAIL = 64, 1 << 16
 
-_EPISODE_SCHEMA = pa.schema(
+EPISODE_SCHEMA = pa.schema(
     [
         ("episode_index", pa.int64()),
         ("id", pa.string()),
@@ -81,11 +81,10 @@ def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float
     shards = output.committed.values()
     output.write(EPISODES, _episodes(output.records()))
     quarantined = tuple(q for r in output.records() for q in r.quarantined)
-    output.write(QUARANTINE, "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode())
+    output.write(QUARANTINE, quarantine_lines(quarantined))
     merged: dict[str, Statistics] = {}
     for found in _part_statistics(output):
-        for name, s in found.items():
-            merged[name] = Statistics.merge([merged[name], s]) if name in merged else s
+        Statistics.add(merged, found)
     output.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
     result = Summary(
         output.store.uri,
@@ -110,6 +109,11 @@ def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float
     return result
 
 
+def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
+    """What ``QUARANTINE`` holds."""
+    return "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode()
+
+
 def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
     """Of each part, in shard order: from the ends of the files, many at a time."""
     store, format = output.store, output.job.output.format
@@ -132,7 +136,15 @@ def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
 
 
 def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
-    """The episode table, a row group for every few thousand episodes: their Python form is never all in memory."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, EPISODE_SCHEMA, compression="zstd") as writer:
+        for table in episode_tables(records):
+            writer.write_table(table)
+    return sink.getvalue()
+
+
+def episode_tables(records: Iterable[ShardRecord]) -> Iterator[pa.Table]:
+    """The episode table, a few thousand episodes at a time: their Python form is never all in memory."""
     rows = (
         {
             "episode_index": e.index,
@@ -147,8 +159,5 @@ def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
         for r in records
         for e in r.episodes
     )
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, _EPISODE_SCHEMA, compression="zstd") as writer:
-        while group := list(islice(rows, _GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=_EPISODE_SCHEMA))
-    return sink.getvalue()
+    while group := list(islice(rows, _GROUP)):
+        yield pa.Table.from_pylist(group, schema=EPISODE_SCHEMA)

@@ -13,7 +13,7 @@ from robocache.data import EpisodeRef, Stream
 from robocache.dataset.schema import FeatureType
 from robocache.engine.job import Feature, Job
 from robocache.engine.retry import with_retries
-from robocache.errors import ConfigError, InputError
+from robocache.errors import ConfigError, InputError, MissingError
 from robocache.formats import read_episode
 
 _WIDTHS = {"slerp": 4, "pose": 7}
@@ -44,12 +44,13 @@ def source_type(stream: Stream, episode_id: str) -> SourceType:
 def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
     """Read episodes until every source is known; empty where none of them can be read.
 
-    ``ConfigError`` where a source is in no episode that can be read, or cannot be aligned as the config says;
-    ``OSError`` where no episode can be read and the storage is why.
+    ``ConfigError`` where a source, or the time that the config names, is in no episode that can be opened, or a source
+    cannot be aligned as the config says; ``OSError`` where no episode can be read and the storage is why.
     """
     types: dict[str, SourceType] = {}
     empty: dict[str, SourceType] = {}  # a stream without samples need not know its width: second best
     tried: list[str] = []
+    missing = ""
     storage: OSError | None = None
     for ref in refs:
         if ref.failure:
@@ -57,6 +58,9 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
         try:
             read = partial(read_episode, ref, job.sources, job.input)
             episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
+        except MissingError as error:
+            missing = missing or str(error)
+            continue
         except InputError:
             continue  # processing its shard will quarantine it
         except OSError as error:
@@ -68,6 +72,8 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
         if len(types) == len(job.sources):
             break
     if not tried:
+        if missing:
+            raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
         if storage is not None:
             raise storage
         return {}

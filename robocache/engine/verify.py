@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robocache.dataset import parts
 from robocache.dataset.manifest_log import open_log
+from robocache.dataset.statistics import Statistics
 from robocache.dataset.store import Store
 from robocache.engine.output import IDENTITY, LOCK, MANIFEST, META, PLAN, read_manifest
 from robocache.engine.records import ShardRecord
+from robocache.engine.summary import (
+    EPISODE_SCHEMA,
+    EPISODES,
+    QUARANTINE,
+    STATISTICS,
+    episode_tables,
+    quarantine_lines,
+)
 from robocache.errors import OutputError, RoboCacheError
 
 
@@ -32,10 +42,15 @@ class Verification:
     problems: tuple[str, ...]
 
 
+class _DamageError(Exception):
+    """What is wrong with a part."""
+
+
 def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
     """Check an output folder against its own plan and manifest: checksums, sizes, row counts, that each part holds
-    the rows of its episodes in order, that each planned episode is in the output or in the quarantine, once, and that
-    there is no file that does not belong. ``OutputError`` where ``uri`` is no output at all.
+    the rows of its episodes in order, that each planned episode is in the output or in the quarantine, once, that the
+    tables made from the manifest say what it says, and that there is no file that does not belong. ``OutputError``
+    where ``uri`` is no output at all.
     """
     store = Store(uri, storage_options)
     if not store.exists(IDENTITY) or not store.exists(PLAN):
@@ -51,11 +66,21 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
         holds = {record.shard: place for place, record in read_manifest(log)}
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
-    for line in log.read(holds.values()):
-        record = ShardRecord.from_json(line.decode())
+
+    def records() -> Iterator[ShardRecord]:
+        return (ShardRecord.from_json(line.decode()) for line in log.read(holds[shard] for shard in sorted(holds)))
+
+    merged: dict[str, Statistics] = {}
+    damaged = False
+    for record in records():
         if record.identity != identity:
             problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
-        problems.extend(_part_problems(store, record))
+        if record.part:
+            try:
+                Statistics.add(merged, _check_part(store, record))
+            except _DamageError as error:
+                problems.append(f"{record.part}: {error}")
+                damaged = True
         places.update((e.index, e.id) for e in record.episodes)
         places.update((q.index, q.id) for q in record.quarantined)
         known.add(record.part)
@@ -67,6 +92,10 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
             quarantined=len(record.quarantined),
         )
     problems.extend(_coverage_problems(plan, places))
+    problems.extend(_episode_problems(store, records()))
+    problems.extend(_quarantine_problems(store, records()))
+    if not damaged:  # else there is nothing to compare them with
+        problems.extend(_statistics_problems(store, {name: s.summary() for name, s in merged.items()}))
     problems += [f"{name}: no record of this file" for name in store.files("data") if name not in known]
     problems += [
         f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
@@ -89,33 +118,102 @@ def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]
         yield f"episode {index} ({id}): in the manifest but not in the plan"
 
 
-def _part_problems(store: Store, record: ShardRecord) -> Iterator[str]:
-    if not record.part:
-        return
+def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
+    """The statistics that it carries. ``_DamageError`` where it is not what its record says."""
     try:
         data = store.read(record.part)
     except OSError as error:
-        yield f"{record.part}: cannot be read ({error})"
-        return
+        raise _DamageError(f"cannot be read ({error})") from error
     if len(data) != record.bytes:
-        yield f"{record.part}: {len(data)} bytes, the manifest says {record.bytes}"
-        return
+        raise _DamageError(f"{len(data)} bytes, the manifest says {record.bytes}")
     if hashlib.sha256(data).hexdigest() != record.sha256:
-        yield f"{record.part}: its sha256 is not the manifest's: the file was changed or damaged"
-        return
+        raise _DamageError("its sha256 is not the manifest's: the file was changed or damaged")
+    columns, format = ["episode_index", "frame_index"], "arrow" if record.part.endswith(".arrow") else "parquet"
     try:
-        columns = ["episode_index", "frame_index"]
-        if record.part.endswith(".arrow"):
+        if format == "arrow":
             table = pa.ipc.open_file(pa.py_buffer(data)).read_all().select(columns)
         else:
             table = pq.read_table(pa.BufferReader(data), columns=columns)
-    except (OSError, ValueError, KeyError) as error:
-        yield f"{record.part}: cannot be decoded ({error})"
-        return
+        statistics = parts.read_statistics(data, format)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamageError(f"cannot be decoded ({error})") from error
     episodes, frames = (table.column(c).to_numpy() for c in columns)
     wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in record.episodes])
     wanted_frames = np.concatenate([np.arange(e.rows) for e in record.episodes])
     if len(episodes) != record.rows or not np.array_equal(episodes, wanted_episodes):
-        yield f"{record.part}: its {len(episodes)} rows are not those of episodes {[e.index for e in record.episodes]}"
-    elif not np.array_equal(frames, wanted_frames):
-        yield f"{record.part}: frame_index does not count up from 0 in every episode"
+        whose = [e.index for e in record.episodes]
+        raise _DamageError(f"its {len(episodes)} rows are not those of episodes {whose}")
+    if not np.array_equal(frames, wanted_frames):
+        raise _DamageError("frame_index does not count up from 0 in every episode")
+    return statistics
+
+
+def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+    try:
+        table = pq.read_table(pa.BufferReader(store.read(EPISODES)))
+    except (OSError, ValueError) as error:
+        yield f"{EPISODES}: cannot be read ({error}); run the job again"
+        return
+    if not table.schema.equals(EPISODE_SCHEMA):
+        yield f"{EPISODES}: its columns are not {', '.join(EPISODE_SCHEMA.names)}; run the job again"
+        return
+    has = table["episode_index"].to_numpy()
+    if table["episode_index"].null_count or (np.diff(has) <= 0).any():
+        yield f"{EPISODES}: its rows are not in the order of the episodes, each once; run the job again"
+        return
+    groups: list[np.ndarray] = []
+    wrong: list[int] = []
+    for group in episode_tables(records):
+        wanted = group["episode_index"].to_numpy()
+        groups.append(wanted)
+        there = np.isin(wanted, has)
+        expected, rows = group.filter(there), table.take(np.searchsorted(has, wanted[there]))
+        if not rows.equals(expected):
+            pairs = zip(rows.to_pylist(), expected.to_pylist(), strict=True)
+            wrong += [e["episode_index"] for row, e in pairs if row != e]
+    wanted = np.concatenate(groups) if groups else has[:0]
+    for text, episodes in (
+        ("no rows of episodes {}", np.setdiff1d(wanted, has)),
+        ("rows of episodes {}, which the manifest does not have", np.setdiff1d(has, wanted)),
+        ("the rows of episodes {} do not say what the manifest says", wrong),
+    ):
+        if len(episodes):
+            more = f" and {len(episodes) - 10} more" if len(episodes) > 10 else ""
+            yield f"{EPISODES}: {text.format(', '.join(map(str, episodes[:10])) + more)}; run the job again"
+
+
+def _quarantine_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+    try:
+        found = store.read(QUARANTINE)
+    except OSError as error:
+        yield f"{QUARANTINE}: cannot be read ({error}); run the job again"
+        return
+    if found != quarantine_lines(q for r in records for q in r.quarantined):
+        yield f"{QUARANTINE}: its lines are not the manifest's quarantined episodes; run the job again"
+
+
+def _statistics_problems(store: Store, wanted: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    try:
+        found = json.loads(store.read(STATISTICS))
+        columns = list(found.items())
+    except (OSError, ValueError, AttributeError) as error:
+        yield f"{STATISTICS}: cannot be read ({error}); run the job again"
+        return
+    if found.keys() != wanted.keys():
+        yield f"{STATISTICS}: columns {list(found)}, the parts have {list(wanted)}; run the job again"
+        return
+    for name, column in columns:
+        if not _agree(column, wanted[name]):
+            yield f"{STATISTICS}: {name} is not what the parts' statistics add up to; run the job again"
+
+
+def _agree(found: Any, wanted: Mapping[str, Any]) -> bool:
+    """Same counts, and the same numbers but for their last bits, which are not the same on every machine."""
+    if not isinstance(found, dict) or found.keys() != wanted.keys() or found["count"] != wanted["count"]:
+        return False
+    try:
+        has, right = (np.array([s[key] for key in wanted if key != "count"], np.float64) for s in (found, wanted))
+    except (TypeError, ValueError):
+        return False
+    scale = np.nanmax(np.abs(right), axis=0, initial=0.0)
+    return has.shape == right.shape and np.allclose(has, right, rtol=1e-9, atol=1e-9 * scale, equal_nan=True)

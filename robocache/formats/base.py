@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from robocache.data import Episode, EpisodeRef, FileStamp, StreamInfo
-from robocache.errors import InputError
+from robocache.errors import MissingError
 from robocache.storage import open_storage
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -60,8 +60,9 @@ class InputSpec:
 class Reader(Protocol):
     """One file format. A reader holds no open file and no state between calls, so it can be used from any thread.
 
-    Every method raises :class:`InputError` for a file that is damaged or not of this format, and ``OSError`` for
-    storage that fails; nothing else escapes. :func:`robocache.formats.guarded` enforces that.
+    Every method raises :class:`InputError` for a file that is damaged or not of this format (``MissingError`` where it
+    lacks a column, field or time that it is asked for), and ``OSError`` for storage that fails; nothing else escapes.
+    :func:`robocache.formats.guarded` enforces that.
     """
 
     name: ClassVar[str]
@@ -138,13 +139,13 @@ def select_columns(
             columns.extend(range(*item.indices(flat.shape[1])))
         elif isinstance(item, int):
             if not -flat.shape[1] <= item < flat.shape[1]:
-                raise InputError(f"{where}: column {item} asked for, it has {flat.shape[1]}")
+                raise MissingError(f"{where}: column {item} asked for, it has {flat.shape[1]}")
             columns.append(item % flat.shape[1])
         elif names is not None and item in names:
             columns.append(list(names).index(item))
         else:
             known = f"its columns are {', '.join(names)}" if names else "its columns have no names, use positions"
-            raise InputError(f"{where}: no column {item!r}; {known}")
+            raise MissingError(f"{where}: no column {item!r}; {known}")
     first = columns[0] if columns else 0
     if columns == list(range(first, first + len(columns))):
         return flat[:, first : first + len(columns)]  # a view: contiguous columns cost nothing

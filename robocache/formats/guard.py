@@ -30,7 +30,7 @@ def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iter
     except InputError as error:
         if any(file.uri in str(error) for file in files):
             raise
-        raise InputError(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     except Exception as error:
         if is_storage_fault(error):
             raise OSError(errno.EIO, f"{where}: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, natural_key, open_file, parse_source, select_columns
 from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.times import HOW_TO_SET, to_ns
@@ -90,14 +90,14 @@ class _Clock:
             dataset, columns = _find(group, self.source)
             where = f"{self.where}: time {self.source!r}"
             if dataset is None:
-                raise InputError(f"{where} is not a dataset there; {self._listing()}")
+                raise MissingError(f"{where} is not a dataset there; {self._listing()}")
             values = _values(dataset, columns, ref.files[0], where)
             if not isinstance(values, np.ndarray):
                 raise InputError(f"{where}: times must be numbers, found {values.type}")
             one_column = values.ndim == 2 and values.shape[1] == 1
             self.times = to_ns(values[:, 0] if one_column else values, spec.times.unit, where=where)
         elif self.rate is None:
-            raise InputError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {self._listing()}")
+            raise MissingError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {self._listing()}")
 
     def of(self, source: str, rows: int) -> np.ndarray:
         """int64 nanoseconds ``[rows]``."""

@@ -21,7 +21,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Selector, open_file, parse_source, read_bytes, select_columns
 from robocache.formats.columns import column_values, episode_indices, is_number, read_rows, type_name
 from robocache.formats.times import column_times, time_column
@@ -72,7 +72,7 @@ class _Table:
             elif item in names:
                 picked.append(str(item))
             else:
-                raise InputError(f"{self.where}: no column {item!r}; its columns are {', '.join(names)}")
+                raise MissingError(f"{self.where}: no column {item!r}; its columns are {', '.join(names)}")
         return tuple(picked), ()
 
     def times(self, data: pa.Table) -> np.ndarray:

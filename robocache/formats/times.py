@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import TIME_UNITS, TableTimes
 
 #: Names under which a time column is found when the config does not name one (case does not matter).
@@ -107,7 +107,7 @@ def time_column(schema: pa.Schema, times: TableTimes | None, *, where: str) -> t
     if times is not None and times.column is not None:
         if schema.names.count(times.column) != 1:
             count = "twice" if times.column in schema.names else "not"
-            raise InputError(f"{where}: time column {times.column!r} is {count} there; {_columns(schema.names)}")
+            raise MissingError(f"{where}: time column {times.column!r} is {count} there; {_columns(schema.names)}")
         return times.column, times.unit
     if times is not None and times.rate_hz is not None:
         return None
@@ -121,7 +121,7 @@ def time_column(schema: pa.Schema, times: TableTimes | None, *, where: str) -> t
     if len(found) == 1:
         return found[0]
     problem = f"several columns may be the time ({', '.join(n for n, _ in found)})" if found else "no time is known"
-    raise InputError(f"{where}: {problem}; {HOW_TO_SET}; {_columns(schema.names)}")
+    raise MissingError(f"{where}: {problem}; {HOW_TO_SET}; {_columns(schema.names)}")
 
 
 def _columns(names: Sequence[str]) -> str:

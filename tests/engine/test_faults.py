@@ -130,11 +130,12 @@ def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined
 
 
 def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
-    """Also where it shares its shard with others."""
+    """Also where it shares its shard with others. It is quarantined at once, and tried again by the next run."""
     logs = write_shards(tmp_path / "logs", 4)
-    align = process.Processor.align
+    align, tried = process.Processor.align, Counter()
 
     def aligning(self, index, episode):
+        tried[index] += 1
         if index == 2:
             raise ZeroDivisionError("nobody thought of it")
         return align(self, index, episode)
@@ -144,6 +145,9 @@ def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
     (q,) = summary.quarantined
     assert (q.index, q.reason) == (2, "unexpected ZeroDivisionError: nobody thought of it")
     assert table(tmp_path / "out")["episode_index"].unique().to_pylist() == [0, 1, 3]
+    assert tried == dict.fromkeys(range(4), 1)
+    monkeypatch.undo()
+    assert do(job(logs, tmp_path / "out", output__shard_mb=100)).quarantined == ()
 
 
 @pytest.mark.parametrize("failures", [1, 3])

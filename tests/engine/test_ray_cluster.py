@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import ray_kit
-from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job, write_shards
+from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job
 from omegaconf import OmegaConf
 
 from robocache.data import EpisodeRef
@@ -37,19 +39,6 @@ def cluster():
         ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("ray") / "logs", SHARDS)
-
-
-@pytest.fixture(scope="module")
-def local(logs) -> Path:
-    """What the local mode makes of the logs."""
-    out = logs.parent / "local"
-    do(job(logs, out))
-    return out
 
 
 def ray_job(logs: Path, out: Path, workers: int = 2, **changes: object):
@@ -109,6 +98,19 @@ def test_storage_that_fails_once(tmp_path, cluster, logs, local, monkeypatch, ca
     do(ray_job(logs, tmp_path / "out"))
     assert "shard 3, attempt 1 of 2, node " in caplog.text
     assert_same_tree(tmp_path / "out", local)
+
+
+def test_workers_log_as_their_driver_does(tmp_path, cluster, logs, caplog, capsys):
+    """What `robocache -v` asks for; Ray brings their lines a little later."""
+    caplog.set_level(logging.DEBUG, "robocache")
+    do(ray_job(logs, tmp_path / "out", 1))
+    text, end = "", time.monotonic() + 20
+    while (
+        not (found := re.search(r"Worker pid=\d+.* DEBUG .*shard 0, attempt 1, node", text)) and time.monotonic() < end
+    ):
+        time.sleep(0.1)
+        text += "".join(capsys.readouterr())
+    assert found, text
 
 
 def test_a_stop_keeps_what_is_in_flight(tmp_path, cluster, logs, local, monkeypatch):

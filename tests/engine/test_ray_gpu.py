@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_kit import ROOT, assert_same_tree, do, job, write_shards
+from engine_kit import ROOT, assert_same_tree, do, job
 from ray_kit import first
 
 from robocache.data import Episode
@@ -35,18 +35,6 @@ def cluster():
 
 def _inherited() -> list[str]:
     return [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("gpu") / "logs", SHARDS)
-
-
-@pytest.fixture(scope="module")
-def local(logs) -> Path:
-    out = logs.parent / "local"
-    do(job(logs, out))
-    return out
 
 
 def gpu_job(logs: Path, out: Path, workers: int = 1):

@@ -6,9 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from engine_kit import META, assert_same_tree, do, job, table, write_parquet, write_recordings, write_shards
+from engine_kit import META, assert_same_tree, do, job, table, tree, write_parquet, write_recordings, write_shards
+from omegaconf import OmegaConf
 
+from robocache.config import resolved_yaml
 from robocache.engine.run import run
 from robocache.engine.verify import verify
 
@@ -34,6 +38,25 @@ def test_done_shards_are_skipped(tmp_path, logs):
     assert (first.skipped_shards, again.skipped_shards) == (0, 5)
     assert (again.rows, again.episodes, again.bytes_out) == (first.rows, first.episodes, first.bytes_out)
     assert stamps(tmp_path / "out") == before
+
+
+def test_the_order_of_quaternions_changes_no_byte_and_may_be_corrected(tmp_path):
+    """It stands in the output's config alone, which is that of the last run."""
+    rng = np.random.default_rng(0)
+    flat = pa.array(rng.standard_normal(4 * 400))
+    logs = write_recordings(tmp_path / "logs", 2, pose=pa.FixedSizeListArray.from_arrays(flat, 4))
+    changes = {"features": {"pose": {"source": "pose", "align": "slerp", "quaternion_order": "xyzw"}}}
+    made = job(logs, tmp_path / "out", **changes)
+    run(made, resolved_yaml(made))
+    parts = tree(tmp_path / "out/data")
+    changes["features"]["pose"]["quaternion_order"] = "wxyz"
+    again = job(logs, tmp_path / "out", **changes)
+    summary = run(again, resolved_yaml(again))
+    assert summary.skipped_shards == summary.shards == 1
+    config = OmegaConf.load(tmp_path / f"out/{META}/config.yaml")
+    assert config.features.pose[0].quaternion_order == "wxyz"
+    run(job(logs, tmp_path / "other", **changes), "config: test\n")
+    assert tree(tmp_path / "other/data") == parts == tree(tmp_path / "out/data")
 
 
 def test_a_changed_file_redoes_its_shard_only(tmp_path, logs):

@@ -37,15 +37,9 @@ def quick(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("s3") / "logs", SHARDS)
-
-
-@pytest.fixture(scope="module")
-def local(logs) -> dict[str, bytes]:
-    """The tree that a local run makes of the logs."""
-    do(job(logs, logs.parent / "out"))
-    return tree(logs.parent / "out")
+def local(local) -> dict[str, bytes]:
+    """The tree of it."""
+    return tree(local)
 
 
 def s3_job(s3: Bucket, logs: Path | str, out: str = "out", **changes: object) -> Job:

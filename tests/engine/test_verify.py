@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from engine_kit import META, do, job, write_shards
 
@@ -127,6 +131,96 @@ def test_left_overs_of_a_killed_run(out):
 def test_garbage_in_meta(out, name, content):
     (out / META / name).write_bytes(content.encode("latin-1"))
     assert "cannot be read" in problems(out)
+
+
+def edit_episodes(out: Path, edit: Callable[[list[dict]], list[dict]]) -> None:
+    path = out / META / "episodes.parquet"
+    before = pq.read_table(path)
+    pq.write_table(pa.Table.from_pylist(edit(before.to_pylist()), schema=before.schema), path)
+
+
+def changed(rows: list[dict], /, **values: object) -> list[dict]:
+    return [rows[0], rows[1] | values, *rows[2:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda rows: rows[:1] + rows[2:], "no rows of episodes 1"),
+        (lambda rows: [], "no rows of episodes 0, 1, 2"),
+        (lambda rows: [*rows, rows[0] | {"episode_index": 7}], "rows of episodes 7, which the manifest does not have"),
+        (lambda rows: [*rows, rows[2]], "not in the order of the episodes, each once"),
+        (lambda rows: rows[::-1], "not in the order of the episodes, each once"),
+        (lambda rows: changed(rows, episode_index=None), "not in the order of the episodes, each once"),
+        (lambda rows: changed(rows, rows=rows[1]["rows"] + 1), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, id="another"), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, part=rows[0]["part"]), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, streams=rows[1]["streams"][1:]), "the rows of episodes 1 do not say what"),
+    ],
+)
+def test_an_episode_table_that_is_not_the_manifest(out, edit, problem):
+    edit_episodes(out, lambda rows: rows)
+    assert problems(out) == ""
+    edit_episodes(out, edit)
+    (found,) = verify(str(out)).problems
+    assert found.startswith(f"{META}/episodes.parquet: ") and problem in found
+
+
+def test_an_episode_table_of_other_columns(out):
+    path = out / META / "episodes.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("streams"), path)
+    assert "episodes.parquet: its columns are not episode_index, id, files" in problems(out)
+
+
+def edit_statistics(out: Path, edit: Callable[[dict], object]) -> None:
+    path = out / META / "statistics.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda s: s.pop("action"), "columns ['observation.state'], the parts have ['observation.state', 'action']"),
+        (lambda s: s.update(more=s["action"]), "columns ['observation.state', 'action', 'more']"),
+        (lambda s: s["action"].update(count=s["action"]["count"] + 1), "action is not what the parts' statistics"),
+        (lambda s: s["action"].pop("q50"), "action is not what"),
+        (lambda s: s["action"].update(max=[s["action"]["max"][0] * (1 + 1e-6)]), "action is not what"),
+        (lambda s: s["action"].update(mean=[None]), "action is not what"),
+        (lambda s: s["action"].update(std=["?"]), "action is not what"),
+        (lambda s: s["action"].update(min=s["action"]["min"] * 2), "action is not what"),
+        (lambda s: s.update(action=3), "action is not what"),
+    ],
+)
+def test_statistics_that_are_not_those_of_the_parts(out, edit, problem):
+    def last_bit(content):
+        content["action"]["mean"] = [float(np.nextafter(x, 1.0)) for x in content["action"]["mean"]]
+
+    edit_statistics(out, last_bit)  # another machine may round so
+    assert problems(out) == ""
+    edit_statistics(out, edit)
+    (found,) = verify(str(out)).problems
+    assert found.startswith(f"{META}/statistics.json: ") and problem in found
+
+
+def test_a_quarantine_list_that_is_not_the_manifest(tmp_path):
+    logs = write_shards(tmp_path / "logs", 2)
+    (logs / "log_002.parquet").write_bytes(b"PAR1 and no more")
+    do(job(logs, tmp_path / "out"))
+    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: lines)
+    assert problems(tmp_path / "out") == ""
+    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: [lines[0] | {"reason": "it was late"}])
+    assert "quarantine.jsonl: its lines are not the manifest's" in problems(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["episodes.parquet", "quarantine.jsonl", "statistics.json"])
+def test_a_table_that_is_gone_or_garbage_comes_back_with_a_rerun(out, tmp_path, name):
+    (out / META / name).unlink()
+    assert f"{META}/{name}: cannot be read" in problems(out)
+    (out / META / name).write_text("[garbage")
+    assert f"{META}/{name}: " in problems(out)
+    do(job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:]))
 
 
 def test_no_output(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pyarrow as pa
 
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 
 _TOKEN = re.compile(r"\.([^.\[\]]+)|\[(\d{1,9})\]")
 
@@ -23,7 +23,7 @@ def lookup(message: Any, path: str, where: str) -> Any:
         if name:
             if not isinstance(value, dict) or name not in value:
                 known = f"its fields are {', '.join(value)}" if isinstance(value, dict) else f"it is {_kind(value)}"
-                raise InputError(f"{where}: no field {name!r}; {known}")
+                raise MissingError(f"{where}: no field {name!r}; {known}")
             value = value[name]
         else:
             if not isinstance(value, list) or int(position) >= len(value):

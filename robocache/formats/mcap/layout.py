@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import Selector, select_columns
 from robocache.formats.mcap.schema import HEADER, STAMPS, Array, Number, Struct, Text, Type
 
@@ -118,7 +118,7 @@ def _walk(root: Struct, path: str, selector: Selector | None, where: str) -> tup
         fields = dict(target.fields) if isinstance(target, Struct) else {}
         if name not in fields:
             known = f"its fields are {', '.join(fields)}" if fields else "it has no fields"
-            raise InputError(f"{where}: no field {name!r} in {_describe(target)}; {known}")
+            raise MissingError(f"{where}: no field {name!r} in {_describe(target)}; {known}")
         key.append(name)
         target = fields[name]
         if position:

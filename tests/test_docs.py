@@ -1,0 +1,130 @@
+"""The examples of docs/configuration.md, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from robocache import cli
+from robocache.sample import write_samples
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs/configuration.md").read_text()
+CONFIGS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+TABLES = dict(re.findall(r"^`(logs/\S+\.csv)`[^\n]*\n\n```csv\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+RIGHT = "time_ms,q\n0,1\n100,2\n"
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def test_each_config_has_a_test():
+    assert len(CONFIGS) == 2
+    assert PAGE.count("```csv") == len(TABLES) == 3
+
+
+def test_the_first_config_and_the_overrides(work):
+    write_samples(work / "logs", episodes=2, seconds=1.0)
+    (work / "config.yaml").write_text(CONFIGS[0])
+    paragraph = re.search(r"\*\*Overrides\*\* (.*?)\n\n", PAGE, re.DOTALL)[1]
+    overrides = [text.strip('"') for text in re.findall(r"`([^`]+=[^`]+)`", paragraph)]
+    assert len(overrides) == 3
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    assert cli.main(["run", "config.yaml", *overrides, "output.uri=other"]) == cli.DONE
+    table = pq.read_table(work / "other/data")
+    assert table["time_ns"][1].as_py() - table["time_ns"][0].as_py() == 10_000_000
+    assert "observation.effort" in table.column_names
+
+
+def test_csv_from_end_to_end(work, capsys):
+    for name, text in TABLES.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text(text)
+    (work / "logs/run_2/ft.csv").write_text(TABLES["logs/run_1/ft.csv"])
+    (work / "config.yaml").write_text(CONFIGS[1])
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    capsys.readouterr()
+
+    names = ["timestamp", "observation.state", "observation.state.valid", "observation.force"]
+    names += ["observation.force.valid", "observation.mode"]
+    shown = re.findall(r"^\| (0\.\d\d) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|", PAGE, re.MULTILINE)
+    rows = pq.read_table(work / "out/data", columns=names).to_pylist()
+    assert len(rows) == len(shown) == 7
+    for row, cells in zip(rows, shown, strict=True):
+        t, state, state_valid, force, force_valid, mode = cells
+        assert [row["timestamp"], *row["observation.state"], row["observation.force"]] == pytest.approx(
+            [float(t), *map(float, state.split(",")), float(force)], abs=1e-6
+        )
+        assert [row["observation.state.valid"], row["observation.force.valid"]] == [
+            yaml.safe_load(state_valid),
+            yaml.safe_load(force_valid),
+        ]
+        assert row["observation.mode"] == mode
+    assert all(row["observation.mode.valid"] for row in pq.read_table(work / "out/data").to_pylist())
+
+    said = re.findall(r"`robocache (inspect out --episode \S+)`[^`]*```text\n(.*?)```", PAGE, re.DOTALL)
+    assert len(said) == 2
+    for command, text in said:
+        assert cli.main(command.split()) == cli.DONE
+        printed = capsys.readouterr().out.replace(f"{work}/", "")
+        assert [line.rstrip() for line in printed.splitlines()] == text.splitlines()
+
+
+def test_several_files_of_one_episode_by_a_pattern(work):
+    pattern = re.search(r'`("\(\?P<episode>.*?")`', PAGE)[1]
+    (work / "logs").mkdir()
+    for name in ("a_imu", "a_arm", "b_imu", "b_arm"):
+        (work / f"logs/{name}.csv").write_text(RIGHT)
+    config = f"input: {{uri: logs, episode: {pattern}}}\nfeatures: {{x: [imu.q, arm.q]}}\ntimeline: {{rate_hz: 50}}\n"
+    (work / "config.yaml").write_text(f"{config}output: {{uri: out}}\n")
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    assert pq.read_table("out/meta/robocache/episodes.parquet")["id"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "empty"),
+        (b"time_ms,q\n,1\n100,2\n", "row 1 (of 2) has no time"),
+        (b"time_ms,q\n0,1\nsoon,2\n", "'soon' is not a number"),
+        (b"time_ms,q\n0,1\n100,oops\n", "row 2: 'oops' is not a number"),
+        (b"time_ms,q\n0,1,2\n100,2\n", "columns"),
+        (b"time_ms,q,q\n0,1,2\n", "two columns have one name"),
+        (b"time_ms,p\n0,1\n", "no q in it"),
+        (b"time_ms,q\n0,1\n100,2\n9000000000000,3\n", "rows"),
+        (b"PAR1", "not csv"),
+    ],
+)
+def test_what_is_quarantined(work, text, reason):
+    (work / "logs").mkdir()
+    (work / "logs/a.csv").write_text(RIGHT)
+    (work / "logs/b.csv").write_bytes(text)
+    (work / "logs/c.csv").write_text(RIGHT)
+    config = {"input": {"uri": "logs"}, "features": {"q": "q"}, "timeline": {"rate_hz": 50}, "output": {"uri": "out"}}
+    (work / "config.yaml").write_text(json.dumps(config))
+    assert cli.main(["run", "config.yaml"]) == cli.FAILED
+    (found,) = map(json.loads, Path("out/meta/robocache/quarantine.jsonl").read_text().splitlines())
+    assert found["id"] == "b.csv" and not found["retry"]
+    assert reason in found["reason"]
+    assert set(pq.read_table("out/data")["episode_index"].to_pylist()) == {0, 2}
+
+
+def test_words_for_a_number_that_is_not_there(work):
+    listed = re.search(r"an empty cell, (.*?) are NaN", PAGE)[1]
+    words = ["", *re.findall(r"`(.*?)`", listed)]
+    assert len(words) == 5
+    rows = [f"{10 * i},{word}" for i, word in enumerate(["1", *words, "2"])]
+    Path("a.csv").write_text("\n".join(["time_ms,q", *rows]))
+    config = {"input": {"uri": "a.csv"}, "features": {"q": "q"}, "timeline": {"rate_hz": 50}, "output": {"uri": "out"}}
+    Path("config.yaml").write_text(json.dumps(config))
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    (episode,) = pq.read_table("out/meta/robocache/episodes.parquet").to_pylist()
+    assert [s["non_finite"] for s in episode["streams"]] == [len(words)]
