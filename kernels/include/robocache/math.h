@@ -109,7 +109,8 @@ RC_INLINE I locate(const Time* t, I n, Time x, I guess) {
     // loads do not wait for each other (GPU).
     const I g = guess < 1 ? 1 : guess > n - 3 ? n - 3 : guess;
     const int inside = int(before(g - 1)) + int(before(g)) + int(before(g + 1)) + int(before(g + 2));
-    if ((inside > 0 || g == 1) && (inside < 4 || g == n - 3)) return g - 2 + inside;
+    if (inside >= 1 && inside <= 3) return g - 2 + inside;
+    if (inside == 0 ? g == 1 : g == n - 3) return g - 2 + inside;  // before the first sample, or after the last
   }
   const I start = guess < 0 ? 0 : guess >= n ? n - 1 : guess;
   I low = -1, high = n, step = 1;  // before(low) holds, before(high) does not
