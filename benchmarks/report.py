@@ -120,13 +120,17 @@ def latency() -> str:
             number(rows, "graph", "triton"),
             number(rows, "host", OURS),
             number(rows, "host", "robocache op"),
+            number(rows, "host", "torch op"),
             number(rows, "host", "torch fill of 1"),
             number(rows, "host", "triton"),
+            number(rows, "turns", OURS),
+            number(rows, "turns", "torch fill of 1"),
         ]
         for (case, dtype), rows in found.items()
     ]
     header = ["case", "graph, us", "empty kernel, us", "x empty", "triton graph, us", "host, us", "of it operator, us"]
-    return table([*header, "torch fill_ of 1, host us", "triton host, us"], lines)
+    header += ["by torch.ops, us", "torch fill_ of 1, us", "triton, us", "in turns, us", "fill_ in turns, us"]
+    return table(header, lines)
 
 
 def attention() -> str:

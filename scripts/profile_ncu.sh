@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Profiles one launch of each case of benchmarks/profile_case.py with Nsight Compute, into FOLDER:
-# NAME.ncu-rep (about 1.5 MB) and NAME.csv (its raw page), which benchmarks/roofline.py reads.
+# NAME.ncu-rep.xz (0.7 MB; xz -d gives the 7 MB that Nsight Compute opens) and NAME.csv (its raw page), which
+# benchmarks/roofline.py reads.
 # Usage: scripts/profile_ncu.sh FOLDER [NAME ...]     (default: all; KERNEL=regex keeps only kernels that match)
 # The card's clocks are left alone. About 15 s a case.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:?usage: scripts/profile_ncu.sh FOLDER [NAME ...]}; shift
-command -v ncu >/dev/null || { echo "ncu (Nsight Compute) is not on the PATH"; exit 1; }
+for tool in ncu xz; do command -v "$tool" >/dev/null || { echo "$tool is not on the PATH"; exit 1; }; done
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$folder"
@@ -19,7 +20,8 @@ for name in "${names[@]}"; do
     --force-overwrite --export "$folder/$name" "$python" benchmarks/profile_case.py "$name" >"$folder/$name.log" 2>&1 &&
     ncu --import "$folder/$name.ncu-rep" --page raw --csv --print-units base >"$folder/$name.csv"; then
     rm "$folder/$name.log"
-    echo "$name: $(stat -c %s "$folder/$name.ncu-rep") bytes, $((SECONDS - begin)) s"
+    xz -f "$folder/$name.ncu-rep"
+    echo "$name: $(stat -c %s "$folder/$name.ncu-rep.xz") bytes, $((SECONDS - begin)) s"
   else
     echo "$name: failed, see $folder/$name.log"
     failed=1
