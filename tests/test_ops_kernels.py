@@ -224,6 +224,33 @@ def test_cuda_is_the_cpu_on_millions_of_jagged_rows(width, dtype):
 
 
 @pytest.mark.gpu
+@needs_cuda
+@needs_extension
+@pytest.mark.parametrize("mode", ["linear", "cubic", "pose"])
+def test_cuda_reads_nothing_of_streams_without_samples(mode):
+    width = 7 if mode == "pose" else 2
+    times = torch.empty(3, 0, dtype=torch.int64, device="cuda")
+    targets = torch.arange(5, device="cuda").repeat(3, 1)
+    out, valid = PUBLIC.resample(
+        torch.empty(3, 0, width, device="cuda"), times, targets, mode=mode, return_valid=True, validate=False
+    )
+    assert out.isnan().all()
+    assert not valid.any()
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+@pytest.mark.parametrize("wrong", [[5, 0], [0, 0], [-3, 5], [2, 5], [0, 500]])
+def test_wrong_target_offsets_on_cuda_are_no_wild_reads(wrong):
+    """What comes out is anything; compute-sanitizer sees that nothing outside is read."""
+    values, times, targets = on("cuda", *dense(3, 1, 40, 5))
+    offsets = torch.tensor(wrong, device="cuda")
+    out = PUBLIC.resample(values, times, targets[0], target_offsets=offsets, validate=False)
+    assert out.cpu().shape == (5, 3)
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 @needs_cuda
 @needs_extension

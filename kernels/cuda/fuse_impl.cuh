@@ -145,7 +145,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       s.alone = out.width == s.dim && !out.scale && reinterpret_cast<uintptr_t>(out.data) % 16 == 0;
       s.fours = aligned_out(s, out, 4) && !s.alone;
       s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
-      s.most = s.value_row_stride == s.dim ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : 0;
+      const bool packed = s.value_row_stride == s.dim && s.length > 0;
+      s.most = packed ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : -1;
       s.end = (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, room_for(s, targets));
       tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));

@@ -15,8 +15,8 @@
 namespace robocache {
 namespace {
 
-// Samples in shared memory: `size` elements, from `skip` bytes on. `delta`: where this lane's episode begins among them (or
-// would), as far as 32 bits reach.
+// Samples in shared memory: `size` elements, from `skip` bytes on. `delta`: where this lane's episode begins among them
+// (or would), as far as 32 bits reach.
 struct Span {
   int size;  // 0: nothing is copied
   unsigned skip;
@@ -55,16 +55,17 @@ __device__ void end_copy() {
   __syncwarp();
 }
 
-// A copy, or what lies between two rows; y: accumulators, or values of the output. Eight columns at a time, for the width
-// is no constant; in shared memory (kStaged) what lies behind a row may be read, so that only the stores have a condition.
-template <bool kStaged, class V, class A, class R>
+// A copy, or what lies between two rows; y: accumulators, or values of the output. Eight columns at a time, for the
+// width is no constant; in shared memory (kShared) what lies behind a row may be read, so that only stores have a
+// condition.
+template <bool kShared, class V, class A, class R>
 __device__ void linear_row(int dim, const Stencil<A, int>& st, const V* a, const V* b, R* y) {
   const bool copy = st.first == st.second;
   for (int c0 = 0; c0 < dim; c0 += 8) {
 #pragma unroll
     for (int c = c0; c < c0 + 8; ++c) {
       const bool wanted = c < dim;
-      if (!kStaged && !wanted) break;
+      if (!kShared && !wanted) break;
       const A x0 = load(a + c), x1 = load(b + c);
       const A value = copy ? x0 : lerp(st.weight, x0, x1);
       if (wanted) store(y + c, value);
@@ -72,10 +73,11 @@ __device__ void linear_row(int dim, const Stencil<A, int>& st, const V* a, const
   }
 }
 
-// One row into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int. False where it is not valid after all (a quaternion
-// without direction).
+// One row into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int. False where it
+// is not valid after all (a quaternion without direction).
 template <class V, class A, class Time, class I>
-__device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A, int>& st, const V* x, I stride, A* y) {
+__device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A, int>& st, const V* x, I stride,
+                           A* y) {
   const int dim = int(s.dim);
   const V *a = x + st.first * stride, *b = x + st.second * stride;
   const bool copy = st.first == st.second;

@@ -59,7 +59,7 @@ struct Source : Stream {
   int64_t end;    // narrow.cuh: elements up to the end of its last row
   Divisor packs;  // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
   int index;      // among the call's streams
-  int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; 0 where rows are not packed
+  int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; -1 where rows are not packed
   bool narrow;    // narrow.cuh or wide.cuh
   bool fours;     // narrow.cuh: four neighbours of an output row are one aligned store
   bool alone;     // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
@@ -115,7 +115,7 @@ template <class Time> struct Cursor {
     if (targets.offsets) {
       int64_t start = targets.offsets[batch], stop = targets.offsets[batch + 1];
       if (row >= stop) {  // in a later episode
-        batch += locate<false>(targets.offsets + batch, int(targets.batch) - batch, row, 1);
+        batch += max(locate<false>(targets.offsets + batch, int(targets.batch) - batch, row, 1), 0);
         start = targets.offsets[batch];
         stop = targets.offsets[batch + 1];
       }

@@ -1,4 +1,4 @@
-// Rows wider than a few sectors: the warp sweeps its 32 x D elements, neighbouring lanes on neighbouring columns, so
+// Rows wider than a few sectors: the warp sweeps its tile's elements, neighbouring lanes on neighbouring columns, so
 // that loads and stores are coalesced; VEC values an access (16 bytes where widths and addresses allow).
 //
 // Shared: Entry[32], each lane's stencil; for cubic Outer[32] behind.
