@@ -260,8 +260,8 @@ class Processor:
         else:
             values, times = np.asarray(stream.values).reshape(len(stream.times), kind.width), stream.times
         return StreamSpec(
-            torch.from_numpy(values).unsqueeze(0),
-            torch.from_numpy(times).unsqueeze(0),
+            torch.from_numpy(np.require(values, requirements="W")).unsqueeze(0),  # torch warns of read-only memory
+            torch.from_numpy(np.require(times, requirements="W")).unsqueeze(0),
             s.align,
             max_gap=s.max_gap,
             offset=s.offset,

@@ -127,7 +127,7 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
     if len(data) != record.bytes:
         raise _DamageError(f"{len(data)} bytes, the manifest says {record.bytes}")
     if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise _DamageError("its sha256 is not the manifest's: the file was changed or damaged")
+        raise _DamageError("its sha256 is not the manifest's: changed or damaged; delete it and run again")
     columns, format = ["episode_index", "frame_index"], "arrow" if record.part.endswith(".arrow") else "parquet"
     try:
         if format == "arrow":
