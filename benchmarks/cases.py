@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Batch:
     def copy(self) -> Batch:
         """The same input in other memory."""
         streams = tuple(
-            replace(s, values=s.values.clone(), times=s.times.clone(), offsets=_clone(s.offsets)) for s in self.streams
+            s._replace(values=s.values.clone(), times=s.times.clone(), offsets=_clone(s.offsets)) for s in self.streams
         )
         return Batch(streams, self.targets.clone(), _clone(self.target_offsets), self.longest)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from cases import Batch
@@ -55,10 +54,10 @@ def _episode(batch: Batch, b: int) -> tuple[Batch, slice]:
     streams = []
     for s in batch.streams:
         if s.offsets is None:
-            streams.append(replace(s, values=s.values[b : b + 1], times=s.times[b : b + 1]))
+            streams.append(s._replace(values=s.values[b : b + 1], times=s.times[b : b + 1]))
             continue
         low, high = s.offsets[b : b + 2].tolist()
-        streams.append(replace(s, values=s.values[low:high][None], times=s.times[low:high][None], offsets=None))
+        streams.append(s._replace(values=s.values[low:high][None], times=s.times[low:high][None], offsets=None))
     if batch.target_offsets is None:
         return Batch(tuple(streams), batch.targets[b : b + 1], None, batch.longest), slice(b, b + 1)
     low, high = batch.target_offsets[b : b + 2].tolist()

@@ -22,8 +22,9 @@ std::vector<at::Scalar> scalars(const Numbers& numbers) {
 
 std::tuple<Tensor, Tensor> fuse(const std::vector<Tensor>& values, const std::vector<Tensor>& times,
                                 const std::vector<std::optional<Tensor>>& offsets, const std::vector<int64_t>& modes,
-                                const Numbers& max_gaps, const Numbers& shifts, const Tensor& targets, const std::optional<Tensor>& target_offsets,
-                                at::ScalarType out_dtype, const std::optional<Tensor>& out_scale) {
+                                const Numbers& max_gaps, const Numbers& shifts, const Tensor& targets,
+                                const std::optional<Tensor>& target_offsets, at::ScalarType out_dtype,
+                                const std::optional<Tensor>& out_scale) {
   static const auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("robocache::fuse", "")

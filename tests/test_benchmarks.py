@@ -163,7 +163,7 @@ def test_used_rows_are_those_that_the_output_depends_on(mode, jagged):
     for row in range(stream.times.numel()):
         values = stream.values.clone()
         values.view(-1, dim)[row] = math.nan
-        poisoned = dataclasses.replace(batch, streams=(dataclasses.replace(stream, values=values),))
+        poisoned = dataclasses.replace(batch, streams=(stream._replace(values=values),))
         out, valid = poisoned.aligned()
         if bool(out.isnan().any()) or not bool(valid.all()):  # a quaternion without direction is marked invalid
             expected.append(row)

@@ -230,6 +230,8 @@ def test_mean_takes_the_half_open_bin_between_midpoints(impl):
         impl, [0, 100], [0.0, 1.0], [40, 50, 60]
     )
     assert one_row(impl, times, values, [12], mode="mean") == one_row(impl, times, values, [12])
+    # a bin of one sample is a copy, whatever that is
+    assert str(one_row(impl, [0, 10], [-0.0, math.inf], [0, 10], mode="mean")[0]) == "[-0.0, inf]"
 
 
 @each_implementation

@@ -76,8 +76,8 @@ RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* 
       for (int64_t c = 0; c < w; ++c) sum[c] += A(load(row + c)) - A(load(base + c));
       ++count;
     }
-    const A n = A(count);
-    for (int64_t c = 0; c < w; ++c) o[c] = A(load(base + c)) + sum[c] / n;
+    const A per_count = A(1) / A(count);
+    for (int64_t c = 0; c < w; ++c) o[c] = fused(sum[c], per_count, A(load(base + c)));
   }
 }
 

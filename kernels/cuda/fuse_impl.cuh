@@ -40,11 +40,11 @@ constexpr int kBlocks = kLinear                                                 
                         : VEC                                                                  ? 7
                                                                                                : 8;
 
-constexpr int kNarrowBytes = ROBOCACHE_NARROW_BYTES;  // a row's, at most: two sectors; wider ones need no help
+constexpr int kNarrowBytes = ROBOCACHE_NARROW_BYTES;  // a row's, at most: two sectors, or one where two values are an access
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh; 0: all streams are narrow. kLinear: see tasks.cuh.
+// VEC: values an access in wide.cuh, of streams that are not `single`; 0: all streams are narrow. kLinear: see tasks.cuh.
 template <class Time, class V, int VEC, int Cap, bool kLinear>
 __global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const Targets targets, const Output out) {
@@ -68,7 +68,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
     episode = __shfl_sync(~0u, c.batch, 0);
     const Place here{out, launch.row_bytes, row0, rows};
     const auto run = [&]<class W>(W) __attribute__((always_inline)) {
-      if (VEC == 0 || s.narrow) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
+      if (VEC == 0 || s.way >= Way::narrow) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
+      if constexpr (VEC > 1) {
+        if (s.way == Way::single) return wide_tile<kLinear, W, 1>(s, c, here, shared);
+      }
       if constexpr (VEC > 0) wide_tile<kLinear, W, VEC>(s, c, here, shared);
     };
     if constexpr (kMixture<V>) {
@@ -100,11 +103,8 @@ bool aligned_out(const Stream& s, const Output& out, int64_t vec) {
   return s.dim % vec == 0 && s.column % vec == 0 && out.width % vec == 0 &&
          reinterpret_cast<uintptr_t>(out.data) % uintptr_t(std::min<int64_t>(vec * bytes_of(out.dtype), 16)) == 0;
 }
-
-bool is_narrow(const Stream& s) {
-  if (s.mode == Mode::slerp || s.mode == Mode::pose) return true;
-  const int64_t bytes = bytes_of(s.dtype);
-  return s.dim > 0 && s.dim * bytes <= kNarrowBytes && s.value_row_stride == s.dim && !aligned_in(s, 16 / bytes);
+bool aligned(const Stream& s, const Output& out, int64_t vec) {
+  return vec * bytes_of(s.dtype) <= ROBOCACHE_ACCESS_BYTES && aligned_in(s, vec) && aligned_out(s, out, vec);
 }
 
 // Bytes that a narrow tile's samples take at the stream's mean rate, some more at either end included; 0 where that is too
@@ -115,33 +115,37 @@ int64_t room_for(const Stream& s, const Targets& targets) {
   return bytes <= kStaged ? int64_t(bytes) : 0;
 }
 
+// Narrow: packed rows that accesses of 16 bytes do not fit, or only a few of two values, unless their samples take too much
+// room.
+Way way_of(const Stream& s, const Targets& targets, const Output& out) {
+  if (s.mode == Mode::slerp && aligned_in(s, 4) && aligned_out(s, out, 4)) return Way::quaternion;
+  if (s.mode == Mode::slerp || s.mode == Mode::pose) return Way::narrow;
+  const int64_t bytes = bytes_of(s.dtype), row = s.dim * bytes;
+  const bool pairs = aligned(s, out, 2), packed = s.value_row_stride == s.dim && !aligned_in(s, 16 / bytes);
+  if (row > 0 && row <= kNarrowBytes / (pairs ? 2 : 1) && packed && room_for(s, targets) > 0) return Way::narrow;
+  return pairs ? Way::wide : Way::single;
+}
+
 template <class Time, class V, int VEC, int Cap, bool kLinear = false>
 void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStream_t queue) {
   const int count = int(p.count.d);
-  if constexpr (VEC > 0) {  // the widest access that all wide streams and the output allow, and at last value by value
-    using Mixture = std::conditional_t<std::is_same_v<V, double>, Any, AnyFloat>;
-    using Next = std::conditional_t<VEC == 2, Mixture, V>;
-    constexpr int kNext = VEC == 2 ? 1 : 2;
-    bool narrow = true;
+  if constexpr (VEC > 1) {  // the widest access that all wide streams allow, but those that go value by value
+    bool narrow = true, fits = true;
     for (int m = 0; m < count; ++m) {
       const Source& s = p.s[m];
-      narrow = narrow && s.narrow;
-      if constexpr (VEC > 1) {
-        const bool wide_enough = VEC * bytes_of(s.dtype) <= ROBOCACHE_ACCESS_BYTES;
-        if (!s.narrow && !(wide_enough && aligned_in(s, VEC) && aligned_out(s, out, VEC))) {
-          return launch<Time, Next, kNext, Cap, kLinear && !kMixture<Next>>(p, targets, out, queue);
-        }
-      }
+      narrow = narrow && s.way >= Way::narrow;
+      fits = fits && (s.way != Way::wide || aligned(s, out, VEC));
     }
-    if constexpr (!kMixture<V>) {
-      if (narrow) return launch<Time, V, 0, Cap, kLinear>(p, targets, out, queue);
+    if (narrow) return launch<Time, V, 0, Cap, kLinear>(p, targets, out, queue);
+    if constexpr (VEC > 2) {
+      if (!fits) return launch<Time, V, 2, Cap, kLinear>(p, targets, out, queue);
     }
   }
   int64_t staged = 0, tile = 0, wide = 0, row = 0;
   for (int m = 0; m < count; ++m) {
     Source& s = p.s[m];
     const int64_t wider = s.dtype == DType::f64 ? 8 : 4;
-    if (s.narrow) {
+    if (s.way == Way::narrow) {
       s.alone = out.width == s.dim && !out.scale && reinterpret_cast<uintptr_t>(out.data) % 16 == 0;
       s.fours = aligned_out(s, out, 4) && !s.alone;
       s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
@@ -150,8 +154,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       s.end = (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, room_for(s, targets));
       tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
-    } else {
-      s.packs = Divisor::of(std::max<int64_t>(s.dim / std::max(VEC, 1), 1));
+    } else if (s.way != Way::quaternion) {
+      s.packs = Divisor::of(std::max<int64_t>(s.dim / (s.way == Way::single ? 1 : std::max(VEC, 1)), 1));
       const int64_t entries = kRows * (wider == 8 ? sizeof(Entry<double, double>) : sizeof(Entry<float, float>));
       const int64_t outer = kRows * (wider == 8 ? sizeof(Outer<double, double>) : sizeof(Outer<float, float>));
       wide = std::max(wide, entries + (s.mode == Mode::cubic ? outer : 0));
@@ -187,7 +191,7 @@ void launch_streams(const Stream* streams, int first, int count, const Targets& 
   for (int m = 0; m < count; ++m) {
     static_cast<Stream&>(p.s[m]) = streams[first + m];
     p.s[m].index = first + m;
-    p.s[m].narrow = is_narrow(p.s[m]);
+    p.s[m].way = way_of(p.s[m], targets, out);
     same = same && p.s[m].dtype == dtype;
     wide = wide || p.s[m].dtype == DType::f64;
     linear = linear && p.s[m].mode == Mode::linear;

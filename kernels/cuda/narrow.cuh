@@ -121,7 +121,7 @@ __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A
       if (st.mean) {
         const int samples = st.second - st.first;
         const bool repeats = repeats_in(d.t + st.first, samples);
-        const A count = A(samples);
+        const A per_count = A(1) / A(samples);
 #pragma unroll 1
         for (int c = 0; c < dim; ++c) {
           if (repeats) {
@@ -132,7 +132,7 @@ __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A
           A sum = A(0);
 #pragma unroll 4
           for (int j = 1; j < samples; ++j) sum += A(load(a + j * stride + c)) - first;
-          y[c] = first + sum / count;
+          y[c] = fused(sum, per_count, first);
         }
         return true;
       }
@@ -188,6 +188,34 @@ template <class O, class R> __device__ void write_tile(const Source& s, const Ti
   }
 }
 
+// slerp where a quaternion is one aligned access, of the samples and of the output: no way through shared memory.
+template <class V, class Time>
+__device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Time>& c, const Near<Time>& d,
+                                                const Place& place) {
+  using A = typename Accumulator<V>::type;
+  const int lane = threadIdx.x % 32;
+  const Stencil<A, int> st = stencil_of<false, A>(s, c, d);
+  A q[4] = {A(NAN), A(NAN), A(NAN), A(NAN)};
+  bool valid = st.valid;
+  if (d.n > 0) {
+    const V* x = static_cast<const V*>(s.values) + d.base;
+    const Pack<V, 4> first = load_pack<4>(x + st.first * s.value_row_stride);
+    const Pack<V, 4> second = load_pack<4>(x + st.second * s.value_row_stride);
+    A q0[4], q1[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      q0[i] = load(first.v + i);
+      q1[i] = load(second.v + i);
+    }
+    valid &= st.first == st.second ? normalize(q0, q) : slerp(st.weight, q0, q1, q);
+  }
+  const Tile tile = place.tile(s);
+  if (lane < tile.rows) {
+    tile.valid[lane * tile.streams] = valid;
+    store_values<void>(tile, lane, unsigned(s.column), q);
+  }
+}
+
 // room: bytes of `shared` for samples, kOverread of them never filled
 template <bool kLinear, class V, class Time>
 __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>& c, const Place& place, char* shared,
@@ -196,6 +224,9 @@ __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>&
   const int lane = threadIdx.x % 32, dim = int(s.dim);
   const V* values = static_cast<const V*>(s.values);
   const Near<Time> d = near(c, s);
+  if constexpr (!kLinear) {
+    if (s.way == Way::quaternion) return quaternion_tile<V>(s, c, d, place);
+  }
   // Elements are counted in 32 bits; an episode of more of them is read where it lies.
   const bool packed = __all_sync(~0u, d.n <= s.most), some = d.n > 0;
 

@@ -54,13 +54,17 @@ struct Divisor {
 };
 constexpr int64_t kDivisible = int64_t(1) << 31;
 
+// How a stream's values move. wide.cuh: several an access; one an access, whatever the other streams' are. narrow.cuh: through
+// shared memory; slerp whose samples and results are one aligned access each.
+enum class Way : uint8_t { wide, single, narrow, quaternion };
+
 // A stream as the kernels take it.
 struct Source : Stream {
   int64_t end;    // narrow.cuh: elements up to the end of its last row
   Divisor packs;  // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
   int index;      // among the call's streams
   int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; -1 where rows are not packed
-  bool narrow;    // narrow.cuh or wide.cuh
+  Way way;
   bool fours;     // narrow.cuh: four neighbours of an output row are one aligned store
   bool alone;     // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
@@ -214,6 +218,10 @@ template <class V, int N> struct alignas(sizeof(V) * N > 16 ? 16 : sizeof(V) * N
   V v[N];
 };
 
+template <int VEC, class V> __device__ Pack<V, VEC> load_pack(const V* at) {
+  return *reinterpret_cast<const Pack<V, VEC>*>(at);
+}
+
 // Outputs are not read again by these kernels: leave the cache to the samples that neighbours share.
 template <class P> __device__ void store_streaming(P* at, const P& value) {
   if constexpr (!ROBOCACHE_STREAMING_STORES) {
@@ -293,7 +301,7 @@ __device__ A mean_of_last(const V* x, int64_t stride, const Time* t, int samples
     sum += A(load(x + j * stride)) - base;
     ++count;
   }
-  return base + sum / A(count);
+  return fused(sum, A(1) / A(count), base);
 }
 
 template <class Time> __device__ bool repeats_in(const Time* t, int samples) {

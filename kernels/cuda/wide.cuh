@@ -8,8 +8,9 @@
 namespace robocache {
 namespace {
 
-// What a row's elements need. first, second: the two rows around the target.
-// mean: first is the bin's first sample, and `samples` how many it holds; mean_of_last: second is the first one's stamp.
+// What a row's elements need. first, second: the two rows around the target; or a bin's two, their mean lying half-way.
+// mean: first is the bin's first sample, `samples` how many it holds, and `weight` 1 / samples; mean_of_last: second is the
+// first one's stamp.
 enum class Kind : int { none, copy, two, mean, mean_of_last };
 template <class V, class A> struct Entry {
   const V *first, *second;
@@ -32,8 +33,8 @@ __device__ Entry<V, A> entry_of(const Source& s, const Near<Time>& d, const Sten
   if (st.mean) {
     const int samples = st.second - st.first;
     const Time* t = d.t + st.first;
-    const Kind kind = repeats_in(t, samples) ? Kind::mean_of_last : Kind::mean;
-    return {first, reinterpret_cast<const V*>(t), A(0), kind, samples};
+    if (repeats_in(t, samples)) return {first, reinterpret_cast<const V*>(t), A(0), Kind::mean_of_last, samples};
+    return {first, first + s.value_row_stride, A(1) / A(samples), samples == 2 ? Kind::two : Kind::mean, samples};
   }
   // by index: where a stride of 0 makes two rows one, they are still two
   return {first, x + st.second * s.value_row_stride, st.weight, st.first == st.second ? Kind::copy : Kind::two, 0};
@@ -47,16 +48,16 @@ __device__ Outer<V, A> outer_of(const Source& s, const Near<Time>& d, const Sten
           x + (k.after >= 0 ? k.after : st.second) * s.value_row_stride, k};
 }
 
-template <int VEC, class V> __device__ Pack<V, VEC> load_pack(const V* at) {
-  return *reinterpret_cast<const Pack<V, VEC>*>(at);
-}
+// Which rows the elements of a tile need: both around the target, with nothing to ask; both, one or none; one or none.
+enum class Rows : int { both, any, copies };
 
-// Two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is used: two of
-// 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower ones are fewer bytes
-// each, so more of them. kPlain: every row lies between two samples, so that nothing has to be asked.
-template <bool kPlain, class O, int VEC, class V, class A, class Formula>
+// At most two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is used:
+// two pairs of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower ones, and one
+// instead of two, are fewer bytes each, so more of them.
+template <Rows kNeeds, class O, int VEC, class V, class A, class Formula>
 __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
-  constexpr int U = sizeof(V) * VEC == 16 ? 2 : 4;
+  constexpr int U = sizeof(V) * VEC == 16 && kNeeds != Rows::copies ? 2 : 4;
+  constexpr bool kPlain = kNeeds == Rows::both;
   const unsigned packs = unsigned(s.dim / VEC), total = unsigned(tile.rows) * packs, column = unsigned(s.column);
   for (unsigned begin = threadIdx.x % 32; begin < total; begin += 32 * U) {
     Pack<V, VEC> a[U], b[U];
@@ -68,7 +69,7 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
       at[u] = (e - row[u] * packs) * VEC;
       if (e < total && (kPlain || entries[row[u]].kind != Kind::none)) {
         a[u] = load_pack<VEC>(entries[row[u]].first + at[u]);
-        b[u] = load_pack<VEC>(entries[row[u]].second + at[u]);
+        b[u] = kNeeds == Rows::copies ? a[u] : load_pack<VEC>(entries[row[u]].second + at[u]);
       }
     }
 #pragma unroll
@@ -150,9 +151,8 @@ __device__ void mean_of(const Entry<V, A>& entry, int64_t stride, unsigned c, A 
       for (int v = 0; v < VEC; ++v) sum[v] += A(load(next[u].v + v)) - A(load(x0.v + v));
     }
   }
-  const A count = A(entry.samples);
 #pragma unroll
-  for (int v = 0; v < VEC; ++v) y[v] = A(load(x0.v + v)) + sum[v] / count;
+  for (int v = 0; v < VEC; ++v) y[v] = fused(sum[v], entry.weight, A(load(x0.v + v)));
 }
 
 template <int VEC, class Time, class V, class A>
@@ -190,16 +190,19 @@ __device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c
   __syncwarp();
   const auto linear = [](bool copy, A w, A x0, A x1) { return copy ? x0 : lerp(w, x0, x1); };
   if constexpr (kLinear) {
-    if (__all_sync(~0u, entry.kind == Kind::two)) return sweep_two<true, V, VEC>(s, entries, tile, linear);
-    return sweep_two<false, V, VEC>(s, entries, tile, linear);
+    if (__all_sync(~0u, entry.kind == Kind::two)) return sweep_two<Rows::both, V, VEC>(s, entries, tile, linear);
+    return sweep_two<Rows::any, V, VEC>(s, entries, tile, linear);
   }
   switch (s.mode) {
     case Mode::cubic: return cubic_rows<VEC>(s, entries, outer, tile);
-    case Mode::mean: return mean_rows<VEC, Time>(s, entries, tile);
     case Mode::angle:
-      return sweep_two<false, void, VEC>(
+      return sweep_two<Rows::any, void, VEC>(
           s, entries, tile, [](bool copy, A w, A x0, A x1) { return copy ? wrap(x0) : lerp_angle(w, x0, x1); });
-    default: return sweep_two<false, void, VEC>(s, entries, tile, linear);
+    case Mode::mean:
+      if (__any_sync(~0u, entry.kind > Kind::two)) return mean_rows<VEC, Time>(s, entries, tile);
+      [[fallthrough]];
+    case Mode::linear: return sweep_two<Rows::any, void, VEC>(s, entries, tile, linear);
+    default: return sweep_two<Rows::copies, void, VEC>(s, entries, tile, [](bool, A, A x, A) { return x; });
   }
 }
 

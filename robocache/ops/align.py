@@ -25,7 +25,7 @@ angle       radians, shortest arc, in (-pi, pi]            as linear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,7 @@ from robocache.ops._library import MODES
 _MODE_INDEX = {name: index for index, name in enumerate(MODES)}
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSpec:
+class StreamSpec(NamedTuple):
     """One stream of a batch for :func:`fuse_multimodal`.
 
     values:  dense ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16 or bfloat16; any strides
@@ -84,23 +83,25 @@ def fuse_multimodal(
         raise ValueError("fuse_multimodal: no streams")
     targets = target_times
     if target_offsets is None and targets.dim() == 1:
-        targets = targets.expand(batch_size(streams[0], targets, None), -1)
+        targets = targets.expand(batch_size(streams[0].values, streams[0].offsets, targets, None), -1)
     values, times, offsets, modes, max_gaps, shifts = [], [], [], [], [], []
-    for m, s in enumerate(streams):
-        if s.mode not in _MODE_INDEX:
-            raise ValueError(f"streams[{m}].mode is {s.mode!r}; use one of {', '.join(MODES)}")
-        if s.max_gap is not None and not s.max_gap >= 0:
-            raise ValueError(f"streams[{m}].max_gap is {s.max_gap}; use a duration of 0 or more, or None for no limit")
-        t = s.times
-        if s.offsets is None and t.dim() == 1:
-            t = t.expand(batch_size(s, targets, target_offsets), -1)
-        values.append(s.values)
+    for m, (x, t, mode, o, max_gap, shift) in enumerate(streams):
+        if mode not in _MODE_INDEX:
+            raise ValueError(f"streams[{m}].mode is {mode!r}; use one of {', '.join(MODES)}")
+        if max_gap is None:
+            max_gap = -1
+        elif not max_gap >= 0:
+            raise ValueError(f"streams[{m}].max_gap is {max_gap}; use a duration of 0 or more, or None for no limit")
+        if o is None and t.dim() == 1:
+            t = t.expand(batch_size(x, o, targets, target_offsets), -1)
+        values.append(x)
         times.append(t)
-        offsets.append(s.offsets)
-        modes.append(_MODE_INDEX[s.mode])
-        max_gaps.append(-1 if s.max_gap is None else s.max_gap)
-        shifts.append(s.offset)
-    out_dtype = out_dtype or common_dtype(streams)
+        offsets.append(o)
+        modes.append(_MODE_INDEX[mode])
+        max_gaps.append(max_gap)
+        shifts.append(shift)
+    if out_dtype is None:
+        out_dtype = common_dtype(values)
     if out_scale is not None:
         out_scale = torch.as_tensor(out_scale, dtype=torch.float32, device=targets.device)
         if validate and not bool((out_scale > 0).all()):
@@ -153,19 +154,19 @@ def resample_trajectories(
     return (out, valid.squeeze_(-1)) if return_valid else out
 
 
-def common_dtype(streams: Sequence[StreamSpec]) -> torch.dtype:
+def common_dtype(values: Sequence[Tensor]) -> torch.dtype:
     """The values' dtype where all streams share one, else float32."""
-    dtype = streams[0].values.dtype
-    return dtype if all(s.values.dtype == dtype for s in streams[1:]) else torch.float32
+    dtype = values[0].dtype
+    return dtype if len(values) == 1 or all(x.dtype == dtype for x in values) else torch.float32
 
 
-def batch_size(stream: StreamSpec, target_times: Tensor, target_offsets: Tensor | None) -> int:
-    """Episodes of a batch, from whichever argument tells."""
+def batch_size(values: Tensor, offsets: Tensor | None, target_times: Tensor, target_offsets: Tensor | None) -> int:
+    """Episodes of a batch, from whichever argument tells; values and offsets: one stream's."""
     if target_offsets is not None:
         return target_offsets.shape[0] - 1
     if target_times.dim() == 2:
         return target_times.shape[0]
-    return stream.offsets.shape[0] - 1 if stream.offsets is not None else stream.values.shape[0]
+    return offsets.shape[0] - 1 if offsets is not None else values.shape[0]
 
 
 def _check_sorted(times: Tensor, offsets: Tensor | None, name: str) -> None:

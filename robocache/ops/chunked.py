@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -115,13 +115,13 @@ def fuse_multimodal_chunked(
         raise ValueError("fuse_multimodal_chunked: no streams")
     if validate:
         # The alignment of no columns: every check of the whole input, with its own messages, and little work.
-        bare = [replace(s, values=s.values[..., :0], mode="linear") for s in streams]
+        bare = [s._replace(values=s.values[..., :0], mode="linear") for s in streams]
         fuse_multimodal(bare, target_times, target_offsets=target_offsets)
-    batch = batch_size(streams[0], target_times, target_offsets)
+    batch = batch_size(streams[0].values, streams[0].offsets, target_times, target_offsets)
     if target_offsets is None and target_times.dim() == 1:
         target_times = target_times.expand(batch, -1)
     device = torch.device(device) if device is not None else target_times.device
-    out_dtype = out_dtype or common_dtype(streams)
+    out_dtype = out_dtype or common_dtype([s.values for s in streams])
     width = sum(s.values.shape[-1] for s in streams)
     target_bytes = target_times.dtype.itemsize + width * out_dtype.itemsize + len(streams)
     extra_sample = extra_target = (0, 0)
@@ -204,7 +204,7 @@ def resample_trajectories_chunked(
 
 def _moved(s: StreamSpec, device: torch.device) -> StreamSpec:
     offsets = None if s.offsets is None else s.offsets.to(device)
-    return replace(s, values=s.values.to(device), times=s.times.to(device), offsets=offsets)
+    return s._replace(values=s.values.to(device), times=s.times.to(device), offsets=offsets)
 
 
 class _Position(NamedTuple):
@@ -281,7 +281,7 @@ class _Plan:
         streams = []
         for s in self.sources:
             (data, times), offsets = s.rows.range(first, last)
-            streams.append(replace(s.spec, values=data, times=times, offsets=offsets))
+            streams.append(s.spec._replace(values=data, times=times, offsets=offsets))
         (targets,), target_offsets = self.target.range(first, last)
         return _Piece(
             streams,
@@ -315,7 +315,7 @@ class _Plan:
         finished = at.target + count == len(targets)
         return _Piece(
             [
-                replace(s.spec, values=data[None, w], times=times[None, w], offsets=None)
+                s.spec._replace(values=data[None, w], times=times[None, w], offsets=None)
                 for s, (data, times), w in zip(self.sources, rows, windows, strict=True)
             ],
             targets[None, first:last],

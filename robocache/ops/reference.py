@@ -307,7 +307,8 @@ def _bin_means(values: Tensor, times: Tensor, at: _Bracket, query: _Query) -> tu
         excess = values[member] - values[first[bin_of]]
         sums = torch.segment_reduce(excess, "sum", lengths=count, axis=0, initial=0)
     base = values[first.clamp(max=len(times) - 1)]
-    return base + sums / count.clamp(min=1).to(values.dtype)[:, None], count > 0
+    mean = _fma(sums, (1 / count.clamp(min=1).to(values.dtype))[:, None], base)
+    return torch.where((count == 1)[:, None], base, mean), count > 0
 
 
 def _bin_edges(query: _Query) -> tuple[Tensor, Tensor, Tensor]:

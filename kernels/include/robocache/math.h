@@ -44,55 +44,45 @@ template <> RC_INLINE int64_t time_value<int64_t>(TimeValue v) { return v.i64; }
 template <> RC_INLINE double time_value<double>(TimeValue v) { return v.f64; }
 template <> RC_INLINE float time_value<float>(TimeValue v) { return v.f32; }
 
-// atan on [0, 1] and sin on [0, pi/2], within 3 ulp. Coefficients: Moshier, Cephes Math Library (atanf, atan), and the
-// Taylor series of sin to x^13 (float; remainder at pi/2 7e-10) and x^21 (double; 1e-18).
-RC_INLINE float atan_unit(float x) {
-  const bool reduce = x > 0.41421356f;  // tan(pi/8): atan(x) = pi/4 + atan((x-1)/(x+1)) above it
-  const float y = reduce ? (x - 1.0f) / (x + 1.0f) : x;
-  const float z = y * y;
-  float p = fused(8.05374449538e-2f, z, -1.38776856032e-1f);
-  p = fused(p, z, 1.99777106478e-1f);
-  p = fused(p, z, -3.33329491539e-1f);
-  const float a = fused(p * z, y, y);
-  return reduce ? a + 0.785398163f : a;
+// Horner's rule, highest coefficient first.
+template <class A, class... Rest> RC_INLINE A polynomial(A x, A first, Rest... rest) {
+  ((first = fused(first, x, A(rest))), ...);
+  return first;
 }
-RC_INLINE float sin_quarter(float x) {
-  const float z = x * x;
-  float p = fused(1.6059044e-10f, z, -2.5052108e-8f);
-  p = fused(p, z, 2.7557319e-6f);
-  p = fused(p, z, -1.9841270e-4f);
-  p = fused(p, z, 8.3333333e-3f);
-  p = fused(p, z, -1.6666667e-1f);
-  return fused(p * z, x, x);
+
+// What slerp needs of trigonometry, as polynomials of even functions, so that neither roots nor quotients are left:
+// angle2(z) = (2 atan(sqrt(z)))^2 / z on [0, 1], sinc(y) = sin(sqrt(y)) / sqrt(y) and its reciprocal on [0, (pi/2)^2].
+// Minimax in relative error (Remez), which is below 1.1e-8 (float) and 2.6e-17 (double); angle2 in powers of z - 1/2,
+// which keeps the coefficients small.
+RC_INLINE float angle2(float z) {
+  return polynomial(z - 0.5f, -0.0255334863f, 0.0406565187f, -0.0500927372f, 0.0828508898f, -0.141756988f,
+                    0.240195868f, -0.416203579f, 0.746850845f, -1.41880574f, 3.0305222f);
 }
-RC_INLINE double atan_unit(double x) {
-  const bool reduce = x > 0.66;
-  const double y = reduce ? (x - 1.0) / (x + 1.0) : x;
-  const double z = y * y;
-  double p = fused(-8.750608600031904122785e-1, z, -1.615753718733365076637e1);
-  p = fused(p, z, -7.500855792314704667340e1);
-  p = fused(p, z, -1.228866684490136173410e2);
-  p = fused(p, z, -6.485021904942025371773e1);
-  double q = z + 2.485846490142306297962e1;
-  q = fused(q, z, 1.650270098316988542046e2);
-  q = fused(q, z, 4.328810604912902668951e2);
-  q = fused(q, z, 4.853903996359136964868e2);
-  q = fused(q, z, 1.945506571482613964425e2);
-  const double a = fused(z * p / q, y, y);
-  return reduce ? (a + 3.0616169978683830e-17) + 0.78539816339744830962 : a;  // pi/4 in two parts
+RC_INLINE float sinc(float y) {
+  return polynomial(y, 2.60190294e-6f, -1.98074187e-4f, 8.33302514e-3f, -0.166666567f, 1.0f);
 }
-RC_INLINE double sin_quarter(double x) {
-  const double z = x * x;
-  double p = fused(1.9572941063391261e-20, z, -8.2206352466243297e-18);
-  p = fused(p, z, 2.8114572543455206e-15);
-  p = fused(p, z, -7.6471637318198165e-13);
-  p = fused(p, z, 1.6059043836821613e-10);
-  p = fused(p, z, -2.5052108385441719e-8);
-  p = fused(p, z, 2.7557319223985893e-6);
-  p = fused(p, z, -1.9841269841269841e-4);
-  p = fused(p, z, 8.3333333333333333e-3);
-  p = fused(p, z, -1.6666666666666667e-1);
-  return fused(p * z, x, x);
+RC_INLINE float per_sinc(float y) {
+  return polynomial(y, 6.60942641e-7f, 3.28969411e-8f, 2.61774241e-5f, 2.04133165e-4f, 2.05402388e-3f, 1.94432764e-2f,
+                    0.166666803f, 1.0f);
+}
+RC_INLINE double angle2(double z) {
+  return polynomial(z - 0.5, 0.00023255866335145462, -0.00035619741775700256, 0.0002493408375189187,
+                    -0.00039724985839530785, 0.00079542046278382721, -0.0012450990513716198, 0.0019057423474243717,
+                    -0.0030111427956867737, 0.004783048991521402, -0.0076107892673913424, 0.01216547493562722,
+                    -0.01955404139160711, 0.031634436760743926, -0.05158220137686554, 0.084933807477438501,
+                    -0.14160284326014157, 0.24000497143154171, -0.41620976633000066, 0.74685689868328304,
+                    -1.4188056746018714, 3.030522174279879);
+}
+RC_INLINE double sinc(double y) {
+  return polynomial(y, -7.9798966178968772e-18, 2.8101852763405099e-15, -7.6471263788673518e-13,
+                    1.6059043172129437e-10, -2.5052108378101718e-8, 2.7557319223936402e-6, -0.00019841269841269649,
+                    0.008333333333333333, -0.16666666666666667, 1.0);
+}
+RC_INLINE double per_sinc(double y) {
+  return polynomial(y, 1.9127251987609365e-13, -1.64214809086117e-12, 1.3101918150308717e-11, -1.5313304663329187e-11,
+                    3.207571829944318e-10, 2.0938481610257588e-9, 2.2403033090048846e-8, 2.1907054311488898e-7,
+                    2.163445050511296e-6, 2.1336005573505291e-5, 0.00020998678317408039, 0.0020502645485546184,
+                    0.019444444444587199, 0.16666666666666198, 1.0);
 }
 
 // ---- brackets -------------------------------------------------------------------------------------------------------
@@ -239,6 +229,7 @@ RC_INLINE Stencil<A, I> stencil_at(Mode mode, const Time* t, I n, Time x, Time m
       if (bin(&low, &high)) {
         const I first = locate<true>(t, n, low, i) + 1;
         const I second = locate<true>(t, n, high, i) + 1;
+        if (first + 1 == second) return {first, first, A(0), true, false};  // a mean of one is a copy
         if (first < second) return {first, second, A(0), true, true};
       }
       return interpolating<A>(t, n, i, x, max_gap);
@@ -254,13 +245,15 @@ template <class A> RC_INLINE A lerp(A w, A x0, A x1) { return fused(w, x1 - x0, 
 template <class A> RC_INLINE int sign_of(A x) { return int(x > A(0)) - int(x < A(0)); }
 
 // Derivative at an inner knot: Fritsch & Butland's weighted harmonic mean (SIAM J. Sci. Stat. Comput. 5, 1984), as
-// SciPy's PchipInterpolator. One division, since it runs for every element: the quotient is at most 1 / w1, so that
-// neither steep nor flat slopes leave the range of floats on the way.
+// SciPy's PchipInterpolator; 0 where the slopes' signs differ or one is 0. One division, since it runs for every element:
+// the quotient is at most 1 / w1, so that neither steep nor flat slopes leave the range of floats on the way. No branch: a
+// quotient that is not wanted is 1 / 1 (0 / 0 takes a GPU's slow path).
 template <class A> RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right) {
-  const bool same = (s_left > A(0) && s_right > A(0)) || (s_left < A(0) && s_right < A(0));
-  if (!same) return s_left + s_right != s_left + s_right ? s_left + s_right : A(0);
+  const bool opposed = (int(s_left <= A(0)) & int(s_right >= A(0))) | (int(s_left >= A(0)) & int(s_right <= A(0)));
   const A w1 = h_right + h_right + h_left, w2 = h_right + h_left + h_left;
-  return (w1 + w2) * s_left * (s_right / fused(w1, s_right, w2 * s_left));
+  const A over = opposed ? A(1) : s_right, under = opposed ? A(1) : fused(w1, s_right, w2 * s_left);
+  const A mean = (w1 + w2) * s_left * (over / under);
+  return opposed ? A(0) : mean;  // NaN is opposed to nothing
 }
 // Derivative at an end: one-sided three-point estimate, limited to keep the shape. h0, s0: the end's own interval.
 template <class A> RC_INLINE A pchip_end(A h0, A h1, A s0, A s1) {
@@ -292,10 +285,10 @@ RC_INLINE Knots<A, I> knots_at(const Time* t, I n, const Stencil<A, I>& s) {
   }
   return k;
 }
+// The straight line, and what the end slopes m0 and m1 bend it by.
 template <class A> RC_INLINE A hermite(A w, A x0, A s1, A m0, A m1) {
-  const A c2 = A(3) * s1 - (m0 + m0) - m1;
-  const A c3 = m0 + m1 - (s1 + s1);
-  return fused(w, fused(w, fused(w, c3, c2), m0), x0);
+  const A rest = A(1) - w, near = w * rest * rest, far = -(w * w * rest);
+  return fused(far, m1 - s1, fused(near, m0 - s1, fused(w, s1, x0)));
 }
 // Where there is a sample on both sides.
 template <class A, class I> RC_INLINE A pchip_between(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
@@ -345,14 +338,11 @@ template <class A> RC_INLINE bool normalize(const A* q, A* out) {
   return good;
 }
 // Shoemake's slerp (SIGGRAPH 1985) on the shorter arc, the angle by Kahan's 2 atan2(|b-a|, |b+a|), which is exact to
-// rounding for any angle: plain lerp is left only for angles whose sine is the angle.
+// rounding for any angle. Only squares of chord and angle appear: no root, nothing that is 0/0 where the two are equal, and
+// what is left of the length is taken off by a step of Newton's method for 1/sqrt, exact as it is 1 to rounding.
 template <class A> RC_INLINE bool slerp(A w, const A* q0, const A* q1, A* out) {
   A a[4], b[4];
   const bool good = normalize(q0, a) & normalize(q1, b);
-  if (!good) {
-    for (int c = 0; c < 4; ++c) out[c] = A(0);
-    return false;
-  }
   const A dot = fused(a[3], b[3], fused(a[2], b[2], fused(a[1], b[1], a[0] * b[0])));
   A apart = A(0), along = A(0);
   for (int c = 0; c < 4; ++c) {
@@ -360,14 +350,15 @@ template <class A> RC_INLINE bool slerp(A w, const A* q0, const A* q1, A* out) {
     apart = fused(b[c] - a[c], b[c] - a[c], apart);
     along = fused(b[c] + a[c], b[c] + a[c], along);
   }
-  const A angle = A(2) * atan_unit(root(apart) / root(along));
-  const A sine = sin_quarter(angle);
-  const bool tiny = angle < A(1e-6);  // there sin(w angle)/sin(angle) is w to rounding, and may be 0/0
-  const A w0 = tiny ? A(1) - w : sin_quarter((A(1) - w) * angle) / sine;
-  const A w1 = tiny ? w : sin_quarter(w * angle) / sine;
-  A mixed[4];
-  for (int c = 0; c < 4; ++c) mixed[c] = fused(w1, b[c], w0 * a[c]);
-  return normalize(mixed, out);
+  const A z = good ? apart / along : A(0);  // tan(angle / 2)^2
+  const A square = z * angle2(z), rest = A(1) - w, unit = per_sinc(square);
+  const A w0 = rest * sinc(rest * rest * square) * unit;  // sin(rest * angle) / sin(angle)
+  const A w1 = w * sinc(w * w * square) * unit;
+  for (int c = 0; c < 4; ++c) out[c] = fused(w1, b[c], w0 * a[c]);
+  const A norm2 = fused(out[3], out[3], fused(out[2], out[2], fused(out[1], out[1], out[0] * out[0])));
+  const A scale = fused(A(-0.5), norm2, A(1.5));
+  for (int c = 0; c < 4; ++c) out[c] = good ? out[c] * scale : A(0);
+  return good;
 }
 
 // ---- storage types --------------------------------------------------------------------------------------------------
