@@ -49,14 +49,17 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def eager_call(case: Case, batch: Batch) -> Callable[[], object]:
+def eager_calls(case: Case, batch: Batch) -> dict[str, Callable[[], object]]:
     """As a user writes it."""
     if case.phase == "fuse":
-        return lambda: fuse_multimodal(batch.streams, batch.targets, validate=False)
-    s = batch.streams[0]
-    return lambda: resample_trajectories(
-        s.values, s.times, batch.targets, mode=s.mode, return_valid=True, validate=False
-    )
+        return {OURS: lambda: fuse_multimodal(batch.streams, batch.targets, validate=False)}
+    (values, times, *_), targets = batch.streams[0], batch.targets
+    return {
+        OURS: lambda: resample_trajectories(values, times, targets, validate=False),
+        "robocache with valid": lambda: resample_trajectories(
+            values, times, targets, return_valid=True, validate=False
+        ),
+    }
 
 
 def operator_calls(call: Callable[[], object]) -> dict[str, Callable[[], object]]:
@@ -116,9 +119,9 @@ def graph_of(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 def measure(case: Case, bench: Bench, log: CsvLog, where: dict[str, object]) -> None:
     batch = case.build("cuda")
-    eager = eager_call(case, batch)
+    eager = eager_calls(case, batch)
     about = {"phase": case.phase, "size": case.size, "case": case.name, "dtype": case.dtype}
-    calls: dict[str, Callable[[], object]] = {OURS: eager}
+    calls: dict[str, Callable[[], object]] = {OURS: eager[OURS]}
     for who in case.peers(list(BASELINES)):
         call, why = prepare(case, who, batch, "cuda")
         if call is None:
@@ -140,7 +143,8 @@ def measure(case: Case, bench: Bench, log: CsvLog, where: dict[str, object]) -> 
         log.write(
             {**about, "measure": "graph", "who": who, **_micro(found, CALLS_A_GRAPH), "times_empty": ratio, **where}
         )
-    everyone = {**calls, **operator_calls(eager), "torch fill of 1": _fill_one(), "torch empty": _empty(batch)}
+    everyone = {**calls, **eager, **operator_calls(eager[OURS])}
+    everyone |= {"torch fill of 1": _fill_one(), "torch empty": _empty(batch)}
     hosts = host_times(everyone, "cuda", IDLE_EVERY, 30 * IDLE_EVERY)
     for measure, found_of in (("host", hosts), ("turns", host_times(everyone, "cuda", 1, HOST_CALLS))):
         for who, found in found_of.items():
