@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import re
 import statistics
 import sys
@@ -97,7 +98,7 @@ def counters(report: str, raw: dict[str, str | float], copy_gb_s: float) -> Coun
     peak = 2 * number("sm__sass_thread_inst_executed_op_ffma_pred_on.sum.peak_sustained")
     return Counters(
         report=report,
-        kernel=re.sub(r"^void |\(.*", "", str(raw.get("Kernel Name", ""))),
+        kernel=re.sub(r".*::(?=\w+<)", "", str(raw.get("Kernel Name", "")).removeprefix("void ").split("(")[0]),
         grid=str(raw.get("Grid Size", "")),
         block=str(raw.get("Block Size", "")),
         time_us=seconds * 1e6,
@@ -154,14 +155,16 @@ def draw(found: list[Counters], copy_gb_s: float, path: Path) -> None:
 
     figure, axes = plots.new_figure(7, 4.5)
     peak = statistics.median(c.gflop_peak for c in found)
-    low, high = 1e-3, 1e3
+    low, high = 0.1, 100.0
     knee = peak / copy_gb_s
     axes.plot([low, knee, high], [low * copy_gb_s, peak, peak], color="black", linewidth=1)
-    axes.annotate(f"copy, {copy_gb_s:,.0f} GB/s", (low * 1.5, low * copy_gb_s * 2.2), rotation=32)
-    axes.annotate(f"float32 peak, {peak:,.0f} GFLOP/s", (knee * 1.5, peak * 0.6))
+    axes.annotate(f"copy, {copy_gb_s:,.0f} GB/s", (low * 1.1, low * copy_gb_s * 6))
+    axes.annotate(f"float32 peak, {peak:,.0f} GFLOP/s", (knee / 12, peak * 0.9))
+    markers = itertools.cycle("osD^v<>pPX*hd")  # more kernels than there are colours
     for c in found:
         if c.gflop_s > 0:
-            axes.scatter(c.flop_per_byte, c.gflop_s, s=14, label=f"{c.report}, {c.share_of_copy:.0%} of a copy")
+            label = f"{c.report}, {c.share_of_copy:.0%} of a copy"
+            axes.scatter(c.flop_per_byte, c.gflop_s, s=18, marker=next(markers), label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("float32 operations a DRAM byte")
