@@ -188,17 +188,19 @@ template <class O, class R> __device__ void write_tile(const Source& s, const Ti
   }
 }
 
-// slerp where a quaternion is one aligned access, of the samples and of the output: no way through shared memory.
+// slerp where a quaternion is one aligned access, of the samples and of the output: no way through shared memory. The guess is
+// fetched ahead, so that it is on its way while the stamps are searched.
 template <class V, class Time>
 __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Time>& c, const Near<Time>& d,
                                                 const Place& place) {
   using A = typename Accumulator<V>::type;
   const int lane = threadIdx.x % 32;
+  const V* x = static_cast<const V*>(s.values) + d.base;
+  if (d.n > 0) asm volatile("prefetch.global.L1 [%0];" ::"l"(x + d.guess * s.value_row_stride));
   const Stencil<A, int> st = stencil_of<false, A>(s, c, d);
   A q[4] = {A(NAN), A(NAN), A(NAN), A(NAN)};
   bool valid = st.valid;
   if (d.n > 0) {
-    const V* x = static_cast<const V*>(s.values) + d.base;
     const Pack<V, 4> first = load_pack<4>(x + st.first * s.value_row_stride);
     const Pack<V, 4> second = load_pack<4>(x + st.second * s.value_row_stride);
     A q0[4], q1[4];
