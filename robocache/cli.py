@@ -1,9 +1,9 @@
 """robocache run | plan | inspect | verify | doctor | sample
 
 Exit codes: 0 done; 1 it ran, but more episodes are in the quarantine than max_failed_episodes allows, or verify found
-a problem; 2 the command line or the config is wrong; 3 the input or the output refused (nothing matches, another
-config, another run, no space, no permission, failing storage); 130 stopped by SIGINT or SIGTERM, what was committed is
-kept.
+a problem, or inspect a recording that cannot be read; 2 the command line or the config is wrong; 3 the input or the
+output refused (nothing matches, another config, another run, no space, no permission, failing storage); 130 stopped by
+SIGINT or SIGTERM, what was committed is kept.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("uri", help="file, glob or folder of recordings; or an output folder")
     inspect.add_argument("--limit", type=int, default=5, help="recordings to show (default: 5)")
     inspect.add_argument("--episode", metavar="ID", help="show this one, and how many of its samples hold NaN")
+    by = "tables: each file is an episode (default), or each folder"
+    inspect.add_argument("--episode-by", choices=("file", "folder"), default="file", help=by)
     inspect.add_argument("--format", default="auto", help="reader, where the suffix does not tell")
     inspect.add_argument("--time-column", metavar="PATH", help="time column of tables, e.g. timestamp")
     inspect.add_argument("--time-unit", choices=("ns", "us", "ms", "s"), default="s", help="its unit (default: s)")
@@ -115,7 +117,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from robocache import inspecting
     from robocache.formats import InputSpec, TableTimes
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)  # of a pipe rich takes 80, which breaks names
     if inspecting.is_output(args.uri):
         one = args.episode is not None
         console.print(
@@ -125,16 +127,18 @@ def _inspect(args: argparse.Namespace) -> int:
     times = None
     if args.time_column or args.rate_hz:
         times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
-    spec = InputSpec((args.uri,), format=args.format, times=times, stamp=args.stamp)
+    spec = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
     if args.episode is not None:
-        console.print(inspecting.render_episode(inspecting.inspect_recording(spec, args.episode)))
-        return DONE
-    count, episodes = inspecting.inspect_recordings(spec, args.limit)
+        count, episodes = 1, [inspecting.inspect_recording(spec, args.episode)]
+    else:
+        count, episodes = inspecting.inspect_recordings(spec, args.limit)
+    failed = False
     for episode in episodes:
         console.print(inspecting.render_episode(episode))
-    if count > args.limit:
+        failed |= bool(episode.failure)
+    if args.episode is None and count > args.limit:
         console.print(f"... and {count - args.limit} more; --limit shows them")
-    return DONE
+    return FAILED if failed else DONE
 
 
 def _verify(args: argparse.Namespace) -> int:

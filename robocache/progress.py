@@ -86,7 +86,7 @@ def render_summary(s: Summary) -> str:
         f"from {decimal(s.bytes_in)} of input, {s.seconds:.2f} s",
     ]
     if s.skipped_shards:
-        lines.append(f"{s.skipped_shards} of {s.shards} shards were there already and still match")
+        lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
     if s.quarantined:
         allowed = "" if s.within_limit else ", more than max_failed_episodes allows"
         lines.append(f"quarantined: {len(s.quarantined)} of {total} episodes{allowed}")

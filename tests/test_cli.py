@@ -58,7 +58,7 @@ def test_run_verify_and_rerun(work, capsys):
     assert cli.main(["verify", "out"]) == cli.DONE
     assert "out: 2 episodes" in capsys.readouterr().out
     assert cli.main(["run", "config.yaml"]) == cli.DONE
-    assert "1 of 1 shards were there already and still match" in capsys.readouterr().out
+    assert "1 of 1 shards were there already, of this config and input" in capsys.readouterr().out
 
 
 def test_more_failures_than_allowed(work, capsys):
@@ -147,12 +147,25 @@ def test_inspect_recordings_and_output(work, capsys):
     assert "episode_001.mcap" in out and "episode_000.mcap" not in out and "NaN" in out
     assert cli.main(["inspect", "logs", "--episode", "episode_9.mcap"]) == cli.USAGE
     assert "'episode_9.mcap' is none of 3 episodes" in capsys.readouterr().err
+    assert cli.main(["inspect", "logs/episode_002.mcap"]) == cli.FAILED
+    assert "cannot be read" in capsys.readouterr().out
     cli.main(["run", "config.yaml"])
     capsys.readouterr()
     assert cli.main(["inspect", "out"]) == cli.DONE
     assert "observation.state" in capsys.readouterr().out
     assert cli.main(["inspect", "out", "--episode", "episode_001.mcap"]) == cli.DONE
     assert "/joint_states.position" in capsys.readouterr().out
+
+
+def test_inspect_takes_a_folder_as_an_episode(tmp_path, capsys):
+    folder = tmp_path / "logs" / "run_1"
+    folder.mkdir(parents=True)
+    for name in ("arm", "force"):
+        (folder / f"{name}.csv").write_text("timestamp,x\n0,1\n1,2\n")
+    options = ["--time-column", "timestamp", "--episode-by", "folder"]
+    assert cli.main(["inspect", str(tmp_path / "logs"), *options]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "arm" in out and "force" in out and out.count(" csv ") == 1
 
 
 def test_sample_and_doctor(tmp_path, capsys):

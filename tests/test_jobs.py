@@ -212,7 +212,7 @@ def test_a_stopped_job_goes_on_when_submitted_again(head, shards):
 
     again = ["python", "jobs/preprocess.py", "--config", str(shards)]
     output = head.ray_job("submit", "--working-dir", ".", "--", *again)
-    assert f"{kept} of {SHARDS} shards were there already and still match" in output
+    assert f"{kept} of {SHARDS} shards were there already, of this config and input" in output
     assert_same_tree(folder / "out", expected(shards), but=[f"{META}/config.yaml"])
 
 
@@ -240,7 +240,7 @@ def test_a_driver_that_gets_sigterm_and_its_metrics(head, shards):
 
     done = head.run(*slow, "0", "--config", str(shards), RAY_ADDRESS=head.gcs)
     assert done.returncode == 0, done.stderr
-    assert f"{kept} of {SHARDS} shards were there already and still match" in done.stdout
+    assert f"{kept} of {SHARDS} shards were there already, of this config and input" in done.stdout
     assert_same_tree(folder / "out", expected(shards), but=[f"{META}/config.yaml"])
     report = yaml.safe_load((folder / "out" / META / "report.json").read_text())
     wanted = {"rows": report["rows"], "bytes": report["bytes_out"], "shards": SHARDS, "quarantined": 0}
