@@ -129,7 +129,7 @@ def _inspect(args: argparse.Namespace) -> int:
         times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
     spec = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
     if args.episode is not None:
-        count, episodes = 1, [inspecting.inspect_recording(spec, args.episode)]
+        count, episodes = 1, iter([inspecting.inspect_recording(spec, args.episode)])
     else:
         count, episodes = inspecting.inspect_recordings(spec, args.limit)
     failed = False
