@@ -130,7 +130,6 @@ __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A
           }
           const A first = load(a + c);
           A sum = A(0);
-#pragma unroll 2  // 4 spill on sm_100
           for (int j = 1; j < samples; ++j) sum += A(load(a + j * stride + c)) - first;
           y[c] = fused(sum, per_count, first);
         }
