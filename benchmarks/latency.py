@@ -53,11 +53,11 @@ def eager_calls(case: Case, batch: Batch) -> dict[str, Callable[[], object]]:
     """As a user writes it."""
     if case.phase == "fuse":
         return {OURS: lambda: fuse_multimodal(batch.streams, batch.targets, validate=False)}
-    (values, times, *_), targets = batch.streams[0], batch.targets
+    (values, times, mode, *_), targets = batch.streams[0], batch.targets
     return {
-        OURS: lambda: resample_trajectories(values, times, targets, validate=False),
+        OURS: lambda: resample_trajectories(values, times, targets, mode=mode, validate=False),
         "robocache with valid": lambda: resample_trajectories(
-            values, times, targets, return_valid=True, validate=False
+            values, times, targets, mode=mode, return_valid=True, validate=False
         ),
     }
 
