@@ -24,9 +24,9 @@ import pyarrow as pa
 import zstandard
 from mcap.reader import make_reader
 
-from robocache.data import FileStamp
 from robocache.formats.base import InputSpec
 from robocache.formats.mcap import McapReader
+from robocache.types import FileStamp
 
 #: source -> the numbers it stands for, as attribute paths of the official decoder's message
 SOURCES = {

@@ -30,7 +30,7 @@ import common
 import zstandard
 from mcap.reader import make_reader
 
-from robocache.config import load_job, resolved_yaml
+from robocache.config.load import load_job, resolved_yaml
 from robocache.engine.run import run
 from robocache.sample import write_samples
 

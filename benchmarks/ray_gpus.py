@@ -20,7 +20,7 @@ import ray
 import ray_overhead
 import torch
 
-from robocache.engine.job import ClusterSpec, Job
+from robocache.config.job import ClusterSpec, Job
 from robocache.engine.process import Processor
 from robocache.engine.run import Progress
 

@@ -30,15 +30,15 @@ from typing import Any
 import common
 import ray
 
-from robocache.config import load_job, resolved_yaml
-from robocache.data import Episode, EpisodeRef
+from robocache.config.job import ClusterSpec, Job
+from robocache.config.load import load_job, resolved_yaml
 from robocache.engine import run as engine
-from robocache.engine.job import ClusterSpec, Job
-from robocache.engine.plan import Shard
 from robocache.engine.process import Processor, ShardResult
-from robocache.engine.records import EpisodeRecord, ShardRecord
+from robocache.engine.shards import Shard
 from robocache.formats import list_episodes
+from robocache.output.records import EpisodeRecord, ShardRecord
 from robocache.sample import write_samples
+from robocache.types import Episode, EpisodeRef
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 SAMPLED_AT = (1_000, 10_000, 50_000, 100_000)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robocache import run, verify
-from robocache.progress import display, render_summary
+from robocache.cli.progress import display, render_summary
 from robocache.sample import truth, write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from robocache import cli
+from robocache.cli import main as cli
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from robocache import cli
-from robocache.config import load_job
+from robocache.cli import main as cli
+from robocache.config.load import load_job
 from robocache.errors import ConfigError
 
 

@@ -18,8 +18,8 @@ _HOME = {
     "resample_trajectories_chunked": "robocache.ops.chunked",
     "estimate_memory": "robocache.ops.chunked",
     "estimate_chunk_size": "robocache.ops.chunked",
-    "Episode": "robocache.data",
-    "Stream": "robocache.data",
+    "Episode": "robocache.types",
+    "Stream": "robocache.types",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from robocache.config import job_from_mapping, load_job, resolved_yaml
+from robocache.config.job import Job
+from robocache.config.load import job_from_mapping, load_job, resolved_yaml
 from robocache.engine import run as engine
-from robocache.engine.job import Job
 from robocache.engine.run import Progress
-from robocache.engine.summary import Summary
-from robocache.engine.verify import Verification, verify
+from robocache.output.tables import Summary
+from robocache.output.verify import Verification, verify
 
 __all__ = ["Progress", "Summary", "Verification", "run", "verify"]
 
@@ -24,7 +24,7 @@ def run(
 ) -> Summary:
     """Make the dataset that a config describes, or go on with it.
 
-    config:    path of a YAML file, the same as a mapping, or a :class:`~robocache.engine.job.Job`
+    config:    path of a YAML file, the same as a mapping, or a :class:`~robocache.config.job.Job`
     overrides: ``key=value`` for a YAML file, e.g. ``timeline.rate_hz=100``
     overwrite: replace an output that another config wrote
     progress:  called after each committed shard

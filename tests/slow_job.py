@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robocache.engine import run
-from robocache.engine.plan import Shard
 from robocache.engine.process import Processor, ShardResult
+from robocache.engine.shards import Shard
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from engine.engine_kit import META, ROOT, assert_same_tree, config, do, write_shards
 
-from robocache.config import load_job
+from robocache.config.load import load_job
 from robocache.engine import run as engine
 from robocache.sample import write_samples
 

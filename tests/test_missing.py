@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from mcap.writer import Writer
 
-from robocache import cli
-from robocache.data import FileStamp
+from robocache.cli import main as cli
 from robocache.errors import MissingError
 from robocache.formats import guarded
 from robocache.sample import write_samples
+from robocache.types import FileStamp
 
 CSV = "time_ms,q,Fx\n0,1,2\n100,3,4\n"
 

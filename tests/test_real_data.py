@@ -13,7 +13,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from robocache import run, verify
-from robocache.config import load_job
+from robocache.config.load import load_job
 
 pytestmark = pytest.mark.realdata
 CONFIGS = Path(__file__).parent.parent / "configs"

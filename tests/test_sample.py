@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from robocache.errors import InputError
-from robocache.formats.mcap_writer import CHUNK_BYTES, TopicLog, write_mcap
 from robocache.sample import truth, vibration, write_samples
 from robocache.sample.logs import GAP_NS, QUATERNIONS, TOPICS, UNSORTED_EPISODE, UNSORTED_TOPIC
+from robocache.sample.mcap_writer import CHUNK_BYTES, TopicLog, write_mcap
 from robocache.sample.signals import GRAVITY, SIGNALS, start_ns
 
 mcap_reader = pytest.importorskip("mcap.reader", reason="the official mcap library reads what we wrote")

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from robocache.engine import retry
-from robocache.engine.plan import Shard
+from robocache.engine.shards import Shard
 
 logger = logging.getLogger("robocache")
 

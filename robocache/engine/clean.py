@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from robocache.data import Stream
+from robocache.types import Stream
 
 
 @dataclass(frozen=True, slots=True)

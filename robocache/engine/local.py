@@ -16,12 +16,12 @@ from functools import partial
 
 import torch
 
-from robocache.dataset.store import Store
-from robocache.engine.job import Job
-from robocache.engine.plan import Shard
+from robocache.config.job import Job
 from robocache.engine.process import Processor, pick_device, run_shard
-from robocache.engine.records import ShardRecord
 from robocache.engine.retry import with_retries
+from robocache.engine.shards import Shard
+from robocache.output.records import ShardRecord
+from robocache.output.store import Store
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from ray import cloudpickle
 
-from robocache.engine.plan import Shard
 from robocache.engine.process import Blamed, Processor
+from robocache.engine.shards import Shard
 from robocache.errors import WorkersError
 
 _CHILD = "from robocache.engine.probe import main; main()"

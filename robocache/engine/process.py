@@ -18,22 +18,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robocache.data import Episode, EpisodeRef, Stream
-from robocache.dataset import parts, schema
-from robocache.dataset.schema import FeatureType
-from robocache.dataset.statistics import Statistics
-from robocache.dataset.store import Store
+from robocache.config.job import FeatureSource, Job
 from robocache.engine.clean import StreamReport, clean
-from robocache.engine.job import FeatureSource, Job
-from robocache.engine.plan import Shard
-from robocache.engine.records import EpisodeRecord, QuarantineRecord, ShardRecord
 from robocache.engine.retry import TRANSIENT
+from robocache.engine.shards import Shard
+from robocache.engine.source_types import SourceType, feature_types, source_type
 from robocache.engine.timeline import target_times
-from robocache.engine.types import SourceType, feature_types, source_type
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
 from robocache.formats import read_episode
 from robocache.ops import StreamSpec, _library
 from robocache.ops.chunked import fuse_multimodal_chunked
+from robocache.output import parts, schema
+from robocache.output.records import EpisodeRecord, QuarantineRecord, ShardRecord
+from robocache.output.schema import FeatureType
+from robocache.output.statistics import Statistics
+from robocache.output.store import Store
+from robocache.types import Episode, EpisodeRef, Stream
 
 logger = logging.getLogger("robocache")
 
@@ -44,7 +44,7 @@ NOBODY: Blamed = MappingProxyType({})
 
 @dataclass
 class AlignedEpisode:
-    """An episode on its timeline: ``table`` as :func:`robocache.dataset.schema.episode_table`, and what was found."""
+    """An episode on its timeline: ``table`` as :func:`robocache.output.schema.episode_table`, and what was found."""
 
     table: pa.Table
     reports: list[StreamReport]
@@ -79,7 +79,7 @@ class Stages:
 class Processor:
     """Everything that processing a shard needs, the same for all shards; can be pickled.
 
-    types: from :func:`robocache.engine.types.resolve`; device: a torch device
+    types: from :func:`robocache.engine.source_types.resolve`; device: a torch device
     """
 
     job: Job

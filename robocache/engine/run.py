@@ -12,16 +12,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from robocache.dataset.store import Store
-from robocache.engine import local, ray_cluster, summary
-from robocache.engine.job import Job
-from robocache.engine.output import Output
-from robocache.engine.plan import Shard, plan_shards
+from robocache.config.job import Job
+from robocache.engine import local
 from robocache.engine.process import Processor
-from robocache.engine.records import ShardRecord
+from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.retry import with_retries
-from robocache.engine.types import resolve
+from robocache.engine.shards import Shard, plan_shards
+from robocache.engine.source_types import resolve
 from robocache.formats import list_episodes
+from robocache.output import tables as summary
+from robocache.output.commit import Output
+from robocache.output.records import ShardRecord
+from robocache.output.store import Store
 
 #: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
 Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robocache.data import rate_times
-from robocache.engine.job import TimelineSpec
+from robocache.config.job import TimelineSpec
 from robocache.errors import InputError
+from robocache.types import rate_times
 
 NANOSECONDS = 1_000_000_000
 #: A fixed rate may give this many rows, or ROWS_PER_SAMPLE for each sample; beyond that a stamp is damaged.

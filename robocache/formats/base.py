@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from robocache.data import Episode, EpisodeRef, FileStamp, StreamInfo
 from robocache.errors import MissingError
 from robocache.storage import open_storage
+from robocache.types import Episode, EpisodeRef, FileStamp, StreamInfo
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 

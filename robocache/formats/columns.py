@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from robocache.data import Values
 from robocache.errors import InputError
+from robocache.types import Values
 
 
 def column_values(column: pa.ChunkedArray, *, where: str) -> Values:

@@ -11,12 +11,12 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from robocache.data import FileStamp
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec
 from robocache.formats.lerobot import INFO
 from robocache.formats.registry import READERS
 from robocache.storage import answer, as_oserror, open_storage
+from robocache.types import FileStamp
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
 _VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", "LastModified", "created")

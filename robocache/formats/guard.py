@@ -7,9 +7,9 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from robocache.data import FileStamp
 from robocache.errors import InputError
 from robocache.storage import is_storage_fault
+from robocache.types import FileStamp
 
 _CONTENT_ERRNO = (None, errno.EINVAL)
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, natural_key, open_file, parse_source, select_columns
 from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.times import HOW_TO_SET, to_ns
+from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
 
 try:
     import h5py

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, frame_times
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file, parse_source, read_bytes, select_columns
 from robocache.formats.columns import column_values, is_payload, read_rows, type_name
 from robocache.formats.guard import guarded
 from robocache.formats.times import column_times
+from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, frame_times
 
 INFO = "meta/info.json"
 #: A recorded timestamp this close to ``frame_index / fps`` says the same, less exactly (it is float32 seconds).

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from robocache.data import EpisodeRef, FileStamp
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key
 from robocache.formats.files import Found, expand, known_suffixes
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
+from robocache.types import EpisodeRef, FileStamp
 
 #: What a file of a format begins with, and where (HDF5 may stand behind a user block).
 _MAGIC = {"mcap": b"\x89MCAP0\r\n", "hdf5": b"\x89HDF\r\n\x1a\n", "parquet": b"PAR1"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from robocache.data import Episode, EpisodeRef, StreamInfo
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader, parse_source
 from robocache.formats.guard import guarded
@@ -13,6 +12,7 @@ from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.tables import CsvReader, ParquetReader
+from robocache.types import Episode, EpisodeRef, StreamInfo
 
 #: Every format by name; closed, so that a config cannot name code.
 READERS: dict[str, Reader] = {

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from robocache.data import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Selector, open_file, parse_source, read_bytes, select_columns
 from robocache.formats.columns import column_values, episode_indices, is_number, read_rows, type_name
 from robocache.formats.times import column_times, time_column
+from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
 
 _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 

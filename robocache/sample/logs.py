@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.mcap_writer import Compression, TopicLog, write_mcap
+from robocache.sample.mcap_writer import Compression, TopicLog, write_mcap
 from robocache.sample.messages import MessageLayout, definition
 from robocache.sample.signals import start_ns, truth, vibration
 

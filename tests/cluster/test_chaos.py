@@ -22,7 +22,7 @@ from conftest import ROOT
 from engine_kit import META, config, do, job, write_shards
 from omegaconf import OmegaConf
 
-from robocache.engine.verify import verify
+from robocache.output.verify import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("testbeds")]
 
@@ -35,7 +35,7 @@ SOON = {
 }
 DRIVER = """
 import sys, ray_kit
-from robocache import cli
+from robocache.cli import main as cli
 from robocache.engine import run
 config, folder, poisoned, seconds = sys.argv[1:]
 run.Processor = lambda *args: ray_kit.Chaos(*args, ways={poisoned: "segfault"}, folder=folder, seconds=float(seconds))

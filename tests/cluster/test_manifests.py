@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robocache.config import job_from_mapping, load_job
+from robocache.config.load import job_from_mapping, load_job
 from robocache.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

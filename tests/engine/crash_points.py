@@ -12,10 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from robocache.config import load_job, resolved_yaml
-from robocache.dataset import store
-from robocache.engine.job import Job
+from robocache.config.job import Job
+from robocache.config.load import load_job, resolved_yaml
 from robocache.engine.run import run
+from robocache.output import store
 
 DIED = 9
 

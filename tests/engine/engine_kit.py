@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from robocache.config import job_from_mapping
-from robocache.engine.job import Job
+from robocache.config.job import Job
+from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
-from robocache.engine.summary import Summary
-from robocache.engine.verify import verify
+from robocache.output.tables import Summary
+from robocache.output.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 META = "meta/robocache"

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import torch
 
-from robocache.data import Episode, EpisodeRef
-from robocache.engine.plan import Shard
 from robocache.engine.process import AlignedEpisode, Processor, ShardResult
-from robocache.engine.records import EpisodeRecord, ShardRecord
+from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
+from robocache.output.records import EpisodeRecord, ShardRecord
+from robocache.types import Episode, EpisodeRef
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from robocache.data import Episode, EpisodeRef, Stream
-from robocache.engine import types as engine_types
+from robocache.config.job import Feature, FeatureSource, Job, OutputSpec, TimelineSpec
+from robocache.engine import source_types as engine_types
 from robocache.engine.clean import clean
-from robocache.engine.job import Feature, FeatureSource, Job, OutputSpec, TimelineSpec
 from robocache.engine.process import Processor
+from robocache.engine.source_types import resolve
 from robocache.engine.timeline import target_times
-from robocache.engine.types import resolve
 from robocache.errors import ConfigError, InputError
 from robocache.formats import InputSpec
+from robocache.types import Episode, EpisodeRef, Stream
 
 MS = 1_000_000
 FIFTY = TimelineSpec(rate=Fraction(50))

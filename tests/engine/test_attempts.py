@@ -9,12 +9,12 @@ import pytest
 import ray_kit
 from engine_kit import job, write_shards
 
-from robocache.data import EpisodeRef
 from robocache.engine import retry
 from robocache.engine.attempts import PROBES, Attempts, Task
-from robocache.engine.plan import Shard, plan_shards
-from robocache.engine.types import resolve
+from robocache.engine.shards import Shard, plan_shards
+from robocache.engine.source_types import resolve
 from robocache.formats import list_episodes
+from robocache.types import EpisodeRef
 
 #: What a worker's end may be.
 SURVIVED, DIED, NODE_LOST = range(3)

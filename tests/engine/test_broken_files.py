@@ -18,7 +18,7 @@ from broken_files import CASES, CUTS, FLIPS, write_folder
 from engine_kit import META, environment
 from omegaconf import OmegaConf
 
-from robocache.engine.verify import verify
+from robocache.output.verify import verify
 
 
 def test_there_are_enough():

@@ -153,7 +153,7 @@ def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
 @pytest.mark.parametrize("failures", [1, 3])
 def test_storage_that_fails_when_writing(tmp_path, logs, monkeypatch, failures):
     """Tried again; an error that stays but is no episode's fault stops the run, what was committed is kept."""
-    from robocache.dataset.store import Store
+    from robocache.output.store import Store
 
     write, calls = Store.write, Counter()
 

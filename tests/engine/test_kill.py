@@ -24,7 +24,7 @@ from engine_kit import (
 )
 from omegaconf import OmegaConf
 
-from robocache.engine.verify import verify
+from robocache.output.verify import verify
 
 
 def prepare(tmp_path: Path, shards: int) -> Path:

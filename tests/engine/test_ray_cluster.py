@@ -19,12 +19,13 @@ import ray_kit
 from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job
 from omegaconf import OmegaConf
 
-from robocache.data import EpisodeRef
-from robocache.engine import ray_cluster, retry
+from robocache.engine import retry
 from robocache.engine import run as engine
-from robocache.engine.output import Output
-from robocache.engine.plan import plan_shards
-from robocache.engine.verify import verify
+from robocache.engine.ray import cluster as ray_cluster
+from robocache.engine.shards import plan_shards
+from robocache.output.commit import Output
+from robocache.output.verify import verify
+from robocache.types import EpisodeRef
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.ray

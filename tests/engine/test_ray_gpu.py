@@ -11,11 +11,11 @@ import torch
 from engine_kit import ROOT, assert_same_tree, do, job
 from ray_kit import first
 
-from robocache.data import Episode
 from robocache.engine import retry
 from robocache.engine import run as engine
-from robocache.engine.plan import Shard
 from robocache.engine.process import AlignedEpisode, Processor, ShardResult
+from robocache.engine.shards import Shard
+from robocache.types import Episode
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 CARDS = torch.cuda.device_count()

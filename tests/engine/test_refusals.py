@@ -13,9 +13,9 @@ import pytest
 from engine_kit import META, assert_same_tree, config, do, job, robocache, start, table, write_recordings, write_shards
 from omegaconf import OmegaConf
 
-from robocache.dataset.store import Store
-from robocache.engine.verify import verify
 from robocache.errors import InputError, OutputError
+from robocache.output.store import Store
+from robocache.output.verify import verify
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from engine_kit import META, assert_same_tree, do, job, table, tree, write_parquet, write_recordings, write_shards
 from omegaconf import OmegaConf
 
-from robocache.config import resolved_yaml
+from robocache.config.load import resolved_yaml
 from robocache.engine.run import run
-from robocache.engine.verify import verify
+from robocache.output.verify import verify
 
 
 @pytest.fixture

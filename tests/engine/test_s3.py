@@ -16,16 +16,17 @@ from engine_kit import HOW_IT_WENT, META, config, do, job, start, tree, write_pa
 from omegaconf import OmegaConf
 from s3_kit import CHANGES, SECRET, Bucket, Request
 
-from robocache.config import resolved_yaml
-from robocache.dataset.store import Store
-from robocache.engine import lock, retry
+from robocache.cli.plan import preview
+from robocache.config.job import Job
+from robocache.config.load import resolved_yaml
+from robocache.engine import retry
 from robocache.engine import run as engine
-from robocache.engine.job import Job
-from robocache.engine.output import Output
-from robocache.engine.preview import preview
-from robocache.engine.summary import Summary
-from robocache.engine.verify import Verification, verify
 from robocache.errors import InputError, OutputError
+from robocache.output import lock
+from robocache.output.commit import Output
+from robocache.output.store import Store
+from robocache.output.tables import Summary
+from robocache.output.verify import Verification, verify
 
 SHARDS = 4
 LOCK = f"{META}/run.lock"

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from robocache.data import EpisodeRef
 from robocache.errors import InputError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
+from robocache.types import EpisodeRef
 
 
 def damaged(content: bytes, tries: int, seed: int = 0) -> Iterator[bytes]:

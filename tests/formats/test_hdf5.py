@@ -11,9 +11,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from robocache.data import EpisodeRef, rate_times
 from robocache.errors import InputError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
+from robocache.types import EpisodeRef, rate_times
 
 h5py = pytest.importorskip("h5py", reason="HDF5 is optional")
 from damage import outcomes  # noqa: E402

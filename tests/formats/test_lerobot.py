@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from damage import outcomes
 
-from robocache.data import EpisodeRef, frame_times
 from robocache.errors import InputError
 from robocache.formats import InputSpec, list_episodes, list_streams, read_episode
+from robocache.types import EpisodeRef, frame_times
 
 LENGTHS = (4, 6, 3)
 FPS = 30

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from robocache.data import EpisodeRef, frame_times, rate_times
 from robocache.errors import InputError
 from robocache.formats import UNAVAILABLE, InputSpec, TableTimes, guarded, list_episodes, list_streams, read_episode
 from robocache.formats.base import natural_key
+from robocache.types import EpisodeRef, frame_times, rate_times
 
 CSV = "time_ns,x\n0,1\n1000,2\n"
 

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from robocache.data import Episode, EpisodeRef, FileStamp, StreamInfo
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec
 from robocache.formats.mcap import McapReader
+from robocache.types import Episode, EpisodeRef, FileStamp, StreamInfo
 
 mcap_writer = pytest.importorskip("mcap.writer")
 mcap_reader = pytest.importorskip("mcap.reader")

@@ -12,10 +12,10 @@ import pytest
 from s3_kit import Bucket
 from test_lerobot import write_v3
 
-from robocache.data import Episode, EpisodeRef
 from robocache.errors import InputError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
 from robocache.sample import write_samples
+from robocache.types import Episode, EpisodeRef
 
 
 def write_hdf5(folder: Path) -> None:

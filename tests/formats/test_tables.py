@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from damage import outcomes
 
-from robocache.data import Episode, EpisodeRef
 from robocache.errors import InputError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
 from robocache.formats.times import to_ns
+from robocache.types import Episode, EpisodeRef
 
 MS = TableTimes("timestamp", "ms")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from robocache.data import Episode, EpisodeRef, FileStamp, StreamInfo
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Selector, open_file, parse_source
 from robocache.formats.mcap.container import Channel, Summary, read_summary
-from robocache.formats.mcap.messages import read_messages
-from robocache.formats.mcap.schema import parse_ros2msg
-from robocache.formats.mcap.topics import CdrTopic, Collector, JsonTopic, Topic, UnknownTopic
+from robocache.formats.mcap.windows import read_messages
+from robocache.formats.messages.ros2msg import parse_ros2msg
+from robocache.formats.messages.topics import CdrTopic, Collector, JsonTopic, Topic, UnknownTopic
+from robocache.types import Episode, EpisodeRef, FileStamp, StreamInfo
 
 
 class McapReader:

@@ -1,0 +1,1 @@
+"""Messages of any container, decoded into columns: definitions, layouts, encodings."""

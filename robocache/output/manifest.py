@@ -1,0 +1,157 @@
+"""The manifest as a log: lines that are added many at once, are safe when that returns, and are read back by place.
+
+    meta/robocache/manifest.jsonl            all of it, on a local disk
+    meta/robocache/manifest/00000012.jsonl   on S3, which cannot append: what one call has added since the last rewrite
+
+A place is a byte offset: into the file, or on S3 into a spool, a local copy of all of it that goes with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+from robocache.errors import OutputError
+from robocache.output.store import Store, UnmetError
+
+_BATCH = 64
+_BLOCK = 1 << 20
+
+
+def open_log(store: Store, name: str) -> LocalLog | ObjectLog:
+    """The log ``name`` (ends in ``.jsonl``) of an output."""
+    return LocalLog(store, name) if store.local else ObjectLog(store, name)
+
+
+class LocalLog:
+    """A file."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+
+    def scan(self) -> Iterator[tuple[int, bytes]]:
+        """Every whole line and its place, in the order written. A last line that a crash cut off is none."""
+        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb") as file:
+            yield from _whole_lines(file)
+
+    def read(self, places: Iterable[int]) -> Iterator[bytes]:
+        """The lines there, one at a time."""
+        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb") as file:
+            for place in places:
+                file.seek(place)
+                yield file.readline()
+
+    def heal(self) -> None:
+        """Make good what a crash left, before the first append."""
+        end = 0
+        for place, line in self.scan():
+            end = place + len(line)
+        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb+") as file:
+            if end < os.fstat(file.fileno()).st_size:  # a piece of a line, which the next append must not continue
+                os.ftruncate(file.fileno(), end)
+
+    def append(self, lines: bytes) -> int:
+        """Add whole lines; the place of the first."""
+        return self.store.append(self.name, lines)
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Replace all of it at once. ``lines`` may come from :meth:`read`."""
+        self.store.write_lines(self.name, lines)
+
+
+class ObjectLog:
+    """A base object, and segments that are written if there is none of their name: of two writers one collides.
+
+    A rewrite puts the base and then removes the segments. A crash in between leaves some of them, whose lines the new
+    base has already; so that none is older than the base's line of the same shard, :meth:`heal` merges them before
+    anything is added.
+    """
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+        self.folder = name.removesuffix(".jsonl")
+        self._spool = _spool()
+        self._next = 0
+
+    def scan(self) -> Iterator[tuple[int, bytes]]:
+        """As :meth:`LocalLog.scan`; reads all of it from the storage."""
+        self._spool = _spool()
+        if self.store.exists(self.name):
+            with self.store.reading(self.name) as file:
+                shutil.copyfileobj(file, self._spool, _BLOCK)
+        segments = self._segments()
+        self._next = max(segments, default=-1) + 1
+        for i in range(0, len(segments), _BATCH):
+            self._spool.writelines(self.store.read_many([self._segment(n) for n in segments[i : i + _BATCH]]))
+        self._spool.flush()
+        with open(self._spool.name, "rb") as file:
+            yield from _whole_lines(file)
+
+    def read(self, places: Iterable[int]) -> Iterator[bytes]:
+        """As :meth:`LocalLog.read`, of what has been scanned or appended."""
+        with open(self._spool.name, "rb") as file:
+            for place in places:
+                file.seek(place)
+                yield file.readline()
+
+    def heal(self) -> None:
+        """As :meth:`LocalLog.heal`, after a scan."""
+        if self._segments():
+            self._spool.flush()
+            self._put(self._spool)
+
+    def append(self, lines: bytes) -> int:
+        """As :meth:`LocalLog.append`: one request. ``OutputError`` where another run has written here."""
+        segment = self._segment(self._next)
+        try:
+            self.store.put_if(segment, lines, None)
+        except UnmetError as error:
+            if self.store.read(segment) != lines:  # else it is this one: its first answer was lost
+                raise OutputError(
+                    f"{self.store.uri}/{segment} is there already: another run is writing this output"
+                ) from error
+        self._next += 1
+        place = self._spool.seek(0, os.SEEK_END)
+        self._spool.write(lines)
+        self._spool.flush()
+        return place
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """As :meth:`LocalLog.rewrite`."""
+        spool = _spool()
+        spool.writelines(lines)
+        spool.flush()
+        self._put(spool)
+        self._spool = spool
+
+    def _put(self, spool: IO[bytes]) -> None:
+        size = os.path.getsize(spool.name)
+        self.store.write(self.name, mmap.mmap(spool.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+        self.store.remove_all([self._segment(n) for n in self._segments()])
+
+    def _segment(self, number: int) -> str:
+        return f"{self.folder}/{number:08d}.jsonl"
+
+    def _segments(self) -> list[int]:
+        names = (name[len(self.folder) + 1 :] for name in self.store.sizes(self.folder))
+        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"(\d{8,})\.jsonl", name)))
+
+
+def _spool() -> IO[bytes]:
+    """A file that is deleted with the last reference to it."""
+    return tempfile.NamedTemporaryFile(prefix="robocache-manifest-")
+
+
+def _whole_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    place = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            return
+        yield place, line
+        place += len(line)

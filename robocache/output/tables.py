@@ -1,0 +1,163 @@
+"""What is made of the manifest once all shards are in it: episode table, quarantine list, statistics, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from robocache.config.job import Job
+from robocache.errors import OutputError
+from robocache.output import parts
+from robocache.output.commit import META, Output
+from robocache.output.records import QuarantineRecord, ShardRecord
+from robocache.output.statistics import Statistics
+
+EPISODES = f"{META}/episodes.parquet"
+QUARANTINE = f"{META}/quarantine.jsonl"
+STATISTICS = f"{META}/statistics.json"
+REPORT = f"{META}/report.json"
+
+_GROUP = 4096
+#: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
+_PARTS, _TAIL = 64, 1 << 16
+
+EPISODE_SCHEMA = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("id", pa.string()),
+        ("files", pa.list_(pa.string())),
+        ("part", pa.string()),
+        ("rows", pa.int64()),
+        ("start_ns", pa.int64()),
+        ("metadata", pa.string()),
+        (
+            "streams",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("source", pa.string()),
+                        ("samples", pa.int64()),
+                        ("out_of_order", pa.int64()),
+                        ("duplicates", pa.int64()),
+                        ("non_finite", pa.int64()),
+                        ("gaps", pa.int64()),
+                        ("longest_gap", pa.int64()),
+                        ("valid_share", pa.float64()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run. ``skipped_shards``: committed by an earlier run and left as they were."""
+
+    uri: str
+    episodes: int
+    rows: int
+    parts: int
+    bytes_in: int
+    bytes_out: int
+    shards: int
+    skipped_shards: int
+    seconds: float
+    quarantined: tuple[QuarantineRecord, ...]
+    within_limit: bool
+
+
+def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float) -> Summary:
+    """Write the tables of ``meta/robocache`` from the records, in shard order."""
+    shards = output.committed.values()
+    output.write(EPISODES, _episodes(output.records()))
+    quarantined = tuple(q for r in output.records() for q in r.quarantined)
+    output.write(QUARANTINE, quarantine_lines(quarantined))
+    merged: dict[str, Statistics] = {}
+    for found in _part_statistics(output):
+        Statistics.add(merged, found)
+    output.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
+    result = Summary(
+        output.store.uri,
+        sum(c.episodes for c in shards),
+        sum(c.rows for c in shards),
+        sum(bool(c.part) for c in shards),
+        bytes_in,
+        sum(c.bytes for c in shards),
+        len(shards),
+        skipped,
+        seconds,
+        quarantined,
+        len(quarantined) <= job.max_failed_episodes,
+    )
+    report = {key: value for key, value in dataclasses.asdict(result).items() if key != "quarantined"}
+    report |= {
+        "quarantined": len(quarantined),
+        "identity": job.identity(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__},
+    }
+    output.write(REPORT, json.dumps(report, indent=1).encode())
+    return result
+
+
+def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
+    """What ``QUARANTINE`` holds."""
+    return "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode()
+
+
+def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
+    """Of each part, in shard order: from the ends of the files, many at a time."""
+    store, format = output.store, output.job.output.format
+    kept = (c for _, c in sorted(output.committed.items()) if c.part)
+    while group := list(islice(kept, _PARTS)):
+        try:
+            tails = store.read_tails({c.part: c.bytes for c in group}, _TAIL)
+        except FileNotFoundError as error:
+            raise OutputError(f"{store.uri}: a part is gone; run again ({error})") from error
+        for c, tail in zip(group, tails, strict=True):
+            try:
+                if (size := parts.footer_size(tail, format)) > len(tail):
+                    (tail,) = store.read_tails({c.part: c.bytes}, size)
+                yield parts.read_statistics(tail, format)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise OutputError(
+                    f"{store.uri}/{c.part}: cannot be read back ({error}); delete it and run again, `robocache verify` "
+                    "says what else is damaged"
+                ) from error
+
+
+def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, EPISODE_SCHEMA, compression="zstd") as writer:
+        for table in episode_tables(records):
+            writer.write_table(table)
+    return sink.getvalue()
+
+
+def episode_tables(records: Iterable[ShardRecord]) -> Iterator[pa.Table]:
+    """The episode table, a few thousand episodes at a time: their Python form is never all in memory."""
+    rows = (
+        {
+            "episode_index": e.index,
+            "id": e.id,
+            "files": list(e.files),
+            "part": r.part,
+            "rows": e.rows,
+            "start_ns": e.start_ns,
+            "metadata": json.dumps(e.metadata),
+            "streams": [dataclasses.asdict(s) for s in e.streams],
+        }
+        for r in records
+        for e in r.episodes
+    )
+    while group := list(islice(rows, _GROUP)):
+        yield pa.Table.from_pylist(group, schema=EPISODE_SCHEMA)

@@ -1,0 +1,219 @@
+"""Prove that an output is what its manifest says: every part whole, every input episode in exactly one place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robocache.errors import OutputError, RoboCacheError
+from robocache.output import parts
+from robocache.output.commit import IDENTITY, LOCK, MANIFEST, META, PLAN, read_manifest
+from robocache.output.manifest import open_log
+from robocache.output.records import ShardRecord
+from robocache.output.statistics import Statistics
+from robocache.output.store import Store
+from robocache.output.tables import (
+    EPISODE_SCHEMA,
+    EPISODES,
+    QUARANTINE,
+    STATISTICS,
+    episode_tables,
+    quarantine_lines,
+)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what is wrong with it (nothing: the output is whole)."""
+
+    episodes: int
+    rows: int
+    parts: int
+    bytes: int
+    quarantined: int
+    problems: tuple[str, ...]
+
+
+class _DamageError(Exception):
+    """What is wrong with a part."""
+
+
+def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
+    """Check an output folder against its own plan and manifest: checksums, sizes, row counts, that each part holds
+    the rows of its episodes in order, that each planned episode is in the output or in the quarantine, once, that the
+    tables made from the manifest say what it says, and that there is no file that does not belong. ``OutputError``
+    where ``uri`` is no output at all.
+    """
+    store = Store(uri, storage_options)
+    if not store.exists(IDENTITY) or not store.exists(PLAN):
+        raise OutputError(f"{uri} holds no {META}/identity.json and plan.jsonl: it is not an output of robocache run")
+    found: Counter[str] = Counter()
+    places: Counter[tuple[int, str]] = Counter()
+    problems: list[str] = []
+    known: set[str] = set()
+    try:
+        identity = json.loads(store.read(IDENTITY))["identity"]
+        plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
+        log = open_log(store, MANIFEST)
+        holds = {record.shard: place for place, record in read_manifest(log)}
+    except (ValueError, KeyError, TypeError, RoboCacheError) as error:
+        return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
+
+    def records() -> Iterator[ShardRecord]:
+        return (ShardRecord.from_json(line.decode()) for line in log.read(holds[shard] for shard in sorted(holds)))
+
+    merged: dict[str, Statistics] = {}
+    damaged = False
+    for record in records():
+        if record.identity != identity:
+            problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
+        if record.part:
+            try:
+                Statistics.add(merged, _check_part(store, record))
+            except _DamageError as error:
+                problems.append(f"{record.part}: {error}")
+                damaged = True
+        places.update((e.index, e.id) for e in record.episodes)
+        places.update((q.index, q.id) for q in record.quarantined)
+        known.add(record.part)
+        found.update(
+            episodes=len(record.episodes),
+            rows=record.rows,
+            parts=int(bool(record.part)),
+            bytes=record.bytes,
+            quarantined=len(record.quarantined),
+        )
+    problems.extend(_coverage_problems(plan, places))
+    problems.extend(_episode_problems(store, records()))
+    problems.extend(_quarantine_problems(store, records()))
+    if not damaged:  # else there is nothing to compare them with
+        problems.extend(_statistics_problems(store, {name: s.summary() for name, s in merged.items()}))
+    problems += [f"{name}: no record of this file" for name in store.files("data") if name not in known]
+    problems += [
+        f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
+    ]
+    if store.exists(LOCK):
+        problems.append(f"{LOCK}: a run is writing here, or was killed; let it end or run the job again")
+    return Verification(
+        found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"], tuple(problems)
+    )
+
+
+def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]) -> Iterator[str]:
+    for index, id in plan.items():
+        count = places.pop((index, id), 0)
+        if count == 0:
+            yield f"episode {index} ({id}): lost, neither in the output nor in the quarantine"
+        elif count > 1:
+            yield f"episode {index} ({id}): recorded {count} times"
+    for index, id in places:
+        yield f"episode {index} ({id}): in the manifest but not in the plan"
+
+
+def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
+    """The statistics that it carries. ``_DamageError`` where it is not what its record says."""
+    try:
+        data = store.read(record.part)
+    except OSError as error:
+        raise _DamageError(f"cannot be read ({error})") from error
+    if len(data) != record.bytes:
+        raise _DamageError(f"{len(data)} bytes, the manifest says {record.bytes}")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise _DamageError("its sha256 is not the manifest's: changed or damaged; delete it and run again")
+    columns, format = ["episode_index", "frame_index"], "arrow" if record.part.endswith(".arrow") else "parquet"
+    try:
+        if format == "arrow":
+            table = pa.ipc.open_file(pa.py_buffer(data)).read_all().select(columns)
+        else:
+            table = pq.read_table(pa.BufferReader(data), columns=columns)
+        statistics = parts.read_statistics(data, format)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamageError(f"cannot be decoded ({error})") from error
+    episodes, frames = (table.column(c).to_numpy() for c in columns)
+    wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in record.episodes])
+    wanted_frames = np.concatenate([np.arange(e.rows) for e in record.episodes])
+    if len(episodes) != record.rows or not np.array_equal(episodes, wanted_episodes):
+        whose = [e.index for e in record.episodes]
+        raise _DamageError(f"its {len(episodes)} rows are not those of episodes {whose}")
+    if not np.array_equal(frames, wanted_frames):
+        raise _DamageError("frame_index does not count up from 0 in every episode")
+    return statistics
+
+
+def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+    try:
+        table = pq.read_table(pa.BufferReader(store.read(EPISODES)))
+    except (OSError, ValueError) as error:
+        yield f"{EPISODES}: cannot be read ({error}); run the job again"
+        return
+    if not table.schema.equals(EPISODE_SCHEMA):
+        yield f"{EPISODES}: its columns are not {', '.join(EPISODE_SCHEMA.names)}; run the job again"
+        return
+    has = table["episode_index"].to_numpy()
+    if table["episode_index"].null_count or (np.diff(has) <= 0).any():
+        yield f"{EPISODES}: its rows are not in the order of the episodes, each once; run the job again"
+        return
+    groups: list[np.ndarray] = []
+    wrong: list[int] = []
+    for group in episode_tables(records):
+        wanted = group["episode_index"].to_numpy()
+        groups.append(wanted)
+        there = np.isin(wanted, has)
+        expected, rows = group.filter(there), table.take(np.searchsorted(has, wanted[there]))
+        if not rows.equals(expected):
+            pairs = zip(rows.to_pylist(), expected.to_pylist(), strict=True)
+            wrong += [e["episode_index"] for row, e in pairs if row != e]
+    wanted = np.concatenate(groups) if groups else has[:0]
+    for text, episodes in (
+        ("no rows of episodes {}", np.setdiff1d(wanted, has)),
+        ("rows of episodes {}, which the manifest does not have", np.setdiff1d(has, wanted)),
+        ("the rows of episodes {} do not say what the manifest says", wrong),
+    ):
+        if len(episodes):
+            more = f" and {len(episodes) - 10} more" if len(episodes) > 10 else ""
+            yield f"{EPISODES}: {text.format(', '.join(map(str, episodes[:10])) + more)}; run the job again"
+
+
+def _quarantine_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+    try:
+        found = store.read(QUARANTINE)
+    except OSError as error:
+        yield f"{QUARANTINE}: cannot be read ({error}); run the job again"
+        return
+    if found != quarantine_lines(q for r in records for q in r.quarantined):
+        yield f"{QUARANTINE}: its lines are not the manifest's quarantined episodes; run the job again"
+
+
+def _statistics_problems(store: Store, wanted: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    try:
+        found = json.loads(store.read(STATISTICS))
+        columns = list(found.items())
+    except (OSError, ValueError, AttributeError) as error:
+        yield f"{STATISTICS}: cannot be read ({error}); run the job again"
+        return
+    if found.keys() != wanted.keys():
+        yield f"{STATISTICS}: columns {list(found)}, the parts have {list(wanted)}; run the job again"
+        return
+    for name, column in columns:
+        if not _agree(column, wanted[name]):
+            yield f"{STATISTICS}: {name} is not what the parts' statistics add up to; run the job again"
+
+
+def _agree(found: Any, wanted: Mapping[str, Any]) -> bool:
+    """Same counts, and the same numbers but for their last bits, which are not the same on every machine."""
+    if not isinstance(found, dict) or found.keys() != wanted.keys() or found["count"] != wanted["count"]:
+        return False
+    try:
+        has, right = (np.array([s[key] for key in wanted if key != "count"], np.float64) for s in (found, wanted))
+    except (TypeError, ValueError):
+        return False
+    scale = np.nanmax(np.abs(right), axis=0, initial=0.0)
+    return has.shape == right.shape and np.allclose(has, right, rtol=1e-9, atol=1e-9 * scale, equal_nan=True)

@@ -1,0 +1,228 @@
+"""The command line: exit codes, messages without tracebacks, what it prints and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from robocache import cli
+from robocache.cli import progress
+from robocache.sample import write_samples
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+input: {{uri: "{logs}", max_failed_episodes: {allowed}}}
+features:
+  observation.state: {{source: /joint_states.position, max_gap: 50ms}}
+  action: {{source: /command.position, align: next}}
+timeline: {{rate_hz: 50}}
+output: {{uri: "{out}"}}
+compute: {{device: cpu}}
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """A folder with ``logs`` (two good, one cut off) and a config that allows for that."""
+    write_samples(tmp_path / "logs", episodes=2, seconds=1.0)
+    write_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_config(work: Path, *, logs: str = "logs/*.mcap", out: str = "out", allowed: int = 1) -> None:
+    (work / "config.yaml").write_text(CONFIG.format(logs=logs, out=out, allowed=allowed))
+
+
+def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "robocache.cli", *arguments]
+    return subprocess.Popen(command, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_run_verify_and_rerun(work, capsys):
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "rows of 2 episodes in 1 parts" in out
+    assert "quarantined: 1 of 3 episodes" in out
+    assert "episode_002.mcap: " in out
+    assert cli.main(["verify", "out"]) == cli.DONE
+    assert "out: 2 episodes" in capsys.readouterr().out
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    assert "1 of 1 shards were there already, of this config and input" in capsys.readouterr().out
+
+
+def test_more_failures_than_allowed(work, capsys):
+    assert cli.main(["run", "config.yaml", "input.max_failed_episodes=0"]) == cli.FAILED
+    assert "more than max_failed_episodes allows" in capsys.readouterr().out
+    assert cli.main(["run", "config.yaml"]) == cli.DONE  # the output is complete all the same
+
+
+def test_verify_finds_damage(work, capsys):
+    cli.main(["run", "config.yaml"])
+    part = work / "out/data/part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    assert cli.main(["verify", "out"]) == cli.FAILED
+    assert "PROBLEM data/part-000000.parquet" in capsys.readouterr().out
+
+
+def test_mistakes_in_the_config_are_all_named(work, capsys):
+    arguments = ["timeline.rate_hz=-5", "output.format=csv", "compute.treads=2"]
+    assert cli.main(["run", "config.yaml", *arguments]) == cli.USAGE
+    err = capsys.readouterr().err
+    assert all(path in err for path in ("timeline.rate_hz", "output.format", "compute.treads"))
+    assert cli.main(["run", "no such.yaml"]) == cli.USAGE
+    assert "no such.yaml" in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_a_source_that_no_episode_has(work, capsys):
+    assert cli.main(["run", "config.yaml", "features.action.source=/comand.position"]) == cli.USAGE
+    assert "features.action[0].source: /comand.position is in none of 2 episodes" in capsys.readouterr().err
+
+
+def test_refusals(work, capsys):
+    assert cli.main(["run", "config.yaml", "input.uri=nothing/*.mcap"]) == cli.REFUSED
+    assert "nothing/*.mcap" in capsys.readouterr().err
+    assert cli.main(["verify", "logs"]) == cli.REFUSED
+    assert "not an output of robocache run" in capsys.readouterr().err
+    cli.main(["run", "config.yaml"])
+    assert cli.main(["run", "config.yaml", "timeline.rate_hz=10"]) == cli.REFUSED
+    assert "belongs to another config" in capsys.readouterr().err
+    assert cli.main(["run", "--overwrite", "config.yaml", "timeline.rate_hz=10"]) == cli.DONE
+    (work / "file").write_text("")
+    assert cli.main(["run", "config.yaml", "output.uri=file"]) == cli.REFUSED
+
+
+def test_storage_that_fails_is_no_traceback(work, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(5, "the disk hiccups")
+
+    monkeypatch.setattr("robocache.engine.run.list_episodes", failing)
+    monkeypatch.setattr("robocache.engine.retry.BACKOFF_S", 0)
+    assert cli.main(["run", "config.yaml"]) == cli.REFUSED
+    assert "the disk hiccups" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["inspect", "--limit", "many", "logs"]])
+def test_wrong_command_lines(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == cli.USAGE
+    assert "usage: robocache" in capsys.readouterr().err
+
+
+def test_plan_writes_nothing(work, capsys):
+    before = sorted(work.rglob("*"))
+    assert cli.main(["plan", "config.yaml"]) == cli.DONE
+    assert sorted(work.rglob("*")) == before
+    out = capsys.readouterr().out
+    assert "3 episodes" in out
+    assert "shards   1 of about 64 MB" in out
+    cli.main(["run", "config.yaml"])
+    written = {p: p.stat().st_mtime_ns for p in work.rglob("*")}
+    cli.main(["plan", "config.yaml"])
+    assert "resume   1 of 1 shards are there and match" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in work.rglob("*")} == written
+
+
+def test_inspect_recordings_and_output(work, capsys):
+    assert cli.main(["inspect", "logs", "--limit", "1"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "/joint_states" in out
+    assert "and 2 more" in out
+    assert cli.main(["inspect", "logs/episode_001.mcap"]) == cli.DONE
+    assert "NaN" in capsys.readouterr().out
+    assert cli.main(["inspect", "logs", "--episode", "episode_001.mcap"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "episode_001.mcap" in out and "episode_000.mcap" not in out and "NaN" in out
+    assert cli.main(["inspect", "logs", "--episode", "episode_9.mcap"]) == cli.USAGE
+    assert "'episode_9.mcap' is none of 3 episodes" in capsys.readouterr().err
+    assert cli.main(["inspect", "logs/episode_002.mcap"]) == cli.FAILED
+    assert "cannot be read" in capsys.readouterr().out
+    cli.main(["run", "config.yaml"])
+    capsys.readouterr()
+    assert cli.main(["inspect", "out"]) == cli.DONE
+    assert "observation.state" in capsys.readouterr().out
+    assert cli.main(["inspect", "out", "--episode", "episode_001.mcap"]) == cli.DONE
+    assert "/joint_states.position" in capsys.readouterr().out
+
+
+def test_inspect_takes_a_folder_as_an_episode(tmp_path, capsys):
+    folder = tmp_path / "logs" / "run_1"
+    folder.mkdir(parents=True)
+    for name in ("arm", "force"):
+        (folder / f"{name}.csv").write_text("timestamp,x\n0,1\n1,2\n")
+    options = ["--time-column", "timestamp", "--episode-by", "folder"]
+    assert cli.main(["inspect", str(tmp_path / "logs"), *options]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "arm" in out and "force" in out and out.count(" csv ") == 1
+
+
+def test_sample_and_doctor(tmp_path, capsys):
+    assert cli.main(["sample", str(tmp_path / "s"), "--episodes", "1", "--seconds", "1"]) == cli.DONE
+    assert len(list((tmp_path / "s").iterdir())) == 2
+    assert cli.main(["doctor"]) == cli.DONE
+    assert "torch" in capsys.readouterr().out
+
+
+def test_progress_logs_lines_where_there_is_no_terminal(work, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
+    caplog.set_level("INFO", "robocache")
+    assert cli.main(["run", "config.yaml", "output.shard_mb=1"]) == cli.DONE
+    lines = [r.getMessage() for r in caplog.records if "episodes," in r.getMessage()]
+    assert lines[0].startswith("0/3 episodes")
+    assert lines[-1].startswith("3/3 episodes")
+    assert "1 quarantined, 0 s left" in lines[-1]
+    caplog.clear()
+    cli.main(["run", "config.yaml", "output.shard_mb=1"])
+    assert "nan" not in caplog.text
+
+
+def slow_logs(folder: Path) -> Path:
+    """Enough work for a run of seconds, in shards of 1 MB."""
+    folder.mkdir()
+    n = 65_000  # 1.04 MB
+    table = {"time": 10**18 + np.arange(n) * 10**7, "x": np.random.default_rng(0).random(n)}
+    pq.write_table(pa.table(table), folder / "log.parquet", compression="none", use_dictionary=False)
+    for i in range(30):
+        os.link(folder / "log.parquet", folder / f"log_{i}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeypatch, capsys):
+    config = {
+        "input": {"uri": str(slow_logs(tmp_path / "slow")), "times": {"column": "time", "unit": "ns"}},
+        "features": {"x": {"source": "x"}},
+        "timeline": {"rate_hz": 20},
+        "output": {"uri": "out", "shard_mb": 1},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    process = start(tmp_path, "run", "config.yaml")
+    manifest = tmp_path / "out/meta/robocache/manifest.jsonl"
+    while not manifest.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == cli.STOPPED, err
+    assert "stopped; what was committed is kept, run again to go on" in err
+    assert "Traceback" not in err
+    committed = manifest.read_text().count("\n")
+    assert 0 < committed < 31
+    assert not (tmp_path / "out/meta/robocache/run.lock").exists()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    assert f"{committed} of 31 shards were there already" in capsys.readouterr().out

@@ -1,0 +1,247 @@
+"""The inspect view: clock statistics against streams whose faults are known, and recordings of which the facts are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+import robocache
+from robocache.cli.inspect import (
+    inspect_recording,
+    inspect_recordings,
+    render_episode,
+    render_output_episode,
+    stream_statistics,
+)
+from robocache.errors import ConfigError, InputError
+from robocache.formats import InputSpec, TableTimes
+
+MS = 1_000_000
+EPOCH = 1_700_000_000_000_000_000  # stamps as recorders write them: float64 could not hold these
+
+
+def text_of(episode, width: int = 160) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(render_episode(episode))
+    return capture.get()
+
+
+def test_a_steady_stream_has_no_faults():
+    found = stream_statistics(EPOCH + np.arange(1001) * 5 * MS)
+    assert (found.samples, found.start, found.span) == (1001, EPOCH, 5000 * MS)
+    assert found.rate_hz == pytest.approx(200, abs=1e-9)
+    assert (found.step_std, found.step_p99, found.gaps, found.longest_gap) == (0, 0, 0, 0)
+    assert (found.duplicates, found.out_of_order) == (0, 0)
+
+
+def test_gaps_are_steps_of_more_than_three_times_the_median():
+    steps = np.full(100, 10 * MS)
+    steps[20], steps[50], steps[70] = 30 * MS, 30 * MS + 1, 400 * MS  # the first is just no gap
+    found = stream_statistics(EPOCH + np.concatenate([[0], np.cumsum(steps)]))
+    assert (found.gaps, found.longest_gap) == (2, 400 * MS)
+    assert found.rate_hz == pytest.approx(100)
+    assert found.step_std == pytest.approx(np.std(steps))
+
+
+def test_jitter_is_that_of_the_steps():
+    rng = np.random.default_rng(0)
+    steps = rng.normal(10 * MS, 0.5 * MS, 200_000).astype(np.int64)
+    found = stream_statistics(EPOCH + np.cumsum(steps))
+    assert found.step == pytest.approx(10 * MS, rel=1e-3)
+    assert found.step_std == pytest.approx(0.5 * MS, rel=0.01)
+    assert found.step_p99 == pytest.approx(2.326 * 0.5 * MS, rel=0.02)  # the normal distribution's 99th percentile
+
+
+def test_repeated_and_late_stamps_are_counted_and_do_not_bend_the_clock():
+    clean = EPOCH + np.arange(500) * 10 * MS
+    faulty = np.insert(clean, [100, 100, 300], clean[[99, 99, 299]])  # stamp 99 three times, 299 twice
+    faulty[[10, 11]] = faulty[[11, 10]]  # one neighbour overtaken
+    faulty = np.append(np.delete(faulty, 200), faulty[200])  # and one delivered at the very end
+    found, plain = stream_statistics(faulty), stream_statistics(clean)
+    assert (found.duplicates, found.out_of_order) == (3, 2)
+    assert (found.step, found.step_std, found.span, found.gaps) == (plain.step, plain.step_std, plain.span, 0)
+
+
+@pytest.mark.parametrize(
+    ("times", "samples", "duplicates"), [([], 0, 0), ([EPOCH], 1, 0), ([EPOCH] * 3, 3, 2)], ids=["none", "one", "equal"]
+)
+def test_streams_without_a_step_have_no_rate(times, samples, duplicates):
+    found = stream_statistics(np.array(times, dtype=np.int64))
+    assert (found.samples, found.duplicates, found.span) == (samples, duplicates, 0)
+    assert found.rate_hz is found.step is found.step_std is found.step_p99 is None
+
+
+def test_two_samples_have_a_rate():
+    found = stream_statistics(np.array([EPOCH, EPOCH + 20 * MS]))
+    assert (found.rate_hz, found.gaps) == (50.0, 0)
+
+
+@pytest.fixture
+def recordings(tmp_path) -> InputSpec:
+    """Two tables with a 100 Hz clock, the first with a gap of 200 ms, and a file that is no table."""
+    stamps = [k * 10 + (190 if k >= 50 else 0) for k in range(100)]
+    for name, rows in {"a.csv": stamps, "b.csv": range(0, 1000, 10)}.items():
+        (tmp_path / name).write_text("ms,q\n" + "\n".join(f"{t},{t / 7}" for t in rows))
+    (tmp_path / "c.csv").write_bytes(b"\x00\x01" * 100)
+    return InputSpec(uri=(str(tmp_path),), times=TableTimes("ms", "ms"))
+
+
+def test_every_recording_is_shown_and_a_damaged_one_with_its_reason(recordings):
+    count, episodes = inspect_recordings(recordings)
+    a, b, c = episodes
+    assert count == 3
+    assert [e.ref.id for e in (a, b, c)] == ["a.csv", "b.csv", "c.csv"]
+    (info, found), *_ = [pair for pair in a.streams if pair[0].source == "q"]
+    assert info.type == "double" or "float64" in info.type
+    assert (found.samples, found.gaps, found.longest_gap, found.rate_hz) == (100, 1, 200 * MS, 100)
+    assert all(found.gaps == 0 for _, found in b.streams)
+    assert c.streams == ()
+    assert "c.csv" in c.failure
+    shown = text_of(a)
+    assert "100.00 Hz" in shown
+    assert "200 ms" in shown
+    assert "990 ms" not in shown
+    assert "990 ms" in text_of(b)
+    assert c.failure.split()[0] in text_of(c).replace("\n", "")
+
+
+def test_only_as_many_recordings_are_read_as_are_asked_for(recordings):
+    count, episodes = inspect_recordings(recordings, limit=1)
+    assert (count, [e.ref.id for e in episodes]) == (3, ["a.csv"])
+
+
+FAULTY = "time_ms,q,n,label\n" + "0,1,1,a\n10,nan,,b\n20,inf,3,\n30,2,4,c\n40,,5,d\n"  # q: 3 samples, n: 1
+
+
+def columns(shown: str, name: str) -> list[str]:
+    """The words of the rows that begin with a stream's name."""
+    return [word for line in shown.splitlines() if line.startswith(f"{name} ") for word in line.split()[1:]]
+
+
+def test_samples_that_are_not_finite_are_counted_in_a_single_recording(tmp_path):
+    (tmp_path / "a.csv").write_text(FAULTY)
+    (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    assert episode.non_finite == {"q": 3, "n": 1}
+    contents = text_of(episode).partition("contents")[2]
+    assert (columns(contents, "q"), columns(contents, "n")) == (["3", "float64"], ["1", "int64"])
+    (tmp_path / "b.csv").write_text("time_ms,q\n0,nan\n")
+    assert all(e.non_finite is None for e in inspect_recordings(InputSpec((str(tmp_path),)))[1])
+
+
+def test_one_of_many_recordings(tmp_path):
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / name).write_text(FAULTY if name == "b.csv" else "time_ms,q\n0,1\n")
+    spec = InputSpec((str(tmp_path),))
+    episode = inspect_recording(spec, "b.csv")
+    assert (episode.ref.id, episode.non_finite) == ("b.csv", {"q": 3, "n": 1})
+    with pytest.raises(ConfigError, match=r"--episode: 'bcsv' is none of 3 episodes; did you mean 'b.csv'"):
+        inspect_recording(spec, "bcsv")
+
+
+def test_a_stream_of_fields_names_those_that_are_not_finite(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/arm.csv").write_text(FAULTY)
+    (tmp_path / "run/cam.csv").write_text("time_ms,x\n0,1\n")
+    episode = inspect_recording(InputSpec((str(tmp_path),), episode="folder"), "run")
+    assert episode.non_finite == {"arm.q": 3, "arm.n": 1, "cam.x": 0}
+    _, _, contents = text_of(episode).partition("contents")
+    assert columns(contents, "arm")[:3] == ["3", "q", "csv:"]
+    assert "1 n" in contents
+    assert columns(contents, "cam")[0] == "-"
+
+
+def test_what_cannot_be_read_hides_no_other_count(tmp_path):
+    q, ragged = [1.0, float("nan"), 2.0], [[1.0], [1.0, 2.0], []]
+    table = {
+        "time_ns": [0, 10, 20],
+        "first": ragged,
+        "q": q,
+        "second": ragged,
+        "r": q[::-1],
+        "s": [[x, 0.0] for x in q],
+    }
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    assert episode.non_finite == {"q": 1, "r": 1, "s": 1}
+
+
+def test_an_episode_of_an_output(tmp_path):
+    for name, text in {"a": FAULTY, "b": "time_ms,q\n0,1\n", "c": FAULTY}.items():
+        (tmp_path / f"logs/{name}.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / f"logs/{name}.csv").write_text(text)
+    config = {"input": {"uri": str(tmp_path / "logs")}, "features": {"x": ["q", "n"]}, "timeline": {"rate_hz": 100}}
+    robocache.run(config | {"output": {"uri": str(tmp_path / "out")}, "compute": {"device": "cpu"}})
+
+    def shown(id: str) -> str:
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(render_output_episode(str(tmp_path / "out"), id))
+        return capture.get()
+
+    whole = shown("c.csv")
+    assert "episode 2, 4 rows, data/part-000000.parquet" in whole
+    header = next(line.split() for line in whole.splitlines() if line.startswith("stream"))
+    row = dict(zip(header[1:], columns(whole, "q"), strict=False))
+    assert (row["samples"], row["NaN"]) == ("5", "3")
+    assert "quarantined: " in shown("b.csv") and "no n in it" in shown("b.csv")
+    with pytest.raises(ConfigError, match=r"'d' is none of 3 episodes"):
+        shown("d")
+
+
+def test_nothing_to_inspect(tmp_path):
+    with pytest.raises(InputError, match=r"input[.]uri: "):
+        inspect_recordings(InputSpec(uri=(str(tmp_path),)))
+
+
+@pytest.mark.realdata
+def test_husky(data_dir):
+    (episode,) = inspect_recordings(InputSpec(uri=(str(data_dir / "bags/husky.mcap"),)))[1]
+    found = {info.source: statistics for info, statistics in episode.streams}
+    assert {name: s.samples for name, s in found.items()} == {
+        "/imu/data": 11_865,
+        "/husky_velocity_controller/odom": 3_952,
+        "/fix": 989,
+    }
+    assert found["/imu/data"].rate_hz == pytest.approx(30.01, abs=0.005)
+    assert found["/fix"].rate_hz == pytest.approx(2.5, abs=0.005)
+    assert all(s.duplicates == s.out_of_order == 0 for s in found.values())
+    shown = text_of(episode)
+    assert sum(episode.non_finite.values()) == 0
+    assert len(episode.non_finite) > 20
+    assert "30.01 Hz" in shown
+    assert "angular_velocity" in shown
+    assert "sensor_msgs/msg/Imu" in shown
+
+
+@pytest.mark.realdata
+def test_two_messages_a_stamp(data_dir):
+    (episode,) = inspect_recordings(InputSpec(uri=(str(data_dir / "bags/tilt_laser.mcap"),)))[1]
+    found = {info.source: statistics for info, statistics in episode.streams}
+    assert (found["/velocity"].samples, found["/velocity"].duplicates) == (712, 356)
+    assert found["/velocity"].rate_hz == pytest.approx(20, rel=0.01)
+
+
+@pytest.mark.realdata
+def test_a_narrow_terminal_loses_no_number(data_dir):
+    (episode,) = inspect_recordings(InputSpec(uri=(str(data_dir / "bags/tilt_laser.mcap"),)))[1]
+    header, *rows = text_of(episode, width=80).splitlines()[1:]
+    assert header.split()[-3:] == ["longest", "dups", "late"]
+    temperature = next(row for row in rows if row.startswith("/tempera"))
+    assert temperature.split()[-2:] == ["356", "-"]
+
+
+@pytest.mark.realdata
+def test_tables_on_different_clocks(data_dir):
+    spec = InputSpec(
+        (str(data_dir / "arm_ft/screw_sindy"),), "csv", times=TableTimes("timestamp", "ms"), episode="folder"
+    )
+    (episode,) = inspect_recordings(spec)[1]
+    found = {info.source: statistics for info, statistics in episode.streams}
+    arm, camera = found["sensor_data"], found["observation_data"]
+    assert (arm.gaps, arm.longest_gap, arm.step) == (39, 153 * MS, 21 * MS)
+    assert arm.start - camera.start == 659 * MS
+    assert camera.gaps == 0

@@ -1,0 +1,239 @@
+"""`verify` finds whatever is wrong with an output, and says what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from engine_kit import META, do, job, write_shards
+
+from robocache.engine.run import run
+from robocache.errors import OutputError
+from robocache.output.verify import verify
+
+
+@pytest.fixture(params=["parquet", "arrow"])
+def out(request, tmp_path) -> Path:
+    logs = write_shards(tmp_path / "logs", 3)
+    do(job(logs, tmp_path / "out", output__format=request.param))
+    return tmp_path / "out"
+
+
+def problems(out: Path) -> str:
+    return "\n".join(verify(str(out)).problems)
+
+
+def part(out: Path, index: int) -> Path:
+    return next((out / "data").glob(f"part-{index:06d}.*"))
+
+
+def edit_lines(out: Path, name: str, edit) -> None:
+    path = out / META / name
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in edit(lines)))
+
+
+def test_counts(out):
+    found = verify(str(out))
+    assert (found.episodes, found.parts, found.quarantined, found.problems) == (3, 3, 0, ())
+
+
+def test_lost_part(out):
+    part(out, 1).unlink()
+    assert "part-000001" in problems(out)
+    assert "cannot be read" in problems(out)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.6, 0.999])
+def test_flipped_byte(out, where):
+    data = bytearray(part(out, 1).read_bytes())
+    data[int(where * len(data))] ^= 1
+    part(out, 1).write_bytes(data)
+    assert "part-000001" in problems(out)
+    assert "sha256" in problems(out)
+
+
+def test_truncated_part(out):
+    data = part(out, 2).read_bytes()
+    part(out, 2).write_bytes(data[:-1])
+    assert f"{len(data) - 1} bytes, the manifest says {len(data)}" in problems(out)
+
+
+def test_extra_file(out):
+    (out / "data/part-000009.parquet").write_bytes(b"?")
+    assert "data/part-000009.parquet: no record of this file" in problems(out)
+
+
+def test_lost_record(out):
+    edit_lines(out, "manifest.jsonl", lambda lines: lines[:1] + lines[2:])
+    assert "episode 1 (log_001.parquet): lost" in problems(out)
+    assert "part-000001" in problems(out)
+
+
+def test_record_of_another_shard_twice(out):
+    edit_lines(out, "manifest.jsonl", lambda lines: [*lines, lines[1] | {"shard": 7}])
+    assert "episode 1 (log_001.parquet): recorded 2 times" in problems(out)
+
+
+def test_a_later_record_of_a_shard_replaces_the_earlier(out):
+    edit_lines(out, "manifest.jsonl", lambda lines: [lines[0], *lines])
+    assert problems(out) == ""
+
+
+def test_episode_in_output_and_quarantine(out):
+    def both(lines):
+        e = lines[0]["episodes"][0]
+        lines[1]["quarantined"] = [{"index": e["index"], "id": e["id"], "files": e["files"], "reason": "?"}]
+        return lines
+
+    edit_lines(out, "manifest.jsonl", both)
+    assert "episode 0 (log_000.parquet): recorded 2 times" in problems(out)
+
+
+def test_plan_mismatch(out):
+    edit_lines(out, "plan.jsonl", lambda lines: [*lines, {"index": 3, "id": "log_003.parquet", "shard": 3}])
+    assert "episode 3 (log_003.parquet): lost" in problems(out)
+    edit_lines(out, "plan.jsonl", lambda lines: lines[:2])
+    assert "episode 2 (log_002.parquet): in the manifest but not in the plan" in problems(out)
+
+
+def test_rows_that_are_not_the_episodes(out):
+    """A part with the right checksum and the wrong rows: parts swapped together with their checksums."""
+
+    def swap(lines):
+        for key in ("part", "bytes", "sha256", "rows"):
+            lines[0][key], lines[1][key] = lines[1][key], lines[0][key]
+        return lines
+
+    edit_lines(out, "manifest.jsonl", swap)
+    assert "are not those of episodes [0]" in problems(out)
+
+
+def test_record_of_another_config(out):
+    edit_lines(out, "manifest.jsonl", lambda lines: [lines[0] | {"identity": "feed"}, *lines[1:]])
+    assert "shard 0: its record belongs to config feed" in problems(out)
+
+
+def test_left_overs_of_a_killed_run(out):
+    (out / META / "run.lock").touch()
+    (out / META / ".report.json.7.tmp").touch()
+    assert "or was killed" in problems(out)
+    assert ".report.json.7.tmp: left behind" in problems(out)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "plan.jsonl", "identity.json"])
+@pytest.mark.parametrize("content", ["garbage\n", "[1]\n", "{}\n", "\xff\n"])
+def test_garbage_in_meta(out, name, content):
+    (out / META / name).write_bytes(content.encode("latin-1"))
+    assert "cannot be read" in problems(out)
+
+
+def edit_episodes(out: Path, edit: Callable[[list[dict]], list[dict]]) -> None:
+    path = out / META / "episodes.parquet"
+    before = pq.read_table(path)
+    pq.write_table(pa.Table.from_pylist(edit(before.to_pylist()), schema=before.schema), path)
+
+
+def changed(rows: list[dict], /, **values: object) -> list[dict]:
+    return [rows[0], rows[1] | values, *rows[2:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda rows: rows[:1] + rows[2:], "no rows of episodes 1"),
+        (lambda rows: [], "no rows of episodes 0, 1, 2"),
+        (lambda rows: [*rows, rows[0] | {"episode_index": 7}], "rows of episodes 7, which the manifest does not have"),
+        (lambda rows: [*rows, rows[2]], "not in the order of the episodes, each once"),
+        (lambda rows: rows[::-1], "not in the order of the episodes, each once"),
+        (lambda rows: changed(rows, episode_index=None), "not in the order of the episodes, each once"),
+        (lambda rows: changed(rows, rows=rows[1]["rows"] + 1), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, id="another"), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, part=rows[0]["part"]), "the rows of episodes 1 do not say what"),
+        (lambda rows: changed(rows, streams=rows[1]["streams"][1:]), "the rows of episodes 1 do not say what"),
+    ],
+)
+def test_an_episode_table_that_is_not_the_manifest(out, edit, problem):
+    edit_episodes(out, lambda rows: rows)
+    assert problems(out) == ""
+    edit_episodes(out, edit)
+    (found,) = verify(str(out)).problems
+    assert found.startswith(f"{META}/episodes.parquet: ") and problem in found
+
+
+def test_an_episode_table_of_other_columns(out):
+    path = out / META / "episodes.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("streams"), path)
+    assert "episodes.parquet: its columns are not episode_index, id, files" in problems(out)
+
+
+def edit_statistics(out: Path, edit: Callable[[dict], object]) -> None:
+    path = out / META / "statistics.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda s: s.pop("action"), "columns ['observation.state'], the parts have ['observation.state', 'action']"),
+        (lambda s: s.update(more=s["action"]), "columns ['observation.state', 'action', 'more']"),
+        (lambda s: s["action"].update(count=s["action"]["count"] + 1), "action is not what the parts' statistics"),
+        (lambda s: s["action"].pop("q50"), "action is not what"),
+        (lambda s: s["action"].update(max=[s["action"]["max"][0] * (1 + 1e-6)]), "action is not what"),
+        (lambda s: s["action"].update(mean=[None]), "action is not what"),
+        (lambda s: s["action"].update(std=["?"]), "action is not what"),
+        (lambda s: s["action"].update(min=s["action"]["min"] * 2), "action is not what"),
+        (lambda s: s.update(action=3), "action is not what"),
+    ],
+)
+def test_statistics_that_are_not_those_of_the_parts(out, edit, problem):
+    def last_bit(content):
+        content["action"]["mean"] = [float(np.nextafter(x, 1.0)) for x in content["action"]["mean"]]
+
+    edit_statistics(out, last_bit)  # another machine may round so
+    assert problems(out) == ""
+    edit_statistics(out, edit)
+    (found,) = verify(str(out)).problems
+    assert found.startswith(f"{META}/statistics.json: ") and problem in found
+
+
+def test_a_quarantine_list_that_is_not_the_manifest(tmp_path):
+    logs = write_shards(tmp_path / "logs", 2)
+    (logs / "log_002.parquet").write_bytes(b"PAR1 and no more")
+    do(job(logs, tmp_path / "out"))
+    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: lines)
+    assert problems(tmp_path / "out") == ""
+    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: [lines[0] | {"reason": "it was late"}])
+    assert "quarantine.jsonl: its lines are not the manifest's" in problems(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["episodes.parquet", "quarantine.jsonl", "statistics.json"])
+def test_a_table_that_is_gone_or_garbage_comes_back_with_a_rerun(out, tmp_path, name):
+    (out / META / name).unlink()
+    assert f"{META}/{name}: cannot be read" in problems(out)
+    (out / META / name).write_text("[garbage")
+    assert f"{META}/{name}: " in problems(out)
+    do(job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:]))
+
+
+def test_no_output(tmp_path):
+    with pytest.raises(OutputError, match=r"not an output of robocache run"):
+        verify(str(tmp_path))
+
+
+def test_a_damaged_part_stops_a_rerun_with_advice(out, tmp_path):
+    """Skipping goes by size; a rerun reads the statistics of each part, and says so where it cannot."""
+    size = part(out, 1).stat().st_size
+    part(out, 1).write_bytes(bytes(size))
+    again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
+    with pytest.raises(OutputError, match=r"part-000001.* cannot be read back .* delete it and run again"):
+        run(again, "config: test\n")
+    part(out, 1).unlink()
+    do(again)

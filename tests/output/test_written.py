@@ -1,0 +1,193 @@
+"""What is written is read as is by the libraries that people train with, and its row groups hold whole episodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from robocache.config.load import job_from_mapping
+from robocache.engine.run import run
+from robocache.output import parts, schema
+from robocache.output.schema import FeatureType
+from robocache.output.statistics import Statistics
+
+EPISODES, SAMPLES = 4, 300
+COLUMNS = ["episode_index", "frame_index", "timestamp", "time_ns", "state", "state.valid", "transform",
+           "transform.valid", "grip", "grip.valid", "image", "image.valid", "task", "task.valid"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """Vectors, matrices, scalars, images and text: every kind of column, in several parts."""
+    root = tmp_path_factory.mktemp("written")
+    for i in range(EPISODES):
+        rng = np.random.default_rng(i)
+        matrices = pa.FixedSizeListArray.from_arrays(
+            pa.FixedSizeListArray.from_arrays(pa.array(rng.standard_normal(SAMPLES * 16)), 4), 4
+        )
+        images = [{"bytes": bytes([i, k % 256]), "path": f"{k}.png"} for k in range(SAMPLES)]
+        table = pa.table(
+            {
+                "time": np.arange(SAMPLES) * 10_000_000,
+                "q": pa.FixedSizeListArray.from_arrays(pa.array(rng.standard_normal(SAMPLES * 7)), 7),
+                "T": matrices,
+                "grip": rng.random(SAMPLES),
+                "image": pa.array(images),
+                "task": [f"task {i}"] * SAMPLES,
+                "padding": [bytes(4000)] * SAMPLES,
+            }
+        )
+        pq.write_table(table, root / f"log_{i}.parquet", compression="none", use_dictionary=False)
+    config = {
+        "input": {"uri": f"{root}/*.parquet", "times": {"column": "time", "unit": "ns"}},
+        "features": {
+            "state": {"source": "q"},
+            "transform": {"source": "T"},
+            "grip": {"source": "grip"},
+            "image": {"source": "image", "align": "previous"},
+            "task": {"source": "task", "align": "nearest"},
+        },
+        "timeline": {"rate_hz": 50},
+        "output": {"uri": str(root / "out"), "shard_mb": 2},
+        "compute": {"device": "cpu"},
+    }
+    summary = run(job_from_mapping(OmegaConf.create(config)), "test\n")
+    assert (summary.episodes, summary.parts, summary.quarantined) == (EPISODES, 2, ())
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def rows(written) -> int:
+    return json.loads((written / "meta/robocache/report.json").read_text())["rows"]
+
+
+def test_pyarrow(written, rows):
+    data = pyarrow.dataset.dataset(written / "data", format="parquet")
+    assert data.schema.names == COLUMNS
+    assert data.count_rows() == rows
+    table = data.to_table(filter=pyarrow.dataset.field("episode_index") == 2)
+    assert table["frame_index"].to_pylist() == list(range(table.num_rows))
+    assert table["task"].unique().to_pylist() == ["task 2"]
+    assert table["image"][3].as_py() == {"bytes": bytes([2, 6]), "path": None}
+    assert table.schema.field("transform").type == pa.list_(pa.list_(pa.float32(), 4), 4)
+
+
+def test_polars(written, rows):
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.scan_parquet(f"{written}/data/*.parquet").collect()
+    assert (frame.height, frame.columns) == (rows, COLUMNS)
+    expected = pyarrow.dataset.dataset(written / "data").to_table()
+    assert frame["transform"].to_list() == expected["transform"].to_pylist()
+    assert frame["state"].dtype == polars.Array(polars.Float32, 7)
+
+
+def test_duckdb(written, rows):
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    query = "select count(*), max(len(state)), max(transform[4][4]), count(image.bytes) from read_parquet('{}')"
+    found = duckdb.sql(query.format(f"{written}/data/*.parquet")).fetchall()[0]
+    table = pyarrow.dataset.dataset(written / "data").to_table()
+    assert found[:2] == (rows, 7)
+    assert found[2] == max(matrix[3][3] for matrix in table["transform"].to_pylist())
+    assert found[3] == rows
+
+
+def test_pandas(written, rows):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.read_parquet(written / "data")
+    assert (len(frame), list(frame.columns)) == (rows, COLUMNS)
+    assert frame["grip"].dtype == np.float32
+    assert np.stack(frame["state"]).shape == (rows, 7)
+
+
+def test_hugging_face(written, rows, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    data = datasets.load_dataset(
+        "parquet", data_files=f"{written}/data/*.parquet", split="train", cache_dir=str(tmp_path)
+    )
+    assert (len(data), data.column_names) == (rows, COLUMNS)
+    expected = pyarrow.dataset.dataset(written / "data").to_table()
+    assert data[5]["transform"] == expected["transform"][5].as_py()
+    assert data[5]["image"]["bytes"] == expected["image"][5].as_py()["bytes"]
+
+
+def test_statistics_are_those_of_the_rows(written):
+    table = pyarrow.dataset.dataset(written / "data").to_table()
+    found = json.loads((written / "meta/robocache/statistics.json").read_text())
+    assert list(found) == ["state", "transform", "grip"]
+    for name, stats in found.items():
+        valid = table[f"{name}.valid"].to_numpy()
+        values = np.array(table[name].to_pylist())[valid].reshape(valid.sum(), -1)
+        assert stats["count"] == len(values)
+        np.testing.assert_allclose(stats["mean"], values.mean(axis=0), atol=1e-9)
+        np.testing.assert_allclose(stats["std"], values.std(axis=0), rtol=1e-9)
+        np.testing.assert_array_equal(stats["max"], values.max(axis=0))
+
+
+# Parts
+
+
+FEATURE = FeatureType("x", "float", (2,))
+
+
+def episode(index: int, rows: int) -> pa.Table:
+    values = (np.arange(rows * 2, dtype=np.float32).reshape(rows, 2), np.ones(rows, bool))
+    return schema.episode_table([FEATURE], index, np.arange(rows) * 10**6, {"x": values})
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([10, 20, 30], [60]),
+        ([40, 40, 40], [80, 40]),
+        ([60, 60], [60, 60]),
+        ([250, 10], [100, 100, 50, 10]),
+        ([10, 250, 10], [10, 100, 100, 50, 10]),
+        ([100, 100], [100, 100]),
+        ([1], [1]),
+    ],
+)
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_row_groups_end_with_episodes(monkeypatch, format, lengths, groups):
+    """Only an episode longer than a row group is cut."""
+    monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 100)
+    tables = [episode(i, n) for i, n in enumerate(lengths)]
+    data = parts.encode(schema.arrow_schema([FEATURE]), tables, {}, format, "zstd")
+    if format == "parquet":
+        file = pq.ParquetFile(pa.BufferReader(data))
+        found = [file.read_row_group(i) for i in range(file.num_row_groups)]
+    else:
+        file = pa.ipc.open_file(data)
+        found = [pa.Table.from_batches([file.get_batch(i)]) for i in range(file.num_record_batches)]
+    assert [t.num_rows for t in found] == groups
+    assert pa.concat_tables(found).equals(pa.concat_tables(tables))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_parts_hold_their_statistics_and_no_dictionary_of_floats(format, compression):
+    stats = {"x": Statistics.of(np.ones((5, 2), np.float32))}
+    data = parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
+    assert data == parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
+    assert parts.read_statistics(data, format)["x"].summary() == stats["x"].summary()
+    if format == "parquet":
+        group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+        assert "RLE_DICTIONARY" not in columns["x.list.element"].encodings
+        assert columns["x.list.element"].compression == ("ZSTD" if compression == "zstd" else "UNCOMPRESSED")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 4), (2, 3, 4)])
+def test_shapes(shape):
+    kind = FeatureType("x", "float", shape)
+    values = np.arange(5 * kind.width, dtype=np.float32).reshape(5, kind.width)
+    array = kind.array(values)
+    assert array.type == kind.arrow
+    expected = values[:, 0] if shape in ((), (1,)) else values.reshape(5, *shape)
+    np.testing.assert_array_equal(array.to_pylist(), expected)
