@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -14,21 +14,101 @@ import pyarrow as pa
 # time would meet a half-imported module, so it happens here.
 pa.array(np.empty(0))
 
-#: Values of a stream: numbers ``[n, *shape]``, or ``n`` opaque payloads (encoded images, text) as an Arrow
-#: binary or string array, which are selected by time and never computed with.
+#: Values of a stream. Numbers and truth values of one shape are an array ``[n, *shape]``; everything else (text,
+#: encoded images, messages whose arrays vary in length) is an Arrow array of ``n``.
 Values: TypeAlias = "np.ndarray | pa.Array"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A signal as a config asks for it, and what is settled about it for the whole dataset.
+
+    path:  where it is in a recording (see :mod:`robocache.formats.base`), e.g. ``/joint_states.position[elbow]``
+    stamp: its clock: ``header``, ``log``, ``publish`` or the path of a field of the same message; empty: that of
+           ``input.stamp``
+    names: its columns in the order that the dataset has settled, for a signal whose messages carry names; empty: as
+           the messages have them
+    """
+
+    path: str
+    stamp: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other signal of an episode: the path, and the clock where it has one of its own."""
+        return f"{self.path} (stamp: {self.stamp})" if self.stamp else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class StreamType:
+    """What one sample of a stream is.
+
+    arrow: its Arrow type: a number, a truth value, nested fixed-size lists of these, text, bytes, a list, a struct
+    about: what the values are, where the recording says so; every key is optional and the values are JSON:
+           ``names`` of the columns of the last axis, ``unit``, ``frame``; of an image ``encoding``, ``height``,
+           ``width``; of a cloud ``fields``; ``kind``: ``quaternion``, ``pose``, ``image`` or ``cloud`` where the
+           message type tells it
+    """
+
+    arrow: pa.DataType
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: the lengths of its nested fixed-size lists."""
+        shape, kind = [], self.arrow
+        while pa.types.is_fixed_size_list(kind):
+            shape.append(kind.list_size)
+            kind = kind.value_type
+        return tuple(shape)
+
+    @property
+    def element(self) -> pa.DataType:
+        """The type inside its nested fixed-size lists."""
+        kind = self.arrow
+        while pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        return kind
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is numbers (truth values are none) of one shape, which can be computed with."""
+        return pa.types.is_integer(self.element) or pa.types.is_floating(self.element)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a sample holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def array_type(dtype: np.dtype, shape: Sequence[int] = ()) -> pa.DataType:
+    """The Arrow type of one sample of an array ``[n, *shape]``."""
+    kind = pa.from_numpy_dtype(dtype)
+    for length in reversed(shape):
+        kind = pa.list_(kind, length)
+    return kind
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One signal of one episode, as recorded: possibly unsorted, with repeated stamps or non-finite values.
 
-    times:  int64 nanoseconds ``[n]``
-    values: numeric ``[n, *shape]`` in its recorded dtype, or ``n`` opaque payloads (see :data:`Values`)
+    times:     int64 nanoseconds ``[n]``
+    values:    ``n`` samples, see :data:`Values`
+    about:     see :class:`StreamType`
+    present:   bool ``[n, width]``, False where a message lacks a column that its names would give; None: all are there
+    log_times: int64 nanoseconds ``[n]``, when each sample arrived; None where the recording does not tell
+    notes:     what had to be decided while it was read, a sentence each: a clock that was exchanged for another,
+               samples that were not taken
     """
 
     times: np.ndarray
     values: Values
+    about: Mapping[str, Any] = field(default_factory=dict)
+    present: np.ndarray | None = None
+    log_times: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.times.dtype != np.int64 or self.times.ndim != 1:
@@ -37,14 +117,26 @@ class Stream:
             raise ValueError(f"{len(self.times)} times for {len(self.values)} values")
 
     @property
-    def opaque(self) -> bool:
-        """True where the values are payloads rather than numbers."""
-        return not isinstance(self.values, np.ndarray)
+    def type(self) -> StreamType:
+        """What one sample is."""
+        if isinstance(self.values, np.ndarray):
+            return StreamType(array_type(self.values.dtype, self.values.shape[1:]), self.about)
+        return StreamType(self.values.type, self.about)
+
+    def take(self, rows: np.ndarray) -> Stream:
+        """Those samples, in this order: ``rows`` int64 ``[k]``."""
+
+        def pick(items: np.ndarray | None) -> np.ndarray | None:
+            return None if items is None else items[rows]
+
+        values = self.values
+        picked = values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
+        return Stream(self.times[rows], picked, self.about, pick(self.present), pick(self.log_times), self.notes)
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One recording: the streams that were asked for, keyed by source path, and its metadata.
+    """One recording: the streams that were asked for, by :attr:`Source.key`, and its metadata.
 
     ``streams`` lacks a source that the recording does not have; whether that is an error is the caller's to say.
     ``metadata`` is small and JSON-serialisable (task text, success flag, robot type).

@@ -255,7 +255,7 @@ class Processor:
         if stream is None or not len(stream.times):
             width = kind.width if kind.kind == "float" else 1
             values, times = np.zeros((0, width), np.float64), np.zeros(0, np.int64)
-        elif stream.opaque:
+        elif not isinstance(stream.values, np.ndarray):
             values, times = np.arange(len(stream.times), dtype=np.float64)[:, None], stream.times
         else:
             values, times = np.asarray(stream.values).reshape(len(stream.times), kind.width), stream.times
