@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from robocache.cli import main as cli
+from robocache import cli
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from robocache.cli import main as cli
+from robocache import cli
 from robocache.config.load import load_job
 from robocache.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from robocache.cli import main as cli
+from robocache import cli
 from robocache.sample import write_samples
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/configuration.md").read_text()

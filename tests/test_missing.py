@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from mcap.writer import Writer
 
-from robocache.cli import main as cli
+from robocache import cli
 from robocache.errors import MissingError
 from robocache.formats import guarded
 from robocache.sample import write_samples

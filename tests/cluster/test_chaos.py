@@ -35,7 +35,7 @@ SOON = {
 }
 DRIVER = """
 import sys, ray_kit
-from robocache.cli import main as cli
+from robocache import cli
 from robocache.engine import run
 config, folder, poisoned, seconds = sys.argv[1:]
 run.Processor = lambda *args: ray_kit.Chaos(*args, ways={poisoned: "segfault"}, folder=folder, seconds=float(seconds))
