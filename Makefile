@@ -7,8 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml constraints.txt $(wildcard kernels/*.cpp kernels/*/*.cpp kernels/*/*.h \
-  kernels/*/*.cu kernels/*/*.cuh kernels/*/*/*.h)
+SOURCES := setup.py pyproject.toml constraints.txt $(shell find kernels -type f)
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 export MAX_JOBS ?= 2
 

@@ -4,6 +4,8 @@ Build against the installed torch: ``pip install --no-build-isolation .``
 """
 
 import os
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -15,32 +17,61 @@ HOST_FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ff
 # ROBOCACHE_NVCC_FLAGS adds to them: benchmarks/ablations.py builds its variants so.
 DEVICE_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--threads=2", *os.environ.get("ROBOCACHE_NVCC_FLAGS", "").split()]
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+KERNELS = Path("kernels")
 
 
-def architectures() -> list[str]:
-    """Machine code for each card from one intermediate code, that of the oldest: the kernels use nothing newer, and it
-    halves the build. That code itself is kept for cards to come. ROBOCACHE_CUDA_ARCH=90 builds for one card.
+def architectures(source: str) -> tuple[str, ...]:
+    """nvcc's flags for the cards that a CUDA source is compiled for.
+
+    ``NAME_smXY.cu`` holds instructions of that one generation and is compiled for it alone. The others use nothing
+    newer than the oldest card has: machine code for each card from one intermediate code, which halves the build, and
+    that code itself for cards to come. ROBOCACHE_CUDA_ARCH=90 builds them for one card.
     """
+    if special := re.search(r"_sm(\d+)\.cu$", source):
+        return (f"-gencode=arch=compute_{special[1]}a,code=sm_{special[1]}a",)
     wanted = os.environ.get("ROBOCACHE_CUDA_ARCH", ",".join(ARCHITECTURES)).split(",")
     codes = [*(f"sm_{a}" for a in wanted), "compute_80"]
-    return [f"-gencode=arch=compute_80,code={code}" for code in codes]
+    return tuple(f"-gencode=arch=compute_80,code={code}" for code in codes)
+
+
+def files(*suffixes: str) -> list[str]:
+    return sorted(str(p) for p in KERNELS.rglob("*") if p.suffix in suffixes)
 
 
 def extension():
-    sources = ["kernels/bindings.cpp", "kernels/python.cpp", *sorted(str(p) for p in Path("kernels/cpu").glob("*.cpp"))]
-    # setuptools looks at these to see what to rebuild; the compiler is given the folders.
-    headers = sorted(str(p) for p in Path("kernels").rglob("*") if p.suffix in (".h", ".cuh"))
-    common = {"include_dirs": [str(Path("kernels").resolve()), str(Path("kernels/include").resolve())]}
+    options = {
+        "include_dirs": [str(KERNELS.resolve()), str((KERNELS / "include").resolve())],
+        "depends": files(".h", ".cuh", ".cu"),  # setuptools looks at these to see what to rebuild
+    }
     if torch.version.cuda is not None and cpp_extension.CUDA_HOME is not None:
         return cpp_extension.CUDAExtension(
             "robocache._C",
-            [*sources, *sorted(str(p) for p in Path("kernels/cuda").glob("*.cu"))],
-            depends=headers,
+            files(".cpp", ".cu"),
             define_macros=[("ROBOCACHE_CUDA", "1")],
-            extra_compile_args={"cxx": HOST_FLAGS, "nvcc": [*DEVICE_FLAGS, *architectures()]},
-            **common,
+            extra_compile_args={"cxx": HOST_FLAGS, "nvcc": DEVICE_FLAGS},
+            **options,
         )
-    return cpp_extension.CppExtension("robocache._C", sources, depends=headers, extra_compile_args=HOST_FLAGS, **common)
+    return cpp_extension.CppExtension("robocache._C", files(".cpp"), extra_compile_args=HOST_FLAGS, **options)
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
+class Build(cpp_extension.BuildExtension):
+    """Compiles the CUDA sources first, those with the same cards together, and links them in as objects."""
+
+    def build_extension(self, ext):
+        groups = defaultdict(list)
+        for source in [s for s in ext.sources if s.endswith(".cu")]:
+            groups[architectures(source)].append(source)
+            ext.sources.remove(source)
+        for number, (flags, sources) in enumerate(groups.items()):
+            ext.extra_objects += self.compiler.compile(
+                sources,
+                output_dir=str(Path(self.build_temp, f"cuda{number}")),
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
+                depends=ext.depends,
+                extra_postargs={**ext.extra_compile_args, "nvcc": [*ext.extra_compile_args["nvcc"], *flags]},
+            )
+        super().build_extension(ext)
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": Build})

@@ -1,4 +1,4 @@
-"""Registers of every CUDA kernel and the occupancy they allow, as the compiler says; needs nvcc, no GPU.
+"""Registers of every alignment kernel and the occupancy they allow, as the compiler says; needs nvcc, no GPU.
 
     python benchmarks/occupancy.py [--arch 90]    4 minutes of compiling -> benchmarks/results/occupancy_sm_ARCH.csv
     python benchmarks/occupancy.py --tables       only the tables in docs/architecture/occupancy_analysis.md
@@ -98,12 +98,12 @@ def parse(ptx: str, log: str, arch: str, at_commit: str) -> Iterator[Kernel]:
 
 
 def compiled(arch: str, at_commit: str) -> list[Kernel]:
-    """Every kernel of kernels/cuda, one compiler at a time. ``CalledProcessError`` where it refuses."""
+    """Every kernel of kernels/cuda/align, one compiler at a time. ``CalledProcessError`` where it refuses."""
     kernels: list[Kernel] = []
     flags = ["-std=c++20", "-O3", "-fmad=false", "-I.", "-Iinclude", "-arch=compute_80", "-ptx"]
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder, "kernels.ptx")
-        for source in sorted((ROOT / "kernels" / "cuda").glob("*.cu")):
+        for source in sorted((ROOT / "kernels" / "cuda" / "align").glob("*.cu")):
             subprocess.run(["nvcc", *flags, source, "-o", ptx], cwd=ROOT / "kernels", check=True)
             command = ["ptxas", f"-arch=sm_{arch}", "-v", str(ptx), "-o", f"{ptx}.o"]
             log = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr

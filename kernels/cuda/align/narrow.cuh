@@ -1,60 +1,24 @@
 // Narrow rows and quaternions: a lane a row, through shared memory.
 //
 // A row of 7 columns is neither 16 bytes wide nor 16-byte aligned, but the rows that 32 neighbouring targets need lie
-// together. The warp copies that span with 16-byte asynchronous copies (cp.async) into its shared memory; each lane then
-// makes its own row from there, its stencil in registers; and the output tile, staged the same way, leaves in stores of
-// several values where it can. The span is guessed from a steady rate, so that it is on its way while the stamps are
-// searched; a wrong guess is copied again, and a span that does not fit (sparse targets) is read where it lies.
+// together. The warp copies that span with 16-byte asynchronous copies (cp.async) into its shared memory; each lane
+// then makes its own row from there, its stencil in registers; and the output tile, staged the same way, leaves in
+// stores of several values where it can. The span is guessed from a steady rate, so that it is on its way while the
+// stamps are searched; a wrong guess is copied again, and a span that does not fit (sparse targets) is read where it
+// lies.
 //
-// Shared: `room` bytes of samples, then 32 x D of output (values in lean kernels, else accumulators), each warp its own.
+// Shared: `room` bytes of samples, then 32 x D of output (values in lean kernels, else accumulators), each warp its
+// own.
 //         A lane's row starts D (out) or about D x samples a target (in) words after its neighbour's: no bank conflicts
 //         for odd D, two- to four-way for others.
 #pragma once
+#include "cuda/common/shared.cuh"
 #include "tasks.cuh"
 
-namespace robocache {
+namespace robocache::align {
 namespace {
 
-// Samples in shared memory: `size` elements, from `skip` bytes on. `delta`: where this lane's episode begins among them
-// (or would), as far as 32 bits reach.
-struct Span {
-  int size;  // 0: nothing is copied
-  unsigned skip;
-  int delta;
-};
 constexpr unsigned kOverread = 64;  // bytes behind the samples that linear_row may look at: 7 values of 8 bytes
-constexpr int kFar = -int(~0u >> 1) - 1;
-
-// Starts copying [low, high) into shared memory, in aligned blocks of 16 bytes; an empty span where it does not fit. The
-// first and the last block may hold neighbours' values, too, but never what lies behind the stream's `end`.
-template <class V>
-__device__ Span begin_copy(const V* values, int64_t base, int64_t end, int64_t low, int64_t high, char* shared,
-                           unsigned room) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(values + low);
-  const unsigned skip = unsigned(begin) & 15;
-  if (high <= low || high - low > int64_t(room / sizeof(V))) return {0, 0, kFar};
-  const unsigned bytes = unsigned(high - low) * unsigned(sizeof(V)) + skip, whole = (bytes + 15) & ~15u;
-  if (bytes > room) return {0, 0, kFar};
-  const bool inside = (end - low) * int64_t(sizeof(V)) + skip >= whole;
-  const unsigned stop = inside ? whole : bytes & ~15u;
-  const unsigned to = unsigned(__cvta_generic_to_shared(shared)), lane = threadIdx.x % 32;
-  const char* from = reinterpret_cast<const char*>(begin - skip);
-#pragma unroll 1
-  for (unsigned i = lane * 16; i < stop; i += 512) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
-  }
-  if (!inside) {  // the stream's last values
-    const unsigned i = stop + lane * unsigned(sizeof(V));
-    if (i < bytes) *reinterpret_cast<V*>(shared + i) = *reinterpret_cast<const V*>(from + i);
-  }
-  const int64_t delta = base - low;
-  return {int(high - low), skip, delta == int(delta) ? int(delta) : kFar};
-}
-__device__ void end_copy() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-  __syncwarp();
-}
-
 // A copy, or what lies between two rows; y: accumulators, or values of the output. Eight columns at a time, for the
 // width is no constant; in shared memory (kShared) what lies behind a row may be read, so that only stores have a
 // condition.
@@ -73,8 +37,8 @@ __device__ void linear_row(int dim, const Stencil<A, int>& st, const V* a, const
   }
 }
 
-// One row into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int. False where it
-// is not valid after all (a quaternion without direction).
+// One row into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int. False where
+// it is not valid after all (a quaternion without direction).
 template <class V, class A, class Time, class I>
 __device__ bool narrow_row(const Source& s, const Near<Time>& d, const Stencil<A, int>& st, const V* x, I stride,
                            A* y) {
@@ -155,8 +119,7 @@ __device__ void reach(const Source& s, const Near<Time>& d, const Stencil<A, int
 }
 
 // N values from shared memory to the output. R: how they lie there, accumulators or the output's type O.
-template <int N, class O, class R>
-__device__ void put(const Tile& tile, unsigned row, unsigned column, const R* from) {
+template <int N, class O, class R> __device__ void put(const Tile& tile, unsigned row, unsigned column, const R* from) {
   const Pack<R, N> y = *reinterpret_cast<const Pack<R, N>*>(from);
   if constexpr (std::is_same_v<O, R>) {
     store_streaming(reinterpret_cast<Pack<O, N>*>(reinterpret_cast<O*>(tile.data) + row * tile.width + column), y);
@@ -187,8 +150,8 @@ template <class O, class R> __device__ void write_tile(const Source& s, const Ti
   }
 }
 
-// slerp where a quaternion is one aligned access, of the samples and of the output: no way through shared memory. The guess is
-// fetched ahead, so that it is on its way while the stamps are searched.
+// slerp where a quaternion is one aligned access, of the samples and of the output: no way through shared memory. The
+// guess is fetched ahead, so that it is on its way while the stamps are searched.
 template <class V, class Time>
 __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Time>& c, const Near<Time>& d,
                                                 const Place& place) {
@@ -283,4 +246,4 @@ __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>&
 }
 
 }  // namespace
-}  // namespace robocache
+}  // namespace robocache::align

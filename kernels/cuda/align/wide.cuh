@@ -5,12 +5,12 @@
 #pragma once
 #include "tasks.cuh"
 
-namespace robocache {
+namespace robocache::align {
 namespace {
 
 // What a row's elements need. first, second: the two rows around the target; or a bin's two, their mean lying half-way.
-// mean: first is the bin's first sample, `samples` how many it holds, and `weight` 1 / samples; mean_of_last: second is the
-// first one's stamp.
+// mean: first is the bin's first sample, `samples` how many it holds, and `weight` 1 / samples; mean_of_last: second is
+// the first one's stamp.
 enum class Kind : int { none, copy, two, mean, mean_of_last };
 template <class V, class A> struct Entry {
   const V *first, *second;
@@ -19,7 +19,8 @@ template <class V, class A> struct Entry {
   int samples;
 };
 
-// cubic: the rows before and after these two (where there is none: the nearer of the two, and a negative `knots` index).
+// cubic: the rows before and after these two (where there is none: the nearer of the two, and a negative `knots`
+// index).
 template <class V, class A> struct Outer {
   const V *before, *after;
   Knots<A, int> knots;
@@ -51,9 +52,9 @@ __device__ Outer<V, A> outer_of(const Source& s, const Near<Time>& d, const Sten
 // Which rows the elements of a tile need: both around the target, with nothing to ask; both, one or none; one or none.
 enum class Rows : int { both, any, copies };
 
-// At most two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is used:
-// two pairs of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower ones, and one
-// instead of two, are fewer bytes each, so more of them.
+// At most two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is
+// used: two pairs of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower
+// ones, and one instead of two, are fewer bytes each, so more of them.
 template <Rows kNeeds, class O, int VEC, class V, class A, class Formula>
 __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
   constexpr int U = sizeof(V) * VEC == 16 && kNeeds != Rows::copies ? 2 : 4;
@@ -79,7 +80,8 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
       const Kind kind = kPlain ? Kind::two : entries[row[u]].kind;
       A y[VEC];
 #pragma unroll
-      for (int v = 0; v < VEC; ++v) y[v] = formula(kind == Kind::copy, weight, A(load(a[u].v + v)), A(load(b[u].v + v)));
+      for (int v = 0; v < VEC; ++v)
+        y[v] = formula(kind == Kind::copy, weight, A(load(a[u].v + v)), A(load(b[u].v + v)));
       if (kind == Kind::none) {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
@@ -207,4 +209,4 @@ __device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c
 }
 
 }  // namespace
-}  // namespace robocache
+}  // namespace robocache::align

@@ -1,12 +1,14 @@
-// What the kernels are given: raw pointers, sizes and strides. Filled by bindings.cpp, read by cpu/ and cuda/.
+// What the kernels are given: raw pointers, sizes and strides. Filled by bindings/align.cpp, read by cpu/align/ and
+// cuda/align/.
 #pragma once
 #include <cstdint>
 
-namespace robocache {
+#include "robocache/core/dtype.h"
 
-// The modes' values are the positions in MODES of robocache/ops/_library.py.
+namespace robocache::align {
+
+// The modes' values are the positions in MODES of robocache/ops/modes.py.
 enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle };
-enum class DType : int32_t { f64, f32, f16, bf16, e4m3, e5m2, i8 };
 enum class TimeType : int32_t { i64, f64, f32 };
 
 // A number in the call's time dtype.
@@ -26,7 +28,7 @@ struct Stream {
   int64_t time_batch_stride;
   int64_t length;
   int64_t dim;
-  int64_t column;  // where its columns start in the fused row
+  int64_t column;     // where its columns start in the fused row
   TimeValue max_gap;  // below 0: no limit
   TimeValue shift;    // added to the stream's stamps
   DType dtype;
@@ -51,4 +53,4 @@ struct Output {
   DType dtype;
 };
 
-}  // namespace robocache
+}  // namespace robocache::align

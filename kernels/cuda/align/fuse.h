@@ -3,10 +3,11 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "robocache/types.h"
+#include "robocache/align/types.h"
 
 namespace robocache::cuda {
 
-void fuse(TimeType time_type, const Stream* streams, const Targets& targets, const Output& out, cudaStream_t queue);
+void fuse(align::TimeType time_type, const align::Stream* streams, const align::Targets& targets,
+          const align::Output& out, cudaStream_t queue);
 
 }  // namespace robocache::cuda

@@ -23,7 +23,7 @@
 #include "narrow.cuh"
 #include "wide.cuh"
 
-namespace robocache {
+namespace robocache::align {
 namespace {
 
 struct AnyFloat {};  // float32, float16 and bfloat16 streams side by side
@@ -31,20 +31,22 @@ struct Any {};       // and float64
 
 template <class V> constexpr bool kMixture = std::is_same_v<V, Any> || std::is_same_v<V, AnyFloat>;
 
-// Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48, x 8
-// 64, x 7 72, x 6 80, x 5 96.
+// Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
+// x 8 64, x 7 72, x 6 80, x 5 96.
 template <class V, int VEC, bool kLinear>
-constexpr int kBlocks = kLinear                                                                       ? (VEC ? 10 : 12)
+constexpr int kBlocks = kLinear                                                                ? (VEC ? 10 : 12)
                         : std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8 ? 5
                         : std::is_same_v<V, AnyFloat>                                          ? 6
                         : VEC                                                                  ? 7
                                                                                                : 8;
 
-constexpr int kNarrowBytes = ROBOCACHE_NARROW_BYTES;  // a row's, at most: two sectors, or one where two values are an access
+constexpr int kNarrowBytes =
+    ROBOCACHE_NARROW_BYTES;             // a row's, at most: two sectors, or one where two values are an access
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh, of streams that are not `single`; 0: all streams are narrow. kLinear: see tasks.cuh.
+// VEC: values an access in wide.cuh, of streams that are not `single`; 0: all streams are narrow. kLinear: see
+// tasks.cuh.
 template <class Time, class V, int VEC, int Cap, bool kLinear>
 __global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const Targets targets, const Output out) {
@@ -56,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
   const Source& s = launch.s[m];
   char* shared = reinterpret_cast<char*>(block_shared) + warp * launch.shared;
   const int64_t begin = launch.row0 + int64_t(place) * (kWarps * tiles * launch.rows);
-  int episode = targets.offsets ? episode_of(targets.offsets, int(targets.batch), begin) : 0;
+  int episode = targets.offsets ? episode_of<kThreads>(targets.offsets, int(targets.batch), begin) : 0;
   int64_t row0 = begin + warp * tiles * launch.rows;
   for (int tile = 0; tile < tiles; ++tile, row0 += launch.rows) {
     const int64_t left = targets.rows - row0;
@@ -107,16 +109,16 @@ bool aligned(const Stream& s, const Output& out, int64_t vec) {
   return vec * bytes_of(s.dtype) <= ROBOCACHE_ACCESS_BYTES && aligned_in(s, vec) && aligned_out(s, out, vec);
 }
 
-// Bytes that a narrow tile's samples take at the stream's mean rate, some more at either end included; 0 where that is too
-// much. What shared memory does not get, L1 has.
+// Bytes that a narrow tile's samples take at the stream's mean rate, some more at either end included; 0 where that is
+// too much. What shared memory does not get, L1 has.
 int64_t room_for(const Stream& s, const Targets& targets) {
   const double samples = double(s.length) * double(s.offsets ? 1 : targets.batch);
   const double bytes = (samples / double(targets.rows) * (kRows + 1) + 12) * double(s.dim * bytes_of(s.dtype)) + 32;
   return bytes <= kStaged ? int64_t(bytes) : 0;
 }
 
-// Narrow: packed rows that accesses of 16 bytes do not fit, or only a few of two values, unless their samples take too much
-// room.
+// Narrow: packed rows that accesses of 16 bytes do not fit, or only a few of two values, unless their samples take too
+// much room.
 Way way_of(const Stream& s, const Targets& targets, const Output& out) {
   if (s.mode == Mode::slerp && aligned_in(s, 4) && aligned_out(s, out, 4)) return Way::quaternion;
   if (s.mode == Mode::slerp || s.mode == Mode::pose) return Way::narrow;
@@ -151,7 +153,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
       const bool packed = s.value_row_stride == s.dim && s.length > 0;
       s.most = packed ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : -1;
-      s.end = (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
+      s.end =
+          (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, room_for(s, targets));
       tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
     } else if (s.way != Way::quaternion) {
@@ -173,11 +176,12 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   // Where episodes have to be searched, a warp goes on to the next tiles, if there are enough for the whole card.
   const bool many = VEC == 0 && kLinear && targets.rows >= kManyRows;
   p.tiles = !many ? 1 : targets.offsets ? ROBOCACHE_JAGGED_TILES : ROBOCACHE_DENSE_TILES;
-  const int64_t step = kWarps * p.tiles * p.rows, places = (targets.rows + step - 1) / step, most = (kDivisible - 1) / count;
+  const int64_t step = kWarps * p.tiles * p.rows, places = (targets.rows + step - 1) / step,
+                most = (kDivisible - 1) / count;
   for (int64_t place = 0; place < places; place += most) {
     p.row0 = place * step;
-    fuse_kernel<Time, V, VEC, Cap, kLinear><<<unsigned(std::min(most, places - place) * count), kThreads,
-                                               kWarps * p.shared, queue>>>(p, targets, out);
+    fuse_kernel<Time, V, VEC, Cap, kLinear>
+        <<<unsigned(std::min(most, places - place) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
   }
 }
 
@@ -196,8 +200,8 @@ void launch_streams(const Stream* streams, int first, int count, const Targets& 
     wide = wide || p.s[m].dtype == DType::f64;
     linear = linear && p.s[m].mode == Mode::linear;
   }
-  // To spare half of the build, float32 stamps (which resolve too little for real clocks) and 16-bit values under float64
-  // stamps take the kernels of mixtures.
+  // To spare half of the build, float32 stamps (which resolve too little for real clocks) and 16-bit values under
+  // float64 stamps take the kernels of mixtures.
   if constexpr (Cap == kFew && std::is_same_v<Time, int64_t>) {
     linear = linear && ROBOCACHE_LEAN;
     if (same && linear && dtype == DType::f32) return launch<Time, float, 4, Cap, true>(p, targets, out, queue);
@@ -228,4 +232,4 @@ void fuse_as(const Stream* streams, const Targets& targets, const Output& out, c
   }
 }
 
-}  // namespace robocache
+}  // namespace robocache::align

@@ -3,10 +3,10 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include <cstring>
-#include <type_traits>
-
-#include "robocache/math.h"
+#include "cuda/common/pack.cuh"
+#include "cuda/common/ragged.cuh"
+#include "robocache/align/ops.h"
+#include "robocache/core/divisor.h"
 
 // What benchmarks/ablations.py turns off to see what it is worth.
 #ifndef ROBOCACHE_NARROW_BYTES
@@ -27,35 +27,18 @@
 #ifndef ROBOCACHE_LEAN
 #define ROBOCACHE_LEAN 1
 #endif
-#ifndef ROBOCACHE_STREAMING_STORES
-#define ROBOCACHE_STREAMING_STORES 1
-#endif
 
-namespace robocache {
+namespace robocache::align {
 namespace {
 
-constexpr int kWarps = 4;             // a block: 16 blocks of 128 threads fill an SM's 2048
+constexpr int kWarps = 4;  // a block: 16 blocks of 128 threads fill an SM's 2048
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 32;             // targets a tile, at most: one a lane
 constexpr int kFewestRows = 2;        // of wide rows
 constexpr int kFew = 8, kMany = 240;  // streams a launch; the parameters travel by value (kMany: 30.2 of 32 KiB)
 
-// n / d for n below 2^31 by multiplication (Granlund & Montgomery, PLDI 1994): a 64-bit division is some 100
-// instructions, as many as all of a row's arithmetic.
-struct Divisor {
-  uint32_t d, magic, shift;
-  __host__ static Divisor of(int64_t d) {
-    uint32_t shift = 0;
-    while (shift < 31 && (int64_t(1) << shift) < d) ++shift;
-    const uint64_t magic = ((uint64_t(1) << 32) * ((uint64_t(1) << shift) - uint64_t(d))) / uint64_t(d) + 1;
-    return {uint32_t(d), uint32_t(magic), shift};
-  }
-  __device__ uint32_t quotient(uint32_t n) const { return (__umulhi(n, magic) + n) >> shift; }
-};
-constexpr int64_t kDivisible = int64_t(1) << 31;
-
-// How a stream's values move. wide.cuh: several an access; one an access, whatever the other streams' are. narrow.cuh: through
-// shared memory; slerp whose samples and results are one aligned access each.
+// How a stream's values move. wide.cuh: several an access; one an access, whatever the other streams' are. narrow.cuh:
+// through shared memory; slerp whose samples and results are one aligned access each.
 enum class Way : uint8_t { wide, single, narrow, quaternion };
 
 // A stream as the kernels take it.
@@ -65,40 +48,26 @@ struct Source : Stream {
   int index;      // among the call's streams
   int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; -1 where rows are not packed
   Way way;
-  bool fours;     // narrow.cuh: four neighbours of an output row are one aligned store
-  bool alone;     // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
+  bool fours;  // narrow.cuh: four neighbours of an output row are one aligned store
+  bool alone;  // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
 
-// Lean kernels (kLinear) are for streams that are all linear and whose values leave in the dtype they came in. To take that
-// for granted saves a third of the instructions and of the registers.
+// Lean kernels (kLinear) are for streams that are all linear and whose values leave in the dtype they came in. To take
+// that for granted saves a third of the instructions and of the registers.
 template <bool kLinear> __device__ Mode mode_of(const Source& s) { return kLinear ? Mode::linear : s.mode; }
 
 template <int Cap> struct Streams {
   Source s[Cap];
-  Divisor count;    // how many
-  unsigned staged;  // bytes a warp has in shared memory for samples (narrow.cuh)
-  unsigned shared;  // bytes a warp has in shared memory
-  unsigned rows;    // of a warp's tile: a power of two
-  int tiles;        // a warp takes, one after the other
-  int64_t row0;     // this launch's first row
+  Divisor count;      // how many
+  unsigned staged;    // bytes a warp has in shared memory for samples (narrow.cuh)
+  unsigned shared;    // bytes a warp has in shared memory
+  unsigned rows;      // of a warp's tile: a power of two
+  int tiles;          // a warp takes, one after the other
+  int64_t row0;       // this launch's first row
   int64_t row_bytes;  // of the output
-  Divisor length;   // targets of a dense episode; unset where `large`
-  bool large;       // too many rows for `length`
+  Divisor length;     // targets of a dense episode; unset where `large`
+  bool large;         // too many rows for `length`
 };
-
-// Last b with offsets[b] <= row, by the whole block: it cuts the rest into 128 parts at once, so 10,000 episodes take two
-// loads one after the other. All threads must call it.
-__device__ int episode_of(const int64_t* offsets, int batch, int64_t row) {
-  static_assert(kThreads == 128);
-  int low = 0, high = batch;
-  while (high - low > 1) {
-    const int step = ((high - low - 1) >> 7) + 1;
-    const unsigned probe = low + (threadIdx.x + 1) * step;  // up to 2^31 + 2^24
-    low += __syncthreads_count(probe < unsigned(high) && offsets[probe] <= row) * step;
-    high = min(high, low + step);
-  }
-  return low;
-}
 
 // Where one lane is: a target, its episode, and the samples of the stream in that episode.
 template <class Time> struct Cursor {
@@ -188,8 +157,8 @@ __device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, co
 
 // The rows of the output that a warp is at.
 struct Tile {
-  char* data;          // the first one's first value
-  bool* valid;         // the first one's flag for the stream
+  char* data;   // the first one's first value
+  bool* valid;  // the first one's flag for the stream
   const float* scale;
   unsigned width, streams;
   int rows;
@@ -213,61 +182,12 @@ struct Place {
   }
 };
 
-// N values that one access moves (16 bytes at most).
-template <class V, int N> struct alignas(sizeof(V) * N > 16 ? 16 : sizeof(V) * N) Pack {
-  V v[N];
-};
-
-template <int VEC, class V> __device__ Pack<V, VEC> load_pack(const V* at) {
-  return *reinterpret_cast<const Pack<V, VEC>*>(at);
-}
-
-// Outputs are not read again by these kernels: leave the cache to the samples that neighbours share.
-template <class P> __device__ void store_streaming(P* at, const P& value) {
-  if constexpr (!ROBOCACHE_STREAMING_STORES) {
-    *at = value;
-  } else if constexpr (sizeof(P) > 16) {
-    const uint4* from = reinterpret_cast<const uint4*>(&value);
-#pragma unroll
-    for (int i = 0; i < int(sizeof(P) / 16); ++i) __stcs(reinterpret_cast<uint4*>(at) + i, from[i]);
-  } else if constexpr (sizeof(P) == 16) {
-    __stcs(reinterpret_cast<uint4*>(at), *reinterpret_cast<const uint4*>(&value));
-  } else if constexpr (sizeof(P) == 8) {
-    __stcs(reinterpret_cast<uint2*>(at), *reinterpret_cast<const uint2*>(&value));
-  } else if constexpr (sizeof(P) == 4) {
-    __stcs(reinterpret_cast<unsigned*>(at), *reinterpret_cast<const unsigned*>(&value));
-  } else {
-    *at = value;
-  }
-}
-
-// Rounds N values; 16-bit ones two at a time.
-template <class O, int N, class A> __device__ Pack<O, N> rounded(const A (&y)[N]) {
-  Pack<O, N> p;
-  if constexpr (sizeof(O) == 2 && N % 2 == 0 && std::is_same_v<A, float>) {
-    uint32_t two[N / 2];
-#pragma unroll
-    for (int v = 0; v < N / 2; ++v) {
-      if constexpr (std::is_same_v<O, Half>) {
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(two[v]) : "f"(y[2 * v + 1]), "f"(y[2 * v]));
-      } else {
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two[v]) : "f"(y[2 * v + 1]), "f"(y[2 * v]));
-      }
-    }
-    memcpy(&p, two, sizeof p);
-  } else {
-#pragma unroll
-    for (int v = 0; v < N; ++v) store(p.v + v, y[v]);
-  }
-  return p;
-}
-
 template <class O, int N, class A> __device__ void store_as(const Tile& tile, unsigned at, const A (&y)[N]) {
   store_streaming(reinterpret_cast<Pack<O, N>*>(reinterpret_cast<O*>(tile.data) + at), rounded<O>(y));
 }
 
-// N neighbours of the tile's row `row`, from `column` on, as O, or where that is void in the output's dtype: one for the
-// launch, so the branch is uniform.
+// N neighbours of the tile's row `row`, from `column` on, as O, or where that is void in the output's dtype: one for
+// the launch, so the branch is uniform.
 template <class O, int N, class A>
 __device__ void store_values(const Tile& tile, unsigned row, unsigned column, const A (&y)[N]) {
   const unsigned at = row * tile.width + column;
@@ -279,8 +199,7 @@ __device__ void store_values(const Tile& tile, unsigned row, unsigned column, co
       case DType::bf16: return store_as<BFloat16>(tile, at, y);
       case DType::f16: return store_as<Half>(tile, at, y);
       case DType::f64: return store_as<double>(tile, at, y);
-      default:
-        Pack<uint8_t, N> p;
+      default: Pack<uint8_t, N> p;
 #pragma unroll
         for (int v = 0; v < N; ++v) {
           p.v[v] = encode8(tile.dtype, tile.scale ? float(y[v] / A(tile.scale[column + v])) : float(y[v]));
@@ -311,4 +230,4 @@ template <class Time> __device__ bool repeats_in(const Time* t, int samples) {
 }
 
 }  // namespace
-}  // namespace robocache
+}  // namespace robocache::align

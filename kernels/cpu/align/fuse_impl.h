@@ -5,15 +5,15 @@
 //   1. brackets: gallop from where the last two brackets predict the next one, prefetch the samples found
 //   2. formula:  one row of accumulators a target, written straight to the output where it has the accumulator's type
 //   3. store:    else rounded to the output's type from a 64 x 128 scratch block (32-64 KiB: stays in L2)
-#include "robocache/math.h"
+#include "robocache/align/ops.h"
 
-namespace robocache {
+namespace robocache::align {
 inline namespace RC_ISA {
 namespace {
 
 constexpr int kRows = 64;      // targets a block: brackets and weights fit in L1
 constexpr int kColumns = 128;  // columns a scratch block
-constexpr int kAhead = 8;       // targets of prefetch; of 4, 8, 16 and 32 the fastest here (64 episodes, far over the cache)
+constexpr int kAhead = 8;  // targets of prefetch; of 4, 8, 16 and 32 the fastest here (64 episodes, far over the cache)
 
 // Targets [first_target, first_target + rows) of one episode, one stream.
 struct Block {
@@ -22,7 +22,8 @@ struct Block {
   int64_t first_target, rows, output_row;
 
   template <class Time> const Time* times() const {
-    return static_cast<const Time*>(stream->times) + (stream->offsets ? first_sample : batch * stream->time_batch_stride);
+    return static_cast<const Time*>(stream->times) +
+           (stream->offsets ? first_sample : batch * stream->time_batch_stride);
   }
   template <class V> const V* values() const {
     return static_cast<const V*>(stream->values) +
@@ -81,29 +82,31 @@ RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* 
   }
 }
 
-#define RC_BY_WIDTH(width, CALL)     \
-  switch (width) {                   \
-    case 1: CALL(1); break;          \
-    case 2: CALL(2); break;          \
-    case 3: CALL(3); break;          \
-    case 4: CALL(4); break;          \
-    case 6: CALL(6); break;          \
-    case 7: CALL(7); break;          \
-    case 8: CALL(8); break;          \
-    case 14: CALL(14); break;        \
-    case 16: CALL(16); break;        \
-    default: CALL(0);                \
+#define RC_BY_WIDTH(width, CALL) \
+  switch (width) {               \
+    case 1: CALL(1); break;      \
+    case 2: CALL(2); break;      \
+    case 3: CALL(3); break;      \
+    case 4: CALL(4); break;      \
+    case 6: CALL(6); break;      \
+    case 7: CALL(7); break;      \
+    case 8: CALL(8); break;      \
+    case 14: CALL(14); break;    \
+    case 16: CALL(16); break;    \
+    default: CALL(0);            \
   }
 
 template <class V, class A>
-void linear_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void linear_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
+                  int64_t out_stride) {
 #define RC_CALL(W) linear_rows<W>(x, stride, s, rows, width, out, out_stride)
   RC_BY_WIDTH(width, RC_CALL)
 #undef RC_CALL
 }
 
 template <class V, class A>
-void mean_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void mean_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
+                int64_t out_stride) {
   const auto none = [](int64_t) { return false; };
 #define RC_CALL(W) mean_rows<W>(x, stride, s, rows, width, out, out_stride, none)
   RC_BY_WIDTH(width, RC_CALL)
@@ -129,8 +132,8 @@ template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const 
 }
 
 template <class V, class A, class Time>
-void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows, int64_t width,
-                 A* out, int64_t out_stride) {
+void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows,
+                 int64_t width, A* out, int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
     const V* b = x + s[k].second * stride;
@@ -149,7 +152,8 @@ void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Ste
 }
 
 template <class V, class A>
-void angle_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out, int64_t out_stride) {
+void angle_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
+                 int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
     const V* b = x + s[k].second * stride;
@@ -163,7 +167,8 @@ void angle_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int r
 
 // slerp (position = 0) and pose (position = 3 linear columns first). A quaternion without direction is not valid.
 template <class V, class A>
-void quaternion_block(const V* x, int64_t stride, Stencil<A, int64_t>* s, int rows, int position, A* out, int64_t out_stride) {
+void quaternion_block(const V* x, int64_t stride, Stencil<A, int64_t>* s, int rows, int position, A* out,
+                      int64_t out_stride) {
   for (int k = 0; k < rows; ++k) {
     const V* a = x + s[k].first * stride;
     const V* b = x + s[k].second * stride;
@@ -181,8 +186,8 @@ void quaternion_block(const V* x, int64_t stride, Stencil<A, int64_t>* s, int ro
 }
 
 template <class V, class A, class Time>
-void formula(Mode mode, const V* x, int64_t stride, const Time* t, int64_t n, Stencil<A, int64_t>* s, int rows, int64_t width,
-             A* out, int64_t out_stride) {
+void formula(Mode mode, const V* x, int64_t stride, const Time* t, int64_t n, Stencil<A, int64_t>* s, int rows,
+             int64_t width, A* out, int64_t out_stride) {
   if (n == 0) {
     for (int k = 0; k < rows; ++k) {
       for (int64_t c = 0; c < width; ++c) out[k * out_stride + c] = A(NAN);
@@ -282,8 +287,8 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
   for (int k = 0; k < rows; ++k) out.valid[(block.output_row + k) * out.streams + stream_index] = s[k].valid;
 }
 
-template <class Time> void fuse_rows_as(const Stream* streams, const Targets& targets, const Output& out,
-                                        int64_t begin, int64_t end) {
+template <class Time>
+void fuse_rows_as(const Stream* streams, const Targets& targets, const Output& out, int64_t begin, int64_t end) {
   int64_t row = begin;
   int64_t b = targets.offsets ? locate<false>(targets.offsets, targets.batch, row, int64_t(0)) : row / targets.length;
   for (; row < end; ++b) {
@@ -326,4 +331,4 @@ void fuse_rows(TimeType time_type, const Stream* streams, const Targets& targets
 }
 
 }  // namespace RC_ISA
-}  // namespace robocache
+}  // namespace robocache::align

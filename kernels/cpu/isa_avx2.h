@@ -1,0 +1,13 @@
+// What follows, up to isa_end.h, is compiled for AVX2. Standard headers come before the pragma: their inline functions
+// are shared with code that must run on any machine.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define RC_ISA isa_avx2

@@ -1,4 +1,0 @@
-// The CUDA kernels for float times.
-#include "fuse_impl.cuh"
-
-template void robocache::fuse_as<float>(const Stream*, const Targets&, const Output&, cudaStream_t);

@@ -1,4 +1,0 @@
-// The CUDA kernels for double times.
-#include "fuse_impl.cuh"
-
-template void robocache::fuse_as<double>(const Stream*, const Targets&, const Output&, cudaStream_t);

@@ -1,0 +1,16 @@
+// What a function is that host and device share, and the namespace that keeps instruction sets apart.
+//
+// Every rounding is explicit: products and sums that may be fused are written as fma(), the rest must not be fused
+// (nvcc -fmad=false, gcc -ffp-contract=off), so both sides give the same bits. No fast-math and no library sin or atan
+// (their bits differ between libm and CUDA): the polynomials of geometry/ serve both.
+#pragma once
+
+#ifdef __CUDACC__
+#define RC_INLINE __host__ __device__ __forceinline__
+#define RC_ISA device_code
+#else
+#define RC_INLINE inline __attribute__((always_inline))
+#ifndef RC_ISA
+#error "define RC_ISA: each instruction set gets its own copy of these functions"
+#endif
+#endif
