@@ -8,7 +8,9 @@ import torch
 from cases import Batch
 from torch import Tensor
 
-from robocache.ops import reference
+from robocache.ops import MODES
+from robocache.ops._fuse import Arguments
+from robocache.ops.reference import align as reference
 
 #: Largest error allowed, by output dtype; values are normal, so none is much above 5.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -66,15 +68,16 @@ def _episode(batch: Batch, b: int) -> tuple[Batch, slice]:
 
 def _reference(batch: Batch) -> tuple[Tensor, Tensor]:
     streams = batch.streams
-    return reference.align(
-        [s.values for s in streams],
-        [s.times for s in streams],
-        [None for _ in streams],
-        [s.mode for s in streams],
-        [None for _ in streams],
-        [0 for _ in streams],
-        batch.targets,
-        None,
-        streams[0].values.dtype,
-        None,
+    arguments = Arguments(
+        values=[s.values for s in streams],
+        times=[s.times for s in streams],
+        offsets=[None for _ in streams],
+        modes=[MODES.index(s.mode) for s in streams],
+        max_gaps=[-1 for _ in streams],
+        shifts=[0 for _ in streams],
+        targets=batch.targets,
+        target_offsets=None,
+        out_dtype=streams[0].values.dtype,
+        out_scale=None,
     )
+    return reference.fuse(arguments)

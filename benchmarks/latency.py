@@ -31,7 +31,7 @@ from gpu_common import Bench, Times
 from throughput import OURS, prepare
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robocache.ops import _library, fuse_multimodal, resample_trajectories
+from robocache.ops import _fuse, fuse_multimodal, resample_trajectories
 
 CALLS_A_GRAPH = 20
 HOST_CALLS = 400
@@ -69,7 +69,10 @@ def operator_calls(call: Callable[[], object]) -> dict[str, Callable[[], object]
     if recorder.call is None:
         raise RuntimeError("no robocache operator was called")
     operator, args, kwargs = recorder.call
-    return {"robocache op": lambda: _library.fuse(*args, **kwargs), "torch op": lambda: operator(*args, **kwargs)}
+    return {
+        "robocache op": lambda: _fuse.fuse(_fuse.Arguments(*args, **kwargs)),
+        "torch op": lambda: operator(*args, **kwargs),
+    }
 
 
 def host_times(calls: dict[str, Callable[[], object]], device: str, together: int, count: int) -> dict[str, Times]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops_oracles import needs_cuda, needs_extension
+from marks import needs_cuda, needs_extension
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"

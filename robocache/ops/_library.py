@@ -1,23 +1,16 @@
-"""Loads the compiled extension and registers what torch needs to know of its operator beside the kernels."""
+"""Loads the compiled extension, and says which operators it has on which device."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
-import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 logger = logging.getLogger("robocache")
-
-#: Names of the alignment modes; their positions are the kernels' ``Mode`` (kernels/include/robocache/types.h).
-MODES = ("linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pose", "angle")
 
 
 def _load() -> str:
@@ -47,48 +40,27 @@ def reason() -> str:
     return _REASON
 
 
-@lru_cache(maxsize=1)
-def warn_fallback() -> None:
-    """Say once a process that the slow reference does the work."""
-    logger.warning("the plain-torch reference does the alignment, much slower: %s", _REASON)
+def _kernels(key: str) -> frozenset[str]:
+    """Names of the operators that have a kernel under a dispatch key."""
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key) if available() else []
+    return frozenset(n.removeprefix("robocache::") for n in names if n.startswith("robocache::"))
 
 
-def _has_kernel(key: str) -> bool:
-    return available() and torch._C._dispatch_has_kernel_for_dispatch_key("robocache::fuse", key)
+_KERNELS = {"cpu": _kernels("CPU"), "cuda": _kernels("CUDA")}
 
 
-_SUPPORTED = tuple(device for device, key in (("cpu", "CPU"), ("cuda", "CUDA")) if _has_kernel(key))
+def has_kernel(op: str, device: torch.device) -> bool:
+    """True where the extension has operator ``op`` for ``device`` (a CPU build has none for CUDA)."""
+    return op in _KERNELS.get(device.type, ())
 
 
 def supports(device: torch.device) -> bool:
-    """True where the extension has kernels for ``device`` (a CPU build has none for CUDA)."""
-    return device.type in _SUPPORTED
+    """True where the extension aligns on ``device``."""
+    return has_kernel("fuse", device)
 
 
-def fuse(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """The operator ``torch.ops.robocache.fuse``, by the short way where no compiler wants to see it."""
-    if torch.compiler.is_compiling():
-        return torch.ops.robocache.fuse(*arguments)
-    return sys.modules["robocache._C"].fuse(*arguments)
-
-
-if available():
-
-    @torch.library.register_fake("robocache::fuse")
-    def _fuse_shape(
-        values: Sequence[Tensor],
-        times: Sequence[Tensor],
-        offsets: Sequence[Tensor | None],
-        modes: Sequence[int],
-        max_gaps: Sequence[float],
-        shifts: Sequence[float],
-        targets: Tensor,
-        target_offsets: Tensor | None,
-        out_dtype: torch.dtype,
-        out_scale: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        width = sum(x.shape[-1] for x in values)
-        return (
-            targets.new_empty((*targets.shape, width), dtype=out_dtype),
-            targets.new_empty((*targets.shape, len(values)), dtype=torch.bool),
-        )
+@cache
+def warn_fallback(op: str) -> None:
+    """Say once a process and operator that the slow reference does the work."""
+    why = _REASON or "the extension was built without CUDA"
+    logger.warning("the plain-torch reference does %s, much slower: %s", op, why)

@@ -30,8 +30,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robocache.ops import _library, reference
-from robocache.ops._library import MODES
+from robocache.ops import _fuse, _library
+from robocache.ops.modes import MODES
+from robocache.ops.reference import align as reference
 
 _MODE_INDEX = {name: index for index, name in enumerate(MODES)}
 
@@ -112,14 +113,13 @@ def fuse_multimodal(
         for m, (t, o) in enumerate(zip(times, offsets, strict=True)):
             _check_sorted(t, o, f"streams[{m}].times")
         _check_sorted(targets, target_offsets, "target_times")
-    if _library.supports(targets.device):
-        return _library.fuse(
-            values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale
-        )
-    _library.warn_fallback()
-    names = [MODES[i] for i in modes]
-    limits = [s.max_gap for s in streams]
-    return reference.align(values, times, offsets, names, limits, shifts, targets, target_offsets, out_dtype, out_scale)
+    arguments = _fuse.Arguments(
+        values, times, offsets, modes, max_gaps, shifts, targets, target_offsets, out_dtype, out_scale
+    )
+    if _library.has_kernel("fuse", targets.device):
+        return _fuse.fuse(arguments)
+    _library.warn_fallback("fuse")
+    return reference.fuse(arguments)
 
 
 def resample_trajectories(

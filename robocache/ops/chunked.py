@@ -125,7 +125,7 @@ def fuse_multimodal_chunked(
     width = sum(s.values.shape[-1] for s in streams)
     target_bytes = target_times.dtype.itemsize + width * out_dtype.itemsize + len(streams)
     extra_sample = extra_target = (0, 0)
-    if not _library.supports(device):
+    if not _library.has_kernel("fuse", device):
         extra_sample, extra_target = _REFERENCE_SAMPLE_BYTES, _REFERENCE_TARGET_BYTES
         target_bytes += width * extra_target[0] + extra_target[1]
     sources = []

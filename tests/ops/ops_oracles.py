@@ -17,9 +17,11 @@ from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from robocache.ops import _library, reference
+from robocache.ops import MODES as MODE_NAMES
 from robocache.ops import align as public
+from robocache.ops._fuse import Arguments
 from robocache.ops.align import StreamSpec
+from robocache.ops.reference import align as reference
 
 EPOCH = 1_700_000_000_000_000_000  # ns: about November 2023
 MODES = ("linear", "cubic", "nearest", "previous", "next", "mean", "angle", "slerp", "pose")
@@ -294,17 +296,19 @@ def _reference_fuse(
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
     dtypes = {s.values.dtype for s in streams}
-    return reference.align(
-        [s.values for s in streams],
-        [s.times for s in streams],
-        [s.offsets for s in streams],
-        [s.mode for s in streams],
-        [s.max_gap for s in streams],
-        [s.offset for s in streams],
-        target_times,
-        target_offsets,
-        out_dtype or (dtypes.pop() if len(dtypes) == 1 else torch.float32),
-        out_scale,
+    return reference.fuse(
+        Arguments(
+            [s.values for s in streams],
+            [s.times for s in streams],
+            [s.offsets for s in streams],
+            [MODE_NAMES.index(s.mode) for s in streams],
+            [-1 if s.max_gap is None else s.max_gap for s in streams],
+            [s.offset for s in streams],
+            target_times,
+            target_offsets,
+            out_dtype or (dtypes.pop() if len(dtypes) == 1 else torch.float32),
+            out_scale,
+        )
     )
 
 
@@ -327,7 +331,3 @@ def _reference_resample(
 REFERENCE = Implementation(_reference_resample, _reference_fuse)
 PUBLIC = Implementation(public.resample_trajectories, public.fuse_multimodal)
 IMPLEMENTATIONS = [pytest.param(REFERENCE, id="reference"), pytest.param(PUBLIC, id="public")]
-
-
-needs_extension = pytest.mark.skipif(not _library.available(), reason=_library.reason())
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops_oracles import MODES, assert_same_bits, dense, needs_cuda, ragged
+from marks import needs_cuda
+from ops_oracles import MODES, assert_same_bits, dense, ragged
 
 from robocache.ops import StreamSpec, chunked, fuse_multimodal, resample_trajectories
 from robocache.ops.chunked import (

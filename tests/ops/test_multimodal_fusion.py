@@ -292,7 +292,7 @@ def test_no_streams_and_unknown_modes_are_refused():
 def test_fallback_gives_the_same_and_says_so_once(monkeypatch, caplog):
     streams, targets = robot(4)
     expected = PUBLIC.fuse(streams, **targets)
-    monkeypatch.setattr(align_module._library, "supports", lambda device: False)
+    monkeypatch.setattr(align_module._library, "has_kernel", lambda op, device: False)
     _library.warn_fallback.cache_clear()
     with caplog.at_level(logging.WARNING, logger="robocache"):
         for _ in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marks import needs_cuda, needs_extension
 from ops_oracles import (
     EXACT_MODES,
     FLOAT32_ERROR,
@@ -14,8 +15,6 @@ from ops_oracles import (
     assert_close,
     assert_same_bits,
     dense,
-    needs_cuda,
-    needs_extension,
     ragged,
 )
 

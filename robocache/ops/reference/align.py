@@ -16,124 +16,65 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robocache.ops._fuse import Arguments, check
+from robocache.ops.modes import MODES
+
 #: Largest finite value of each narrow output type: values beyond it are stored as it.
 _SATURATE = {
     torch.float8_e4m3fn: (-448.0, 448.0),
     torch.float8_e5m2: (-57344.0, 57344.0),
     torch.int8: (-128.0, 127.0),
 }
-_TIME_DTYPES = (torch.int64, torch.float64, torch.float32)
-_VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_WIDTH = {"slerp": 4, "pose": 7}  # columns that a mode must have
 #: Below this angle (radians) sin(a)/sin(b) and a/b agree to float64, and slerp is a plain weighted sum.
 _SMALL_ANGLE = 1e-6
 
 
-def align(
-    values: Sequence[Tensor],
-    times: Sequence[Tensor],
-    offsets: Sequence[Tensor | None],
-    modes: Sequence[str],
-    max_gaps: Sequence[float | int | None],
-    shifts: Sequence[float | int],
-    targets: Tensor,
-    target_offsets: Tensor | None,
-    out_dtype: torch.dtype,
-    out_scale: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Bring M streams to the target times and lay them side by side.
-
-    Args:
-        values: per stream ``[B, S, D]`` (dense) or ``[N, D]`` (jagged), any floating dtype
-        times: per stream ``[B, S]`` or ``[N]``, sorted within each row; int64, float64 or float32, one dtype for all
-        offsets: per stream int64 ``[B + 1]`` where it is jagged, None where it is dense
-        modes: per stream ``linear``, ``cubic``, ``nearest``, ``previous``, ``next``, ``mean``, ``angle``, ``slerp``
-            (D = 4) or ``pose`` (D = 7)
-        max_gaps: per stream, in the unit of the times; None: no limit
-        shifts: per stream, added to its stamps (taken off the targets, in the dtype of the times)
-        targets: ``[B, T]``, or ``[K]`` with ``target_offsets``
-        target_offsets: int64 ``[B + 1]`` or None
-        out_dtype: float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8
-        out_scale: float32 scalar or ``[sum D]``: the 8-bit types store ``value / out_scale``; None: 1
+def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """Bring M streams to the target times and lay them side by side: what ``torch.ops.robocache.fuse`` does.
 
     Returns:
         ``[B, T, sum D]`` in ``out_dtype`` and bool ``[B, T, M]``; ``[K, sum D]`` and ``[K, M]`` for jagged targets.
 
     Cubic is the monotone PCHIP of Fritsch & Butland (SIAM J. Sci. Stat. Comput. 5, 1984) with the one-sided ends of
     SciPy's ``PchipInterpolator``; the angle between quaternions is by Kahan's ``2 atan2(|b - a|, |b + a|)``.
+
+    ``ValueError``: where the kernels would refuse.
     """
-    _check(values, times, offsets, modes, targets, target_offsets, out_dtype, out_scale)
-    shape = targets.shape
-    if target_offsets is None:
+    check(arguments)
+    a = arguments
+    shape, targets = a.targets.shape, a.targets.reshape(-1)
+    if a.target_offsets is None:
         target_offsets = _dense_offsets(*shape, device=targets.device)
-    targets = targets.reshape(-1)
+    else:
+        target_offsets = _rising("target_offsets", a.target_offsets, len(targets))
     row = torch.repeat_interleave(torch.diff(target_offsets), output_size=len(targets))
 
     columns, valid = [], []
-    for value, time, offset, mode, max_gap, shift in zip(values, times, offsets, modes, max_gaps, shifts, strict=True):
+    for m, (value, time, offset) in enumerate(zip(a.values, a.times, a.offsets, strict=True)):
         if offset is None:
             offset = _dense_offsets(*time.shape, device=time.device)
             value = value.reshape(time.numel(), value.shape[-1])
-        query = _Query(targets - _scalar(shift, targets), target_offsets, row)
-        column, ok = _align_stream(value, time.reshape(-1), offset, mode, max_gap, query)
+        else:
+            offset = _rising(f"offsets[{m}]", offset, len(time))
+        query = _Query(targets - _scalar(a.shifts[m], targets), target_offsets, row)
+        max_gap = a.max_gaps[m] if a.max_gaps[m] >= 0 else None
+        column, ok = _align_stream(value, time.reshape(-1), offset, MODES[a.modes[m]], max_gap, query)
         columns.append(column)
         valid.append(ok)
 
     widths = [column.shape[1] for column in columns]
     scales: Sequence[Tensor | None] = [None] * len(columns)
-    if out_scale is not None:
-        scales = out_scale.expand(sum(widths)).split(widths)
-    out = torch.cat([_store(c, out_dtype, s) for c, s in zip(columns, scales, strict=True)], dim=1)
+    if a.out_scale is not None:
+        scales = a.out_scale.expand(sum(widths)).split(widths)
+    out = torch.cat([_store(c, a.out_dtype, s) for c, s in zip(columns, scales, strict=True)], dim=1)
     return out.reshape(*shape, sum(widths)), torch.stack(valid, dim=1).reshape(*shape, len(columns))
 
 
-def _check(
-    values: Sequence[Tensor],
-    times: Sequence[Tensor],
-    offsets: Sequence[Tensor | None],
-    modes: Sequence[str],
-    targets: Tensor,
-    target_offsets: Tensor | None,
-    out_dtype: torch.dtype,
-    out_scale: Tensor | None,
-) -> None:
-    """``ValueError`` where the kernels would refuse."""
-    if targets.dtype not in _TIME_DTYPES:
-        raise ValueError(f"target times are {targets.dtype}; use int64 nanoseconds (or float64, float32)")
-    batch = _rows_of("target times", targets, target_offsets)
-    for m, (x, t, o, mode) in enumerate(zip(values, times, offsets, modes, strict=True)):
-        name = f"values[{m}] {x.dtype} {list(x.shape)}, times[{m}] {t.dtype} {list(t.shape)}"
-        if x.dtype not in _VALUE_DTYPES:
-            raise ValueError(f"{name}: use float64, float32, float16 or bfloat16 values")
-        if t.dtype != targets.dtype:
-            raise ValueError(f"{name}: the target times are {targets.dtype}; use one dtype")
-        if x.device != targets.device or t.device != targets.device:
-            raise ValueError(f"{name}: on {x.device} and {t.device}, the targets on {targets.device}")
-        if x.shape[:-1] != t.shape:
-            raise ValueError(f"{name}: must be [B, S, D] and [B, S], or with offsets [N, D] and [N]")
-        if (rows := _rows_of(name, t, o)) != batch:
-            raise ValueError(f"{name}: {rows} episodes, the targets {batch}")
-        if x.shape[-1] != _WIDTH.get(mode, x.shape[-1]):
-            raise ValueError(f"{name}: mode {mode} takes {_WIDTH[mode]} columns")
-    if out_dtype not in _VALUE_DTYPES and out_dtype not in _SATURATE:
-        raise ValueError(
-            f"out_dtype {out_dtype}; use float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8"
-        )
-    if out_scale is not None and out_dtype not in _SATURATE:
-        raise ValueError(f"out_scale needs an 8-bit out_dtype, got {out_dtype}")
-
-
-def _rows_of(name: str, times: Tensor, offsets: Tensor | None) -> int:
-    """How many rows the times have, dense or jagged."""
-    if times.dim() != (2 if offsets is None else 1):
-        raise ValueError(f"{name}: times {list(times.shape)} must be [B, S], or [N] with offsets")
-    if offsets is None:
-        return times.shape[0]
-    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0 or offsets.device != times.device:
-        raise ValueError(f"{name}: offsets {offsets.dtype} {list(offsets.shape)} must be int64 [B+1] on {times.device}")
-    if offsets[0] != 0 or offsets[-1] != len(times) or bool((offsets.diff() < 0).any()):
-        raise ValueError(f"{name}: offsets must rise from 0 to {len(times)}, got {offsets}")
-    return len(offsets) - 1
+def _rising(name: str, offsets: Tensor, total: int) -> Tensor:
+    """The offsets. ``ValueError`` where they do not rise from 0 to ``total``."""
+    if offsets[0] != 0 or offsets[-1] != total or bool((offsets.diff() < 0).any()):
+        raise ValueError(f"{name} must rise from 0 to {total}, got {offsets}")
+    return offsets
 
 
 class _Query(NamedTuple):

@@ -1,8 +1,8 @@
 """Writes trajectory_fp32.pt and multimodal_fp32.pt: float32 inputs and what NumPy and SciPy answer in float64.
 
-    python tests/golden_data/make_golden.py
+    python tests/ops/golden_data/make_golden.py
 
-The same bytes on every run. No RoboCache operation takes part in the answers (see ``tests/ops_oracles.py``).
+The same bytes on every run. No RoboCache operation takes part in the answers (see ``tests/ops/ops_oracles.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
 
 from ops_oracles import EPOCH, MODES, align_row, ragged  # noqa: E402
 

@@ -1,0 +1,104 @@
+"""The operator ``robocache::fuse`` as Python sees it: its arguments, what they must be, and its short way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robocache.ops import _library
+from robocache.ops.modes import MODES, WIDTHS
+
+TIME_DTYPES = (torch.int64, torch.float64, torch.float32)
+VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+#: Output dtypes that a scale belongs to.
+SCALED_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
+
+
+class Arguments(NamedTuple):
+    """What the operator takes, and what :func:`robocache.ops.reference.align.fuse` does; M streams.
+
+    values:         M tensors, ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16 or bfloat16
+    times:          M tensors, ``[B, S]`` or ``[N]``, sorted within each row; int64, float64 or float32, all of one dtype
+    offsets:        M times int64 ``[B + 1]`` where a stream is jagged, None where it is dense
+    modes:          M positions in :data:`~robocache.ops.modes.MODES`
+    max_gaps:       M limits in the unit of the times; below 0: none
+    shifts:         M numbers, added to the stamps (taken off the targets, in the dtype of the times)
+    targets:        ``[B, T]``, or ``[K]`` with ``target_offsets``
+    target_offsets: int64 ``[B + 1]`` or None
+    out_dtype:      float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8
+    out_scale:      float32 ``[sum D]``: the 8-bit types store ``value / out_scale``; None: 1
+    """
+
+    values: Sequence[Tensor]
+    times: Sequence[Tensor]
+    offsets: Sequence[Tensor | None]
+    modes: Sequence[int]
+    max_gaps: Sequence[float]
+    shifts: Sequence[float]
+    targets: Tensor
+    target_offsets: Tensor | None
+    out_dtype: torch.dtype
+    out_scale: Tensor | None
+
+
+def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """``torch.ops.robocache.fuse``, by the short way where no compiler wants to see it."""
+    if torch.compiler.is_compiling():
+        return torch.ops.robocache.fuse(*arguments)
+    return sys.modules["robocache._C"].fuse(*arguments)
+
+
+def check(a: Arguments) -> None:
+    """``ValueError`` where shapes, dtypes or devices do not fit; looks at no data."""
+    if a.targets.dtype not in TIME_DTYPES:
+        raise ValueError(f"target times are {a.targets.dtype}; use int64 nanoseconds (or float64, float32)")
+    batch = _rows_of("target times", a.targets, a.target_offsets)
+    for m, (x, t, o, mode) in enumerate(zip(a.values, a.times, a.offsets, a.modes, strict=True)):
+        name = f"values[{m}] {x.dtype} {list(x.shape)}, times[{m}] {t.dtype} {list(t.shape)}"
+        if x.dtype not in VALUE_DTYPES:
+            raise ValueError(f"{name}: use float64, float32, float16 or bfloat16 values")
+        if t.dtype != a.targets.dtype:
+            raise ValueError(f"{name}: the target times are {a.targets.dtype}; use one dtype")
+        if x.device != a.targets.device or t.device != a.targets.device:
+            raise ValueError(f"{name}: on {x.device} and {t.device}, the targets on {a.targets.device}")
+        if x.dim() != t.dim() + 1 or x.shape[:-1] != t.shape:
+            raise ValueError(f"{name}: must be [B, S, D] and [B, S], or with offsets [N, D] and [N]")
+        if (rows := _rows_of(name, t, o)) != batch:
+            raise ValueError(f"{name}: {rows} episodes, the targets {batch}")
+        width = WIDTHS.get(MODES[mode])
+        if width is not None and x.shape[-1] != width:
+            raise ValueError(f"{name}: mode {MODES[mode]} takes {width} columns")
+    if a.out_dtype not in VALUE_DTYPES and a.out_dtype not in SCALED_DTYPES:
+        raise ValueError(
+            f"out_dtype {a.out_dtype}; use float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8"
+        )
+    if a.out_scale is not None and a.out_dtype not in SCALED_DTYPES:
+        raise ValueError(f"out_scale needs an 8-bit out_dtype, got {a.out_dtype}")
+
+
+def _rows_of(name: str, times: Tensor, offsets: Tensor | None) -> int:
+    """How many rows the times have, dense or jagged."""
+    if times.dim() != (2 if offsets is None else 1):
+        raise ValueError(f"{name}: times {list(times.shape)} must be [B, S], or [N] with offsets")
+    if offsets is None:
+        return times.shape[0]
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] == 0 or offsets.device != times.device:
+        raise ValueError(f"{name}: offsets {offsets.dtype} {list(offsets.shape)} must be int64 [B+1] on {times.device}")
+    return offsets.shape[0] - 1
+
+
+if _library.available():
+
+    @torch.library.register_fake("robocache::fuse")
+    def _fake(*flat: Any) -> tuple[Tensor, Tensor]:
+        a = Arguments(*flat)
+        check(a)
+        width = sum(x.shape[-1] for x in a.values)
+        return (
+            a.targets.new_empty((*a.targets.shape, width), dtype=a.out_dtype),
+            a.targets.new_empty((*a.targets.shape, len(a.values)), dtype=torch.bool),
+        )

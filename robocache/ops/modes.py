@@ -1,0 +1,9 @@
+"""The alignment modes: what stands here is said nowhere else. Imports no torch."""
+
+from __future__ import annotations
+
+#: Names; their positions are the kernels' ``Mode`` (kernels/include/robocache/align/types.h).
+MODES = ("linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pose", "angle")
+
+#: Columns of the modes that take no other number of them.
+WIDTHS = {"slerp": 4, "pose": 7}
