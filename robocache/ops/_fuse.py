@@ -22,7 +22,7 @@ class Arguments(NamedTuple):
     """What the operator takes, and what :func:`robocache.ops.reference.align.fuse` does; M streams.
 
     values:         M tensors, ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16 or bfloat16
-    times:          M tensors, ``[B, S]`` or ``[N]``, sorted within each row; int64, float64 or float32, all of one dtype
+    times:          M tensors, ``[B, S]`` or ``[N]``, sorted within each row; int64, float64 or float32, one dtype
     offsets:        M times int64 ``[B + 1]`` where a stream is jagged, None where it is dense
     modes:          M positions in :data:`~robocache.ops.modes.MODES`
     max_gaps:       M limits in the unit of the times; below 0: none
