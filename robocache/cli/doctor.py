@@ -99,7 +99,7 @@ def _extension() -> list[Check]:
 
     if not _library.available():
         return [Check("extension", "missing", f"{_library.reason()}; the plain-torch reference is used, much slower")]
-    kernels = [name for name in ("cpu", "cuda") if _library.supports(torch.device(name))]
+    kernels = [name for name in ("cpu", "cuda") if _library.has_kernel("fuse", torch.device(name))]
     instructions = torch.ops.robocache.instruction_set()
     return [Check("extension", "ok", f"kernels for {', '.join(kernels)}; CPU kernels use {instructions}")]
 

@@ -42,10 +42,8 @@ from robocache.config.schema import (
 )
 from robocache.errors import ConfigError
 from robocache.formats.base import TIME_UNITS, InputSpec, TableTimes, parse_source
+from robocache.ops.modes import WIDTHS
 from robocache.output.schema import INDEX_COLUMNS
-
-#: Modes whose input has a fixed number of columns: a quaternion, and xyz with a quaternion.
-MODE_WIDTH = {"slerp": 4, "pose": 7}
 
 
 def load_job(path: str, overrides: Sequence[str] = ()) -> Job:
@@ -236,10 +234,10 @@ def _source(found: Any, path: str, problems: Problems) -> FeatureSource:
     if not problems.under(f"{path}.source"):
         source = cfg.source
         width = _selected_width(source, f"{path}.source", problems)
-        wanted = MODE_WIDTH.get(cfg.align, width)
+        wanted = WIDTHS.get(cfg.align, width)
         if width is not None and width != wanted:
             problems.wrong(f"{path}.align", cfg.align, f"it takes {wanted} columns and {source} selects {width}")
-    if cfg.quaternion_order is not None and cfg.align not in MODE_WIDTH and not problems.under(f"{path}.align"):
+    if cfg.quaternion_order is not None and cfg.align not in WIDTHS and not problems.under(f"{path}.align"):
         right = f"align {cfg.align} knows no quaternions; align slerp or pose, or leave it out"
         problems.wrong(f"{path}.quaternion_order", cfg.quaternion_order, right)
     max_gap = _parsed(parse_duration, cfg.max_gap, f"{path}.max_gap", problems)
@@ -408,7 +406,7 @@ def _source_mapping(source: FeatureSource) -> dict[str, Any]:
         mapping["offset"] = _duration(source.offset)
     if source.optional:
         mapping["optional"] = True
-    if source.align in MODE_WIDTH:
+    if source.align in WIDTHS:
         mapping["quaternion_order"] = source.quaternion_order
     return mapping
 

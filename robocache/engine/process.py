@@ -321,10 +321,10 @@ def pick_device(job: Job) -> str:
     """The torch device of ``compute.device``. ``ConfigError`` where it or a required extension is missing."""
     device = job.compute.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and _library.supports(torch.device("cuda")) else "cpu"
+        device = "cuda" if torch.cuda.is_available() and _library.has_kernel("fuse", torch.device("cuda")) else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["compute.device: cuda, but torch sees no CUDA device; use auto or cpu"])
-    if job.compute.require_extension and not _library.supports(torch.device(device)):
+    if job.compute.require_extension and not _library.has_kernel("fuse", torch.device(device)):
         why = _library.reason() or "it was built without CUDA"
         raise ConfigError([f"compute.require_extension: true, but there are no compiled kernels for {device}: {why}"])
     return device

@@ -13,10 +13,10 @@ from robocache.config.job import Feature, Job
 from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
 from robocache.formats import read_episode
+from robocache.ops.modes import WIDTHS
 from robocache.output.schema import FeatureType
 from robocache.types import EpisodeRef, Stream
 
-_WIDTHS = {"slerp": 4, "pose": 7}
 _SELECTING = ("nearest", "previous", "next")
 
 
@@ -95,9 +95,9 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
                 )
             elif found.kind != "float" and len(feature.sources) > 1:
                 problems.append(f"{where}.source: {s.source} holds {found.kind}; it needs a feature of its own")
-            elif found.width != _WIDTHS.get(s.align, found.width):
+            elif found.width != WIDTHS.get(s.align, found.width):
                 problems.append(
-                    f"{where}.align: {s.align} takes {_WIDTHS[s.align]} columns, {s.source} has {found.width}"
+                    f"{where}.align: {s.align} takes {WIDTHS[s.align]} columns, {s.source} has {found.width}"
                 )
         widths = [types[s.source] for s in feature.sources if s.source in types]
         if len(widths) == len(feature.sources) and not any(t.kind != "float" or t.width for t in widths):

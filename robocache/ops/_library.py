@@ -54,11 +54,6 @@ def has_kernel(op: str, device: torch.device) -> bool:
     return op in _KERNELS.get(device.type, ())
 
 
-def supports(device: torch.device) -> bool:
-    """True where the extension aligns on ``device``."""
-    return has_kernel("fuse", device)
-
-
 @cache
 def warn_fallback(op: str) -> None:
     """Say once a process and operator that the slow reference does the work."""

@@ -9,8 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from robocache.config.job import Job
-from robocache.config.load import MODE_WIDTH, job_from_mapping, load_job, resolved_yaml
+from robocache.config.load import job_from_mapping, load_job, resolved_yaml
 from robocache.formats import list_episodes, read_episode
+from robocache.ops.modes import WIDTHS
 from robocache.sample import write_samples
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -39,7 +40,7 @@ def check_first_episode(job: Job, episodes: int) -> None:
             assert isinstance(stream.values, np.ndarray)
             assert len(stream.times) > 1
             width = int(np.prod(stream.values.shape[1:]))
-            assert width == MODE_WIDTH.get(source.align, width) > 0, source
+            assert width == WIDTHS.get(source.align, width) > 0, source
 
 
 @pytest.mark.realdata
