@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from robocache import run, verify
-from robocache.cli.progress import display, render_summary
+from robocache.cli.progress import display
+from robocache.cli.run import render
 from robocache.sample import truth, write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
@@ -93,7 +94,7 @@ def main() -> int:
     console.print(f"{len(logs)} logs, {sum(p.stat().st_size for p in logs) / 1e6:.1f} MB, the last one cut off\n")
     with display() as progress:
         summary = run(str(CONFIG), overwrite=True, progress=progress)
-    console.print(render_summary(summary), markup=False, highlight=False)
+    console.print("\n".join(render(summary)), markup=False, highlight=False)
     found = verify("out/demo")
     console.print(f"verify: {'whole' if not found.problems else found.problems}\n", markup=False)
     table = pq.read_table("out/demo/data")

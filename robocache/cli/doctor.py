@@ -1,7 +1,8 @@
-"""What ``robocache doctor`` checks: what this machine and this installation can do, and what to do about the rest."""
+"""``robocache doctor``: what this machine and this installation can do, and what to do about the rest."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -13,7 +14,9 @@ from typing import Literal, NamedTuple
 
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
+
+from robocache.cli import terminal
+from robocache.cli.terminal import cell
 
 #: ``ok``: there and working. ``missing``: RoboCache does not work, or works slowly, without it. ``off``: an optional
 #: part that is not there.
@@ -38,6 +41,15 @@ class Check(NamedTuple):
     detail: str
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> bool:
+    terminal.show(render(report()))
+    return True
+
+
 def report() -> list[Check]:
     """Every check, in the order to read them. A check that fails is a line of the report, never an error."""
     checks: Sequence[Callable[[], list[Check]]] = (_machine, _torch, _extension, _packages, _readers, _disk)
@@ -47,8 +59,11 @@ def report() -> list[Check]:
 def render(lines: Sequence[Check]) -> Table:
     """The report as a table."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, state, detail in lines:
-        table.add_row(Text(name), Text(state, style=_STYLE[state]), Text(detail, overflow="fold"))
+        table.add_row(cell(name), cell(state, _STYLE[state]), cell(detail))
     return table
 
 

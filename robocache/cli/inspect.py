@@ -1,30 +1,35 @@
-"""What ``robocache inspect`` shows of recordings: their streams, and how steady each one's clock is."""
+"""``robocache inspect``: the streams of recordings and how steady each one's clock is, or an output's columns and what
+its episodes were made of. What is found is plain dataclasses; they are drawn as tables, or printed as JSON.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow.dataset import dataset
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from robocache.config.schema import did_you_mean
-from robocache.engine.clean import clean
-from robocache.errors import ConfigError, InputError
-from robocache.formats import InputSpec, list_episodes, list_streams, read_episode
-from robocache.output.store import Store
-from robocache.output.tables import EPISODES, QUARANTINE
-from robocache.types import EpisodeRef, StreamInfo
+from robocache.cli import terminal
+from robocache.cli.terminal import cell, grid, heading, shown
+from robocache.errors import ConfigError, InputError, OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from robocache.formats import InputSpec
+    from robocache.output.store import Store
+    from robocache.types import EpisodeRef, StreamInfo
 
 #: A step this many times the median is a gap.
 GAP_FACTOR = 3
@@ -63,17 +68,120 @@ class StreamStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class InspectedEpisode:
-    """One recording: its streams with their statistics, or why it cannot be read.
+class InspectedStream:
+    """One stream: what a config may name of it (see :class:`robocache.types.StreamInfo`), and its clock.
 
-    non_finite: where values were read, by source path of each stream of numbers: samples with NaN or infinity in them,
-                which a run drops
+    non_finite: where values were read, by source path of its numbers: samples with NaN or infinity in them, which a
+                run drops
     """
 
-    ref: EpisodeRef
-    streams: tuple[tuple[StreamInfo, StreamStatistics], ...] = ()
+    source: str
+    type: str
+    fields: tuple[tuple[str, str], ...]
+    clock: StreamStatistics
     non_finite: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedEpisode:
+    """One recording: its streams, or why it cannot be read."""
+
+    id: str
+    format: str
+    bytes: int
+    streams: tuple[InspectedStream, ...] = ()
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedRecordings:
+    """``episodes`` of the ``of_episodes`` that there are."""
+
+    of_episodes: int
+    episodes: tuple[InspectedEpisode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedColumn:
+    """A column of an output. ``valid``: the share of its rows that is, None where it has no such mark."""
+
+    name: str
+    type: str
+    valid: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedOutput:
+    """An output as a whole."""
+
+    uri: str
+    episodes: int
+    quarantined: int
+    rows: int
+    columns: tuple[InspectedColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedOutputEpisode:
+    """An episode of an output, as its episode table has it (``streams``: what was found in each), or why it is not
+    there.
+    """
+
+    id: str
+    quarantined: str = ""
+    episode_index: int | None = None
+    rows: int = 0
+    part: str = ""
+    streams: tuple[Mapping[str, Any], ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("uri", help="file, glob or folder of recordings; or an output folder")
+    parser.add_argument("--limit", type=int, default=5, help="recordings to show (default: 5)")
+    parser.add_argument("--episode", metavar="ID", help="show this one, and how many of its samples hold NaN")
+    by = "tables: each file is an episode (default), or each folder"
+    parser.add_argument("--episode-by", choices=("file", "folder"), default="file", help=by)
+    parser.add_argument("--format", default="auto", help="reader, where the suffix does not tell")
+    parser.add_argument("--time-column", metavar="PATH", help="time column of tables, e.g. timestamp")
+    parser.add_argument("--time-unit", choices=("ns", "us", "ms", "s"), default="s", help="its unit (default: s)")
+    parser.add_argument("--rate-hz", type=float, help="rate of tables without time")
+    parser.add_argument("--stamp", choices=("header", "log"), default="header", help="which time messages have")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> bool:
+    if is_output(args.uri):
+        if args.episode is None:
+            output = inspect_output(args.uri)
+            terminal.document(output) if args.json else terminal.show(render_output(output))
+        else:
+            episode = inspect_output_episode(args.uri, args.episode)
+            terminal.document(episode) if args.json else terminal.show(render_output_episode(episode))
+        return True
+    return _run_recordings(args)
+
+
+def _run_recordings(args: argparse.Namespace) -> bool:
+    from robocache.formats import InputSpec, TableTimes
+
+    times = None
+    if args.time_column or args.rate_hz:
+        times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
+    spec = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
+    if args.episode is not None:
+        count, episodes = 1, iter([inspect_recording(spec, args.episode)])
+    else:
+        count, episodes = inspect_recordings(spec, args.limit)
+    seen = []
+    for episode in episodes:
+        seen.append(episode)
+        if not args.json:
+            terminal.show(render_episode(episode))
+    if args.json:
+        terminal.document(InspectedRecordings(count, tuple(seen)))
+    elif count > len(seen):
+        terminal.say(f"... and {count - len(seen)} more; --limit shows them")
+    return not any(episode.failure for episode in seen)
 
 
 def stream_statistics(times: np.ndarray) -> StreamStatistics:
@@ -112,34 +220,47 @@ def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[int, 
 
     Raises :class:`InputError` where the input matches nothing; an episode that cannot be read carries its failure.
     """
+    from robocache.formats import list_episodes
+
     refs = list_episodes(spec)
     return len(refs), (_inspect(ref, spec, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
 def inspect_recording(spec: InputSpec, id: str) -> InspectedEpisode:
     """The episode of that id, values included. ``ConfigError`` where there is none."""
+    from robocache.formats import list_episodes
+
     refs = {ref.id: ref for ref in list_episodes(spec)}
     return _inspect(refs[_known(id, list(refs))], spec, values=True)
 
 
 def _known(id: str, ids: Sequence[str]) -> str:
     if id not in ids:
+        from robocache.config.schema import did_you_mean
+
         close = did_you_mean(id, list(ids))
         raise ConfigError([f"--episode: {id!r} is none of {len(ids)} episodes; {close}the first is {ids[0]!r}"])
     return id
 
 
 def _inspect(ref: EpisodeRef, spec: InputSpec, *, values: bool) -> InspectedEpisode:
+    from robocache.formats import list_streams
+
+    size = sum(file.size for file in ref.files)
     try:
         infos = list_streams(ref, spec)
     except InputError as error:
-        return InspectedEpisode(ref, failure=str(error))
-    known: dict[int, StreamStatistics] = {}  # the columns of a table share one array of times
+        return InspectedEpisode(ref.id, ref.format, size, failure=str(error))
+    clocks: dict[int, StreamStatistics] = {}  # the columns of a table share one array of times
     for info in infos:
-        if id(info.times) not in known:
-            known[id(info.times)] = stream_statistics(info.times)
-    non_finite = _non_finite(ref, [path for info in infos for path in _numbers(info)], spec) if values else None
-    return InspectedEpisode(ref, tuple((info, known[id(info.times)]) for info in infos), non_finite)
+        if id(info.times) not in clocks:
+            clocks[id(info.times)] = stream_statistics(info.times)
+    found = _non_finite(ref, [path for info in infos for path in _numbers(info)], spec) if values else None
+    streams = []
+    for info in infos:
+        own = None if found is None else {path: found[path] for path in _numbers(info) if path in found}
+        streams.append(InspectedStream(info.source, info.type, info.fields, clocks[id(info.times)], own))
+    return InspectedEpisode(ref.id, ref.format, size, tuple(streams))
 
 
 def _numbers(info: StreamInfo) -> list[str]:
@@ -152,6 +273,9 @@ def _numbers(info: StreamInfo) -> list[str]:
 
 def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dict[str, int]:
     """Read in one go; where that fails by halves, so that what cannot be read hides nothing else."""
+    from robocache.engine.clean import clean
+    from robocache.formats import read_episode
+
     try:
         streams = read_episode(ref, sources, spec).streams
     except InputError:
@@ -165,36 +289,34 @@ def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dic
 def render_episode(episode: InspectedEpisode) -> RenderableType:
     """A heading, the streams' clocks, and what each stream contains, fields named as a source path would; where values
     were read, how many samples of which have NaN or infinity."""
-    size = sum(file.size for file in episode.ref.files)
-    heading = Text.assemble((episode.ref.id, "bold"), f"  {episode.ref.format}  {decimal(size)}")
+    title = heading(episode.id, f"  {episode.format}  {decimal(episode.bytes)}")
     if episode.failure:
-        return Group(heading, Text(f"cannot be read: {episode.failure}", style="red"))
-    clocks = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    clocks.add_column("stream", overflow="fold", min_width=8)
-    for name in ("samples", "span", "rate", "jitter", "p99", "gaps", "longest", "dups", "late"):
-        clocks.add_column(name, justify="right", no_wrap=True)
-    contents = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    contents.add_column("stream", overflow="fold", min_width=8)
-    if episode.non_finite is not None:
+        return Group(title, cell(f"cannot be read: {episode.failure}", "red"))
+    clocks = grid("samples", "span", "rate", "jitter", "p99", "gaps", "longest", "dups", "late", folded="stream")
+    contents = grid(folded="stream")
+    values = any(stream.non_finite is not None for stream in episode.streams)
+    if values:
         contents.add_column("NaN", overflow="fold", max_width=40)
     contents.add_column("contents")
-    for info, found in episode.streams:
-        clocks.add_row(Text(info.source), *_cells(found))
-        values = [] if episode.non_finite is None else [_faulty(info, episode.non_finite)]
-        contents.add_row(Text(info.source), *values, Text.assemble(info.type, (_fields(info), "dim")))
-    return Group(heading, clocks, Text(), contents)
+    for stream in episode.streams:
+        clocks.add_row(cell(stream.source), *_cells(stream.clock))
+        faulty = [_faulty(stream)] if values else []
+        contents.add_row(
+            cell(stream.source), *faulty, Text.assemble(shown(stream.type), (shown(_fields(stream)), "dim"))
+        )
+    return Group(title, clocks, Text(), contents)
 
 
-def _faulty(info: StreamInfo, non_finite: Mapping[str, int]) -> Text:
+def _faulty(stream: InspectedStream) -> Text:
     """How many samples of a stream, or of which of its fields, are not finite; empty where none could be read."""
-    counts = {path: non_finite[path] for path in _numbers(info) if path in non_finite}
-    lines = [f"{n:,} {path.removeprefix(info.source).lstrip('.')}".strip() for path, n in counts.items() if n]
+    counts = stream.non_finite or {}
+    lines = [f"{n:,} {shown(path.removeprefix(stream.source).lstrip('.'))}".strip() for path, n in counts.items() if n]
     return _marks([(len(lines), "\n".join(lines))])[0] if counts else Text()
 
 
-def _fields(info: StreamInfo) -> str:
+def _fields(stream: InspectedStream) -> str:
     """The fields behind a colon, those of one kind together: ``: x, y float64; count int32``."""
-    kinds = groupby(info.fields, key=lambda field: field[1])
+    kinds = groupby(stream.fields, key=lambda field: field[1])
     same = [f"{', '.join(name for name, _ in group)}\N{NO-BREAK SPACE}{kind}" for kind, group in kinds]
     return f": {'; '.join(same)}" if same else ""
 
@@ -231,61 +353,112 @@ def _duration(nanoseconds: float | None) -> str:
 
 def is_output(uri: str) -> bool:
     """True for a folder that ``robocache run`` wrote."""
+    from robocache.output.store import Store
+    from robocache.output.tables import EPISODES
+
     return Store(uri).exists(EPISODES)
 
 
-def render_output(uri: str) -> RenderableType:
-    """Columns of an output and how much of each is valid, from its episode table and a part's schema."""
+@contextmanager
+def _whole(uri: str, name: str) -> Iterator[None]:
+    """Let what a damaged file of an output raises out as an ``OutputError`` that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{uri}/{name}: cannot be read ({error}); `robocache verify` says what is damaged") from error
+
+
+def _tables(uri: str) -> tuple[Store, pa.Table, dict[str, str]]:
+    """The output's episode table, and its quarantined ids with their reasons."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from robocache.output.store import Store
+    from robocache.output.tables import EPISODES, QUARANTINE
+
     store = Store(uri)
-    episodes = pq.read_table(pa.BufferReader(store.read(EPISODES)))
-    quarantined = store.read(QUARANTINE).splitlines()
-    table = Table(title=f"{uri}: {episodes.num_rows} episodes, {len(quarantined)} quarantined", title_justify="left")
+    with _whole(uri, EPISODES):
+        episodes = pq.read_table(pa.BufferReader(store.read(EPISODES)))
+    with _whole(uri, QUARANTINE):
+        reasons = {q["id"]: q["reason"] for q in map(json.loads, store.read(QUARANTINE).splitlines())}
+    return store, episodes, reasons
+
+
+def inspect_output(uri: str) -> InspectedOutput:
+    """Columns of an output and how much of each is valid, from its episode table and its parts. ``OutputError``."""
+    store, episodes, reasons = _tables(uri)
+    types: dict[str, str] = {}
+    valid: Counter[str] = Counter()
+    rows = 0
+    for name in dict.fromkeys(part for part in episodes["part"].to_pylist() if part):
+        with _whole(uri, name), store.reading(name) as file:
+            schema, marks = _marks_of(file, arrow=name.endswith(".arrow"))
+        types = types or {field.name: str(field.type) for field in schema}
+        rows += marks.num_rows
+        for column in marks.column_names:
+            valid[column] += sum(chunk.true_count for chunk in marks[column].chunks)
+    columns = tuple(
+        InspectedColumn(name, type, valid[mark] / max(rows, 1) if (mark := f"{name}.valid") in types else None)
+        for name, type in types.items()
+        if not name.endswith(".valid")
+    )
+    return InspectedOutput(uri, episodes.num_rows, len(reasons), rows, columns)
+
+
+def _marks_of(file: IO[bytes], *, arrow: bool) -> tuple[pa.Schema, pa.Table]:
+    """A part's schema, and its columns that say which rows are valid."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if arrow:
+        table = pa.ipc.open_file(file).read_all()
+        return table.schema, table.select([name for name in table.column_names if name.endswith(".valid")])
+    part = pq.ParquetFile(file)
+    names = part.schema_arrow.names
+    return part.schema_arrow, part.read([name for name in names if name.endswith(".valid")])
+
+
+def render_output(output: InspectedOutput) -> RenderableType:
+    """Its columns as a table."""
+    title = cell(f"{output.uri}: {output.episodes} episodes, {output.quarantined} quarantined")
+    table = Table(title=title, title_justify="left")
     table.add_column("column", overflow="fold")
     table.add_column("type", overflow="fold")
     table.add_column("valid", justify="right")
-    parts = [p for p in pc.unique(episodes["part"]).to_pylist() if p]
-    if not parts:
-        return table
-    data = dataset(
-        [store.path(p) for p in parts],
-        format="ipc" if parts[0].endswith(".arrow") else "parquet",
-        filesystem=store.fs,
-    )
-    rows = data.count_rows()
-    for field in data.schema:
-        if not field.name.endswith(".valid"):
-            share = ""
-            if f"{field.name}.valid" in data.schema.names:
-                valid = data.to_table([f"{field.name}.valid"]).column(0)
-                share = f"{pc.sum(valid).as_py() / max(rows, 1):.1%}"
-            table.add_row(field.name, str(field.type), share)
-    table.caption = f"{rows:,} rows"
+    for column in output.columns:
+        table.add_row(cell(column.name), cell(column.type), "" if column.valid is None else f"{column.valid:.1%}")
+    if output.columns:
+        table.caption = f"{output.rows:,} rows"
     return table
 
 
-def render_output_episode(uri: str, id: str) -> RenderableType:
+def inspect_output_episode(uri: str, id: str) -> InspectedOutputEpisode:
     """What a run found in one episode of an output and made of it, or why it is in the quarantine.
 
-    ``ConfigError`` where the output has no such episode.
+    ``ConfigError`` where the output has no such episode, ``OutputError`` where it is damaged.
     """
-    store = Store(uri)
-    table = pq.read_table(pa.BufferReader(store.read(EPISODES)))
-    reasons = {q["id"]: q["reason"] for q in map(json.loads, store.read(QUARANTINE).splitlines())}
-    _known(id, [*table["id"].to_pylist(), *reasons])
+    _, episodes, reasons = _tables(uri)
+    ids = episodes["id"].to_pylist()
+    _known(id, [*ids, *reasons])
     if id in reasons:
-        return Group(Text(id, "bold"), Text(f"quarantined: {reasons[id]}", style="red"))
-    (episode,) = table.filter(pc.equal(table["id"], id)).to_pylist()
-    heading = f"  episode {episode['episode_index']}, {episode['rows']:,} rows, {episode['part']}"
-    streams = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    streams.add_column("stream", overflow="fold", min_width=8)
-    for name in ("samples", "gaps", "longest", "dups", "late", "NaN", "valid"):
-        streams.add_column(name, justify="right", no_wrap=True)
-    for s in episode["streams"]:
+        return InspectedOutputEpisode(id, quarantined=reasons[id])
+    (row,) = episodes.slice(ids.index(id), 1).to_pylist()
+    kept = {key: row[key] for key in ("episode_index", "rows", "part")}
+    return InspectedOutputEpisode(id, streams=tuple(row["streams"]), **kept)
+
+
+def render_output_episode(episode: InspectedOutputEpisode) -> RenderableType:
+    """A heading, and what was found in each stream."""
+    if episode.quarantined:
+        return Group(heading(episode.id), cell(f"quarantined: {episode.quarantined}", "red"))
+    title = heading(episode.id, f"  episode {episode.episode_index}, {episode.rows:,} rows, {episode.part}")
+    streams = grid("samples", "gaps", "longest", "dups", "late", "NaN", "valid", folded="stream")
+    for s in episode.streams:
         counts = [s["duplicates"], s["out_of_order"], s["non_finite"]]
         faults = [
             (s["gaps"], f"{s['gaps']:,}"),
             (s["gaps"], _duration(s["longest_gap"])),
             *((n, f"{n:,}") for n in counts),
         ]
-        streams.add_row(Text(s["source"]), f"{s['samples']:,}", *_marks(faults), f"{s['valid_share']:.1%}")
-    return Group(Text.assemble((id, "bold"), heading), streams)
+        streams.add_row(cell(s["source"]), f"{s['samples']:,}", *_marks(faults), f"{s['valid_share']:.1%}")
+    return Group(title, streams)

@@ -1,60 +1,145 @@
-"""What a run would do, said before anything is written: shards, rows, bytes, memory."""
+"""``robocache plan``: what a run would do, said before anything is written."""
 
 from __future__ import annotations
 
+import argparse
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from robocache.config.job import Job
-from robocache.engine.process import Processor, pick_device
-from robocache.engine.shards import plan_shards
-from robocache.engine.source_types import resolve
-from robocache.errors import InputError
-from robocache.formats import list_episodes, read_episode
-from robocache.output.commit import IDENTITY, Output
-from robocache.output.store import Store
+from robocache.cli import terminal
+from robocache.cli.run import add_config, config_of
+
+if TYPE_CHECKING:
+    from robocache.config.job import Job
 
 
-def preview(job: Job) -> str:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One episode that was read and aligned, and what it foretells by input bytes.
+
+    episode, rows: its id and how many rows it makes
+    all_rows:      of the whole input
+    bytes:         of these rows before compression
+    memory:        bytes of the shards in flight
+    columns:       name and Arrow type of each feature
+    """
+
+    episode: str
+    rows: int
+    all_rows: int
+    bytes: int
+    memory: int
+    columns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do.
+
+    failed:   episodes that cannot even be listed
+    done:     shards that an earlier run has committed and that match; None where there is no output yet
+    sample:   None where no episode can be used
+    unusable: the first episode that cannot, and why
+    """
+
+    episodes: int
+    failed: int
+    bytes_in: int
+    shards: int
+    shard_mb: int
+    output: str
+    device: str
+    threads: int
+    max_memory_mb: int
+    done: int | None
+    sample: Sample | None
+    unusable: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def run(args: argparse.Namespace) -> bool:
+    from robocache.config.load import load_job
+
+    found = preview(load_job(*config_of(args)))
+    if args.json:
+        terminal.document(found)
+    else:
+        terminal.say(*render(found))
+    return True
+
+
+def preview(job: Job) -> Preview:
     """List the input, read and align one episode of it, and extrapolate by input bytes. Writes nothing."""
+    from robocache.engine.process import Processor, pick_device
+    from robocache.engine.shards import plan_shards
+    from robocache.engine.source_types import resolve
+    from robocache.errors import InputError
+    from robocache.formats import list_episodes, read_episode
+    from robocache.output.commit import IDENTITY, Output
+    from robocache.output.store import Store
+
     device = pick_device(job)
+    threads = job.compute.threads or os.cpu_count() or 1
     refs = list_episodes(job.input)
     shards = plan_shards(refs, job.output.shard_mb)
     good = [ref for ref in refs if not ref.failure]
-    bytes_in = sum(ref.nbytes for ref in refs)
-    lines = [
-        f"input    {len(refs)} episodes, {decimal(bytes_in)}; {len(refs) - len(good)} cannot be listed",
-        f"shards   {len(shards)} of about {job.output.shard_mb} MB, one part each, to {job.output.uri}",
-        f"device   {device}",
-    ]
     store = Store(job.output.uri, job.output.storage_options)
-    if store.exists(IDENTITY):
-        output = Output(job, store)
-        done = len(output.done(shards))
-        lines.append(f"resume   {done} of {len(shards)} shards are there and match")
+    done = len(Output(job, store).done(shards)) if store.exists(IDENTITY) else None
     processor = Processor(job, resolve(job, refs), device)
-    unusable = ""
+    sample, unusable = None, ""
     for ref in good:
         try:
             aligned = processor.align(0, read_episode(ref, job.sources, job.input))
         except InputError as error:
-            unusable = unusable or f"unusable {ref.id}: {error}"
+            unusable = unusable or f"{ref.id}: {error}"
             continue
-        scale = sum(r.nbytes for r in good) / max(ref.nbytes, 1)
         rows, size = aligned.table.num_rows, aligned.table.nbytes
+        scale = sum(r.nbytes for r in good) / max(ref.nbytes, 1)
         largest = max(sum(r.nbytes for r in shard.refs) for shard in shards)
-        threads = job.compute.threads or os.cpu_count() or 1
         # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
         flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
-        lines += [
-            f"rows     about {rows * scale:,.0f} ({rows:,} of {ref.id}, scaled by input bytes)",
-            f"bytes    about {decimal(int(size * scale))} before compression",
-            f"memory   about {decimal(int(flight))} with {threads} threads, "
-            f"alignment bounded by {job.compute.max_memory_mb} MB each",
-            "columns  " + ", ".join(f"{f.name} {f.arrow}" for f in processor.features),
-        ]
+        columns = tuple((feature.name, str(feature.arrow)) for feature in processor.features)
+        sample = Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns)
         break
-    else:
-        lines += [unusable] if unusable else []
-    return "\n".join(lines)
+    return Preview(
+        episodes=len(refs),
+        failed=len(refs) - len(good),
+        bytes_in=sum(ref.nbytes for ref in refs),
+        shards=len(shards),
+        shard_mb=job.output.shard_mb,
+        output=job.output.uri,
+        device=device,
+        threads=threads,
+        max_memory_mb=job.compute.max_memory_mb,
+        done=done,
+        sample=sample,
+        unusable=unusable,
+    )
+
+
+def render(p: Preview) -> list[str]:
+    """The plan as lines for a person."""
+    lines = [
+        f"input    {p.episodes} episodes, {decimal(p.bytes_in)}; {p.failed} cannot be listed",
+        f"shards   {p.shards} of about {p.shard_mb} MB, one part each, to {p.output}",
+        f"device   {p.device}",
+    ]
+    if p.done is not None:
+        lines.append(f"resume   {p.done} of {p.shards} shards are there and match")
+    if p.sample is None:
+        return [*lines, f"unusable {p.unusable}"] if p.unusable else lines
+    s = p.sample
+    return [
+        *lines,
+        f"rows     about {s.all_rows:,} ({s.rows:,} of {s.episode}, scaled by input bytes)",
+        f"bytes    about {decimal(s.bytes)} before compression",
+        f"memory   about {decimal(s.memory)} with {p.threads} threads, alignment bounded by {p.max_memory_mb} MB each",
+        "columns  " + ", ".join(f"{name} {type}" for name, type in s.columns),
+    ]

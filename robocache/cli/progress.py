@@ -1,69 +1,76 @@
-"""How a run shows itself: a bar on a terminal, a line every few seconds elsewhere, and a summary at its end."""
+"""How far a run is: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from robocache.engine.run import Progress
-from robocache.output.tables import Summary
+from robocache.cli.terminal import console
+
+if TYPE_CHECKING:
+    from robocache.engine.run import Progress
 
 logger = logging.getLogger("robocache")
 
+#: To be called with each progress.
+Show: TypeAlias = "Callable[[Progress], None]"
+
 LOG_EVERY_S = 5.0
-_SHOWN_REASONS = 10
 
 
-@contextlib.contextmanager
-def display() -> Iterator[Callable[[Progress], None]]:
-    """A function to call with each :class:`Progress`."""
-    console = Console(stderr=True)
-    began = time.monotonic()
-    first: Progress | None = None
+def display(*, quiet: bool = False) -> AbstractContextManager[Show]:
+    """What shows a run's progress, where standard error goes: a bar or lines; ``quiet``: nothing."""
+    if not quiet and sys.stderr.isatty() and console(sys.stderr).is_interactive:
+        return _bar()
+    return _lines()
 
-    def rates(p: Progress) -> tuple[float, float]:
-        """Rows and bytes a second of this run; what an earlier run had done does not count."""
-        nonlocal first
-        first = first or p
-        seconds = max(time.monotonic() - began, 1e-9)
-        return (p.rows - first.rows) / seconds, (p.bytes_in - first.bytes_in) / seconds
 
-    if console.is_terminal:
-        columns = (
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} episodes"),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[quarantined]} quarantined"),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=console) as bar:
-            task = bar.add_task("run", total=None, speed="", quarantined=0)
+class _Speed:
+    """Rows and bytes a second of this run; what an earlier run had done does not count."""
 
-            def draw(p: Progress) -> None:
-                rows, size = rates(p)
-                bar.update(
-                    task,
-                    completed=p.episodes,
-                    total=p.of_episodes,
-                    speed=f"{rows:,.0f} rows/s {decimal(int(size))}/s",
-                    quarantined=p.quarantined,
-                )
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.first: Progress | None = None
 
-            yield draw
-        return
+    def __call__(self, p: Progress) -> tuple[float, float]:
+        self.first = self.first or p
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return (p.rows - self.first.rows) / seconds, (p.bytes_in - self.first.bytes_in) / seconds
 
-    logged = began
+
+@contextmanager
+def _bar() -> Iterator[Show]:
+    """It pulses until the first progress tells how much there is; it takes what the figures leave of the width."""
+    speed = _Speed()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), TimeRemainingColumn())
+    with Bar(*columns, console=console(sys.stderr), expand=True) as bar:
+        task = bar.add_task("looking at the input", total=None)
+
+        def draw(p: Progress) -> None:
+            rows, size = speed(p)
+            left_out = f", {p.quarantined} quarantined" if p.quarantined else ""
+            done = f"{p.episodes}/{p.of_episodes} episodes{left_out}, {rows:,.0f} rows/s, {decimal(int(size))}/s"
+            bar.update(task, completed=p.episodes, total=p.of_episodes, description=done)
+
+        yield draw
+
+
+@contextmanager
+def _lines() -> Iterator[Show]:
+    speed = _Speed()
+    logged = speed.began
 
     def log(p: Progress) -> None:
         nonlocal logged
-        rows, size = rates(p)
+        rows, size = speed(p)
         now = time.monotonic()
         if now - logged < LOG_EVERY_S and p.episodes < p.of_episodes:
             return
@@ -76,24 +83,3 @@ def display() -> Iterator[Callable[[Progress], None]]:
         )
 
     yield log
-
-
-def render_summary(s: Summary) -> str:
-    """The end of a run, for a person."""
-    total = s.episodes + len(s.quarantined)
-    lines = [
-        f"{s.uri}: {s.rows:,} rows of {s.episodes} episodes in {s.parts} parts, {decimal(s.bytes_out)} "
-        f"from {decimal(s.bytes_in)} of input, {s.seconds:.2f} s",
-    ]
-    if s.skipped_shards:
-        lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
-    if s.quarantined:
-        allowed = "" if s.within_limit else ", more than max_failed_episodes allows"
-        lines.append(f"quarantined: {len(s.quarantined)} of {total} episodes{allowed}")
-        for q in s.quarantined[:_SHOWN_REASONS]:
-            lines.append(f"  {q.id}: {q.reason}")
-        if len(s.quarantined) > _SHOWN_REASONS:
-            lines.append(
-                f"  ... and {len(s.quarantined) - _SHOWN_REASONS} more in {s.uri}/meta/robocache/quarantine.jsonl"
-            )
-    return "\n".join(lines)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import robocache
 from robocache import cli
 from robocache.cli import progress
 from robocache.sample import write_samples
@@ -114,12 +115,92 @@ def test_storage_that_fails_is_no_traceback(work, capsys, monkeypatch):
     assert "the disk hiccups" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["inspect", "--limit", "many", "logs"]])
-def test_wrong_command_lines(arguments, capsys):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rnu config.yaml", "robocache: no command 'rnu' (did you mean 'run'?); see robocache --help"),
+        ("fly", "robocache: no command 'fly'; see robocache --help"),
+        ("run", "robocache run: the following arguments are required: CONFIG; see robocache run --help"),
+        ("run config.yaml --overwrit", "robocache run: cannot take '--overwrit' (did you mean '--overwrite'?); see "),
+        (
+            "-v plan a.yaml b.yaml",
+            "robocache plan: two configs: 'a.yaml' and 'b.yaml'; write an override as KEY=VALUE;",
+        ),
+        ("verify out more", "robocache verify: cannot take 'more'; see robocache verify --help"),
+        ("inspect --limit many logs", "robocache inspect: argument --limit: invalid int value: 'many'; see "),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(line, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        cli.main(line.split())
     assert caught.value.code == cli.USAGE
-    assert "usage: robocache" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+
+
+def test_no_command_is_answered_by_the_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == cli.USAGE
+    err = capsys.readouterr().err
+    assert err.startswith("usage: robocache")
+    assert all(f"    {command} " in err for command in cli.COMMANDS)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == cli.DONE
+    assert capsys.readouterr().out == f"robocache {robocache.__version__}\n"
+
+
+def test_overrides_and_options_stand_anywhere(work, capsys):
+    line = ["run", "timeline.rate_hz=20", "-q", "config.yaml", "--overwrite", "output.uri=elsewhere"]
+    assert cli.main(line) == cli.DONE
+    out, err = capsys.readouterr()
+    rows = pq.read_table("elsewhere/data")
+    assert out.startswith(f"elsewhere: {len(rows)} rows")
+    assert rows["time_ns"][1].as_py() - rows["time_ns"][0].as_py() == 50_000_000
+    assert not err
+    (work / "a=b.yaml").write_text((work / "config.yaml").read_text())
+    assert cli.main(["-q", "plan", "a=b.yaml"]) == cli.DONE
+
+
+def test_json(work, capsys):
+    def document(*arguments: str) -> dict:
+        cli.main([*arguments, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    plan = document("plan", "config.yaml")
+    assert (plan["episodes"], plan["failed"], plan["shards"], plan["done"]) == (3, 1, 1, None)
+    assert plan["sample"]["columns"][1][0] == "action"
+    run = document("run", "config.yaml")
+    assert (run["episodes"], run["within_limit"], len(run["quarantined"])) == (2, True, 1)
+    assert run["quarantined"][0]["id"] == "episode_002.mcap"
+    assert document("verify", "out") == {
+        **{key: run[key] for key in ("episodes", "rows", "parts")},
+        "bytes": run["bytes_out"],
+        "quarantined": 1,
+        "problems": [],
+    }
+    logs = document("inspect", "logs", "--limit", "1")
+    assert (logs["of_episodes"], [e["id"] for e in logs["episodes"]]) == (3, ["episode_000.mcap"])
+    joints = next(s for s in logs["episodes"][0]["streams"] if s["source"] == "/joint_states")
+    assert joints["clock"]["step"] == pytest.approx(5e6, rel=0.01)
+    columns = {c["name"]: c["valid"] for c in document("inspect", "out")["columns"]}
+    assert columns["frame_index"] is None
+    assert 0.5 < columns["observation.state"] < columns["action"]
+    episode = document("inspect", "out", "--episode", "episode_001.mcap")
+    rows = pq.read_table("out/data", columns=["episode_index"])["episode_index"].to_pylist().count(1)
+    assert (episode["episode_index"], episode["rows"]) == (1, rows)
+
+
+def test_who_stops_reading_ends_the_command_quietly(work):
+    process = start(work, "inspect", "logs", "--episode", "episode_000.mcap")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", cli.DONE)
 
 
 def test_plan_writes_nothing(work, capsys):

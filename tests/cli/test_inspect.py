@@ -10,6 +10,9 @@ from rich.console import Console
 
 import robocache
 from robocache.cli.inspect import (
+    InspectedEpisode,
+    StreamStatistics,
+    inspect_output_episode,
     inspect_recording,
     inspect_recordings,
     render_episode,
@@ -28,6 +31,14 @@ def text_of(episode, width: int = 160) -> str:
     with console.capture() as capture:
         console.print(render_episode(episode))
     return capture.get()
+
+
+def clocks(episode: InspectedEpisode) -> dict[str, StreamStatistics]:
+    return {stream.source: stream.clock for stream in episode.streams}
+
+
+def non_finite(episode: InspectedEpisode) -> dict[str, int]:
+    return {path: n for stream in episode.streams for path, n in (stream.non_finite or {}).items()}
 
 
 def test_a_steady_stream_has_no_faults():
@@ -94,11 +105,12 @@ def test_every_recording_is_shown_and_a_damaged_one_with_its_reason(recordings):
     count, episodes = inspect_recordings(recordings)
     a, b, c = episodes
     assert count == 3
-    assert [e.ref.id for e in (a, b, c)] == ["a.csv", "b.csv", "c.csv"]
-    (info, found), *_ = [pair for pair in a.streams if pair[0].source == "q"]
-    assert info.type == "double" or "float64" in info.type
+    assert [e.id for e in (a, b, c)] == ["a.csv", "b.csv", "c.csv"]
+    (stream,) = [stream for stream in a.streams if stream.source == "q"]
+    assert stream.type == "double" or "float64" in stream.type
+    found = stream.clock
     assert (found.samples, found.gaps, found.longest_gap, found.rate_hz) == (100, 1, 200 * MS, 100)
-    assert all(found.gaps == 0 for _, found in b.streams)
+    assert all(stream.clock.gaps == 0 for stream in b.streams)
     assert c.streams == ()
     assert "c.csv" in c.failure
     shown = text_of(a)
@@ -111,7 +123,7 @@ def test_every_recording_is_shown_and_a_damaged_one_with_its_reason(recordings):
 
 def test_only_as_many_recordings_are_read_as_are_asked_for(recordings):
     count, episodes = inspect_recordings(recordings, limit=1)
-    assert (count, [e.ref.id for e in episodes]) == (3, ["a.csv"])
+    assert (count, [e.id for e in episodes]) == (3, ["a.csv"])
 
 
 FAULTY = "time_ms,q,n,label\n" + "0,1,1,a\n10,nan,,b\n20,inf,3,\n30,2,4,c\n40,,5,d\n"  # q: 3 samples, n: 1
@@ -125,11 +137,12 @@ def columns(shown: str, name: str) -> list[str]:
 def test_samples_that_are_not_finite_are_counted_in_a_single_recording(tmp_path):
     (tmp_path / "a.csv").write_text(FAULTY)
     (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
-    assert episode.non_finite == {"q": 3, "n": 1}
+    assert non_finite(episode) == {"q": 3, "n": 1}
     contents = text_of(episode).partition("contents")[2]
     assert (columns(contents, "q"), columns(contents, "n")) == (["3", "float64"], ["1", "int64"])
     (tmp_path / "b.csv").write_text("time_ms,q\n0,nan\n")
-    assert all(e.non_finite is None for e in inspect_recordings(InputSpec((str(tmp_path),)))[1])
+    several = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    assert all(stream.non_finite is None for episode in several for stream in episode.streams)
 
 
 def test_one_of_many_recordings(tmp_path):
@@ -137,7 +150,7 @@ def test_one_of_many_recordings(tmp_path):
         (tmp_path / name).write_text(FAULTY if name == "b.csv" else "time_ms,q\n0,1\n")
     spec = InputSpec((str(tmp_path),))
     episode = inspect_recording(spec, "b.csv")
-    assert (episode.ref.id, episode.non_finite) == ("b.csv", {"q": 3, "n": 1})
+    assert (episode.id, non_finite(episode)) == ("b.csv", {"q": 3, "n": 1})
     with pytest.raises(ConfigError, match=r"--episode: 'bcsv' is none of 3 episodes; did you mean 'b.csv'"):
         inspect_recording(spec, "bcsv")
 
@@ -147,7 +160,7 @@ def test_a_stream_of_fields_names_those_that_are_not_finite(tmp_path):
     (tmp_path / "run/arm.csv").write_text(FAULTY)
     (tmp_path / "run/cam.csv").write_text("time_ms,x\n0,1\n")
     episode = inspect_recording(InputSpec((str(tmp_path),), episode="folder"), "run")
-    assert episode.non_finite == {"arm.q": 3, "arm.n": 1, "cam.x": 0}
+    assert non_finite(episode) == {"arm.q": 3, "arm.n": 1, "cam.x": 0}
     _, _, contents = text_of(episode).partition("contents")
     assert columns(contents, "arm")[:3] == ["3", "q", "csv:"]
     assert "1 n" in contents
@@ -166,7 +179,7 @@ def test_what_cannot_be_read_hides_no_other_count(tmp_path):
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
-    assert episode.non_finite == {"q": 1, "r": 1, "s": 1}
+    assert non_finite(episode) == {"q": 1, "r": 1, "s": 1}
 
 
 def test_an_episode_of_an_output(tmp_path):
@@ -179,7 +192,7 @@ def test_an_episode_of_an_output(tmp_path):
     def shown(id: str) -> str:
         console = Console(width=160, color_system=None)
         with console.capture() as capture:
-            console.print(render_output_episode(str(tmp_path / "out"), id))
+            console.print(render_output_episode(inspect_output_episode(str(tmp_path / "out"), id)))
         return capture.get()
 
     whole = shown("c.csv")
@@ -200,7 +213,7 @@ def test_nothing_to_inspect(tmp_path):
 @pytest.mark.realdata
 def test_husky(data_dir):
     (episode,) = inspect_recordings(InputSpec(uri=(str(data_dir / "bags/husky.mcap"),)))[1]
-    found = {info.source: statistics for info, statistics in episode.streams}
+    found = clocks(episode)
     assert {name: s.samples for name, s in found.items()} == {
         "/imu/data": 11_865,
         "/husky_velocity_controller/odom": 3_952,
@@ -210,8 +223,8 @@ def test_husky(data_dir):
     assert found["/fix"].rate_hz == pytest.approx(2.5, abs=0.005)
     assert all(s.duplicates == s.out_of_order == 0 for s in found.values())
     shown = text_of(episode)
-    assert sum(episode.non_finite.values()) == 0
-    assert len(episode.non_finite) > 20
+    assert sum(non_finite(episode).values()) == 0
+    assert len(non_finite(episode)) > 20
     assert "30.01 Hz" in shown
     assert "angular_velocity" in shown
     assert "sensor_msgs/msg/Imu" in shown
@@ -220,7 +233,7 @@ def test_husky(data_dir):
 @pytest.mark.realdata
 def test_two_messages_a_stamp(data_dir):
     (episode,) = inspect_recordings(InputSpec(uri=(str(data_dir / "bags/tilt_laser.mcap"),)))[1]
-    found = {info.source: statistics for info, statistics in episode.streams}
+    found = clocks(episode)
     assert (found["/velocity"].samples, found["/velocity"].duplicates) == (712, 356)
     assert found["/velocity"].rate_hz == pytest.approx(20, rel=0.01)
 
@@ -240,7 +253,7 @@ def test_tables_on_different_clocks(data_dir):
         (str(data_dir / "arm_ft/screw_sindy"),), "csv", times=TableTimes("timestamp", "ms"), episode="folder"
     )
     (episode,) = inspect_recordings(spec)[1]
-    found = {info.source: statistics for info, statistics in episode.streams}
+    found = clocks(episode)
     arm, camera = found["sensor_data"], found["observation_data"]
     assert (arm.gaps, arm.longest_gap, arm.step) == (39, 153 * MS, 21 * MS)
     assert arm.start - camera.start == 659 * MS

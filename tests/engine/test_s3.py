@@ -77,7 +77,7 @@ def test_the_same_bytes_as_a_local_run(s3, logs, local):
     s3.server.requests.clear()
     again = do_s3(this)
     assert (first.skipped_shards, again.skipped_shards, written(s3)) == (0, SHARDS, [])
-    assert "resume   4 of 4 shards are there and match" in preview(this)
+    assert (preview(this).done, preview(this).shards) == (4, 4)
     assert_same(s3, local)
     found = check(s3)
     assert (found.parts, found.rows, found.quarantined) == (SHARDS, first.rows, 0)

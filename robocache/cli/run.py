@@ -1,0 +1,72 @@
+"""``robocache run``: do the job of a config, show how far it is, and sum up."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+
+from robocache.cli import terminal
+
+if TYPE_CHECKING:
+    from robocache.output.tables import Summary
+
+_SHOWN_REASONS = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in output.uri")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """A config and its overrides; see :func:`config_of`."""
+    parser.usage = f"{parser.prog} [OPTIONS] CONFIG [KEY=VALUE ...]"
+    help = "YAML file, and what to change in it, e.g. timeline.rate_hz=100"
+    parser.add_argument("words", nargs="+", metavar="CONFIG", help=help)
+
+
+def config_of(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The config's path and the overrides, which may stand in any place."""
+    paths = [word for word in args.words if "=" not in word]
+    if len(paths) > 1:
+        args.parser.error(f"two configs: {paths[0]!r} and {paths[1]!r}; write an override as KEY=VALUE")
+    path = paths[0] if paths else args.words[0]
+    overrides = list(args.words)
+    overrides.remove(path)
+    return path, overrides
+
+
+def run(args: argparse.Namespace) -> bool:
+    from robocache.api import run
+    from robocache.cli.progress import display
+
+    path, overrides = config_of(args)
+    with display(quiet=args.level > logging.INFO) as progress:
+        summary = run(path, overrides, overwrite=args.overwrite, progress=progress)
+    if args.json:
+        terminal.document(summary)
+    else:
+        terminal.say(*render(summary))
+    return summary.within_limit
+
+
+def render(s: Summary) -> list[str]:
+    """The end of a run, as lines for a person."""
+    total = s.episodes + len(s.quarantined)
+    lines = [
+        f"{s.uri}: {s.rows:,} rows of {s.episodes} episodes in {s.parts} parts, {decimal(s.bytes_out)} "
+        f"from {decimal(s.bytes_in)} of input, {s.seconds:.2f} s",
+    ]
+    if s.skipped_shards:
+        lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
+    if s.quarantined:
+        allowed = "" if s.within_limit else ", more than max_failed_episodes allows"
+        lines.append(f"quarantined: {len(s.quarantined)} of {total} episodes{allowed}")
+        lines += [f"  {q.id}: {q.reason}" for q in s.quarantined[:_SHOWN_REASONS]]
+        if (more := len(s.quarantined) - _SHOWN_REASONS) > 0:
+            lines.append(f"  ... and {more} more in {s.uri}/meta/robocache/quarantine.jsonl")
+    return lines

@@ -1,0 +1,37 @@
+"""``robocache verify``: prove that an output is whole."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from robocache.cli import terminal
+
+if TYPE_CHECKING:
+    from robocache.output.verify import Verification
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("uri", help="output folder")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> bool:
+    from robocache.output.verify import verify
+
+    found = verify(args.uri)
+    if args.json:
+        terminal.document(found)
+    else:
+        terminal.say(*render(args.uri, found))
+    return not found.problems
+
+
+def render(uri: str, found: Verification) -> list[str]:
+    """Each problem, then what there is, as lines for a person."""
+    verdict = f"{len(found.problems)} problems" if found.problems else "whole"
+    return [
+        *(f"PROBLEM {problem}" for problem in found.problems),
+        f"{uri}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, {found.bytes / 1e6:.1f} MB, "
+        f"{found.quarantined} quarantined: {verdict}",
+    ]
