@@ -30,7 +30,8 @@ import common
 import zstandard
 from mcap.reader import make_reader
 
-from robocache.config.load import load_job, resolved_yaml
+from robocache.config.load import load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.sample import write_samples
 

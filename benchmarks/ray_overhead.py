@@ -31,7 +31,8 @@ import common
 import ray
 
 from robocache.config.job import ClusterSpec, Job
-from robocache.config.load import load_job, resolved_yaml
+from robocache.config.load import load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.engine import run as engine
 from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from robocache.config.job import Job
-from robocache.config.load import job_from_mapping, load_job, resolved_yaml
+from robocache.config.load import job_from_mapping, load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.engine import run as engine
 from robocache.engine.run import Progress
 from robocache.output.tables import Summary

@@ -135,6 +135,49 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What was found in one stream of one episode, what was done about it, and how much of its columns is valid.
+
+    samples:     as recorded
+    late:        samples recorded after one of a later stamp; late_by: by how much at most, nanoseconds
+    duplicates:  samples that have the stamp of the one before
+    non_finite:  samples with a NaN or an infinity that were left out
+    dropped:     samples that no row can use: not finite, or replaced by a later one of the same stamp
+    gaps:        steps wider than max_gap; longest_gap: the widest step, nanoseconds
+    valid_share: part of the rows, 0..1
+    """
+
+    source: str
+    samples: int
+    late: int = 0
+    late_by: int = 0
+    duplicates: int = 0
+    non_finite: int = 0
+    dropped: int = 0
+    gaps: int = 0
+    longest_gap: int = 0
+    valid_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about an episode that a person must know although its rows were made.
+
+    code:    which kind of thing, of :data:`robocache.engine.quality.CODES`
+    subject: the source or the feature that it is about; empty: the episode
+    text:    what was found and what would change it
+    share:   how bad, 0..1 or a count, to name the worst episode
+    failed:  it breaks a threshold of ``quality``
+    """
+
+    code: str
+    subject: str
+    text: str
+    share: float = 0.0
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One recording: the streams that were asked for, by :attr:`Source.key`, and its metadata.
 
@@ -208,7 +251,8 @@ def frame_times(frames: np.ndarray, rate: Fraction | float) -> np.ndarray:
     """
     if not 0 < rate < float("inf"):
         raise ValueError(f"a rate must be a positive number of Hz, got {rate}")
-    period = Fraction(1_000_000_000) / Fraction(rate).limit_denominator(1_000_000)
+    exact = Fraction(rate)
+    period = Fraction(1_000_000_000) / (exact.limit_denominator(1_000_000) if isinstance(rate, float) else exact)
     whole, rest = divmod(period.numerator, period.denominator)
     frames = np.asarray(frames).astype(np.int64)
     if len(frames) and 2 * int(np.abs(frames).max()) * period.denominator >= 2**62:

@@ -283,7 +283,7 @@ def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dic
             return {}
         half = len(sources) // 2
         return _non_finite(ref, sources[:half], spec) | _non_finite(ref, sources[half:], spec)
-    return {source: clean(source, stream, None)[1].non_finite for source, stream in streams.items()}
+    return {source: clean(source, stream, computed=False).report.non_finite for source, stream in streams.items()}
 
 
 def render_episode(episode: InspectedEpisode) -> RenderableType:

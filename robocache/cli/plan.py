@@ -81,7 +81,7 @@ def preview(job: Job) -> Preview:
     from robocache.engine.shards import plan_shards
     from robocache.engine.source_types import resolve
     from robocache.errors import InputError
-    from robocache.formats import list_episodes, read_episode
+    from robocache.formats import list_episodes
     from robocache.output.commit import IDENTITY, Output
     from robocache.output.store import Store
 
@@ -96,7 +96,7 @@ def preview(job: Job) -> Preview:
     sample, unusable = None, ""
     for ref in good:
         try:
-            aligned = processor.align(0, read_episode(ref, job.sources, job.input))
+            aligned = processor.aligner.align(0, processor.read(ref))
         except InputError as error:
             unusable = unusable or f"{ref.id}: {error}"
             continue
@@ -105,7 +105,7 @@ def preview(job: Job) -> Preview:
         largest = max(sum(r.nbytes for r in shard.refs) for shard in shards)
         # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
         flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
-        columns = tuple((feature.name, str(feature.arrow)) for feature in processor.features)
+        columns = tuple((feature.name, str(feature.arrow)) for feature in processor.aligner.preparer.features)
         sample = Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns)
         break
     return Preview(

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from robocache.formats.base import InputSpec
+from robocache.types import Source
 
 #: Raised whenever the same config and input would give other bytes than the release before.
 OUTPUT_VERSION = 1
@@ -21,24 +22,53 @@ OUTPUT_VERSION = 1
 class FeatureSource:
     """One stream of a feature and how it meets the timeline. Durations are nanoseconds.
 
-    optional:         an episode without this source is kept, its columns NaN and invalid; else it is quarantined
+    source:     where it is in a recording
+    align:      a mode; auto: by what the stream holds (see :func:`robocache.engine.source_types.mode_of`)
+    max_gap:    None: no limit; auto: ten median steps where the mode interpolates, else no limit
+    offset:     added to the stream's stamps
+    optional:   an episode without this source is kept, its columns empty and invalid; else it is quarantined
+    static:     its one value holds for the whole episode and bounds no timeline
+    stamp:      its own clock (see :class:`robocache.types.Source`); empty: that of the input
+    snap:       previous and next: a sample this much on the wrong side of a target counts as being at it; auto: a
+                tenth of the timeline's period
+    period:     angle: of one turn, in the column's unit; None: found by looking
+    nonfinite:  drop leaves out a sample that holds a NaN or an infinity; keep takes them as readings
+    repeats:    samples of one stamp: last keeps the last, mean averages them, spread lays them out up to the next
+                stamp; auto: all of them count for mean, the last for every other mode
     quaternion_order: what the four numbers are, for who reads the output's config; slerp is the same in any order
     """
 
     source: str
-    align: str = "linear"
-    max_gap: int | None = None
+    align: str = "auto"
+    max_gap: int | Literal["auto"] | None = "auto"
     offset: int = 0
     optional: bool = False
+    static: bool = False
+    stamp: str = ""
+    snap: int | Literal["auto"] = "auto"
+    period: float | None = None
+    nonfinite: Literal["drop", "keep"] = "drop"
+    repeats: Literal["auto", "last", "mean", "spread"] = "auto"
     quaternion_order: Literal["xyzw", "wxyz"] = "xyzw"
+
+    @property
+    def key(self) -> str:
+        """The stream's key in an episode, as :attr:`robocache.types.Source.key`."""
+        return Source(self.source, self.stamp).key
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One output column: its sources side by side."""
+    """One output column: its sources side by side.
+
+    dtype: of the column; auto: float32 for floats, everything else as recorded
+    role:  an action may look ahead where the timeline is causal
+    """
 
     name: str
     sources: tuple[FeatureSource, ...]
+    dtype: str = "auto"
+    role: Literal["observation", "action"] = "observation"
 
     def unordered(self) -> Feature:
         """As if no order of quaternions were given, which changes no byte of a part."""
@@ -47,11 +77,43 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class TimelineSpec:
-    """Target times: a fixed rate in Hz, or the stamps of a reference source; over the range of the streams."""
+    """Target times: a fixed rate in Hz, or the stamps of a reference source; over the range of the streams.
+
+    causal:     no observation uses a sample from after its row
+    provenance: the stamps of the samples that each row used are written beside it
+    """
 
     rate: Fraction | None = None
     reference: str | None = None
     range: Literal["intersection", "union"] = "intersection"
+    causal: bool = False
+    provenance: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySpec:
+    """What an episode must hold, and what happens where it does not.
+
+    on_fail:     warn says so in the summary; quarantine keeps the episode out of the output
+    min_kept:    share of the recording that the timeline keeps
+    min_valid:   share of the rows in which a feature is valid
+    max_dropped: share of a source's samples that cannot be used
+    max_late:    nanoseconds; a clock that goes back by more has restarted
+    on_restart:  quarantine the episode; sort its samples all the same; split it into takes
+    """
+
+    on_fail: Literal["warn", "quarantine"] = "warn"
+    min_kept: float = 0.5
+    min_valid: float = 0.5
+    max_dropped: float = 0.1
+    max_late: int = 1_000_000_000
+    on_restart: Literal["quarantine", "sort", "split"] = "quarantine"
+
+    def decisive(self) -> dict[str, Any]:
+        """What of it decides the output's rows; thresholds that only warn do not."""
+        everything = dataclasses.asdict(self)
+        rows = ("max_late", "on_restart")
+        return everything if self.on_fail == "quarantine" else {key: everything[key] for key in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +171,28 @@ class Job:
     output: OutputSpec
     compute: ComputeSpec = ComputeSpec()
     cluster: ClusterSpec = ClusterSpec()
+    quality: QualitySpec = QualitySpec()
     max_failed_episodes: int = 0
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Every source that a reader must deliver, each once, in config order."""
-        wanted = [s.source for f in self.features for s in f.sources]
-        if self.timeline.reference is not None:
-            wanted.append(self.timeline.reference)
+    def feature_sources(self) -> tuple[FeatureSource, ...]:
+        """Every source of every feature, in config order."""
+        return tuple(s for f in self.features for s in f.sources)
+
+    @property
+    def reference(self) -> FeatureSource | None:
+        """The source whose stamps are the timeline, with the clock and offset that a feature gives it."""
+        path = self.timeline.reference
+        if path is None:
+            return None
+        return next((s for s in self.feature_sources if s.source == path), FeatureSource(path))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every signal that a reader must deliver, each once, in config order."""
+        wanted = [Source(s.source, s.stamp) for s in self.feature_sources]
+        if self.reference is not None:
+            wanted.append(Source(self.reference.source, self.reference.stamp))
         return tuple(dict.fromkeys(wanted))
 
     def identity(self) -> str:
@@ -130,6 +206,7 @@ class Job:
             "input": dataclasses.asdict(replace(self.input, storage_options={})),
             "features": [dataclasses.asdict(f.unordered()) for f in self.features],
             "timeline": dataclasses.asdict(self.timeline),
+            "quality": self.quality.decisive(),
             "output": {k: getattr(self.output, k) for k in ("format", "compression", "shard_mb")},
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -38,16 +38,46 @@ class Input:
     stamp: Literal["header", "log"] = "header"
     verify_checksums: bool = True
     max_failed_episodes: int = 0
+    on_restart: Literal["quarantine", "split", "sort"] = "quarantine"
 
 
 @dataclass
 class Source:
     source: str
-    align: Literal["linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pose", "angle"] = "linear"
-    max_gap: str | None = None
+    align: Literal["auto", "linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pose", "angle"] = "auto"
+    max_gap: str = "auto"
     offset: str | None = None
     optional: bool = False
+    static: bool = False
+    stamp: str | None = None
+    snap: str = "auto"
+    period: int | float | str | None = None
+    nonfinite: Literal["drop", "keep"] = "drop"
+    repeats: Literal["auto", "last", "mean", "spread"] = "auto"
     quaternion_order: Literal["xyzw", "wxyz"] | None = None
+
+
+@dataclass
+class Column:
+    """What is said of a whole feature, beside its sources."""
+
+    dtype: Literal[
+        "auto", "bool", "float16", "float32", "float64",
+        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    ] = "auto"  # fmt: skip
+    role: Literal["observation", "action"] = "observation"
+
+
+@dataclass
+class SingleSource(Column, Source):
+    """A feature of one source: the keys of both."""
+
+
+@dataclass
+class Sources(Column):
+    """A feature of several sources, with keys of its own."""
+
+    sources: Any = None
 
 
 @dataclass
@@ -55,6 +85,17 @@ class Timeline:
     rate_hz: int | float | str | None = None
     reference: str | None = None
     range: Literal["intersection", "union"] = "intersection"
+    causal: bool = False
+    provenance: bool = False
+
+
+@dataclass
+class Quality:
+    on_fail: Literal["warn", "quarantine"] = "warn"
+    min_kept: float = 0.5
+    min_valid: float = 0.5
+    max_dropped: float = 0.1
+    max_late: str = "1s"
 
 
 @dataclass
@@ -67,6 +108,7 @@ class Config:
     output: OutputSpec
     compute: ComputeSpec
     cluster: ClusterSpec
+    quality: Quality
 
 
 #: What to write, where the type alone does not say.
@@ -77,7 +119,12 @@ EXPECTED = {
     "reference": "a source path, such as /camera/image",
     "column": "the name of the time column, such as timestamp",
     "rate_hz": "a rate above 0 and up to 1e9 Hz, such as 50 or '30000/1001'",
-    "max_gap": "a duration with its unit (ns, us, ms or s), such as 50ms",
+    "max_gap": "a duration with its unit (ns, us, ms or s), such as 50ms, or auto, or none",
+    "snap": "a duration with its unit (ns, us, ms or s), such as 2ms, or auto, or none",
+    "max_late": "a duration with its unit (ns, us, ms or s), such as 1s",
+    "stamp": "header, log, publish, or the path of a field of the message that holds its time",
+    "period": "rad, deg, or the number that one turn is",
+    "sources": "a list of sources",
     "offset": "a duration with its unit (ns, us, ms or s), such as -3ms",
     "episode": "file, folder, or a regular expression with a group (?P<episode>...)",
 }

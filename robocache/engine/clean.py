@@ -1,73 +1,264 @@
-"""What a recorded stream must be before the kernels see it: sorted, one sample a stamp, finite. Each repair counted."""
+"""What a recorded stream must be before the kernels see it: in order, one sample a stamp, finite. Each repair counted.
+
+A clock that goes back a little is late by jitter: its samples are sorted. One that goes back by more than
+``quality.max_late`` has started again, and sorting would merge two trajectories into one: that is an error.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from robocache.types import Stream
+from robocache.errors import InputError
+from robocache.types import Stream, StreamReport
+
+NANOSECONDS = 1_000_000_000
+#: A step this many times the median is a gap, where no max_gap says otherwise.
+GAP_FACTOR = 3
+#: How far a counter of 32 bits goes until it begins again, in nanoseconds, by its unit.
+COUNTERS = {"microsecond": 2**32 * 1_000, "nanosecond": 2**32, "millisecond": 2**32 * 1_000_000}
+
+
+#: What ``repeats`` may be where every sample of a stamp counts; with any other the last one does.
+ALL_COUNT = ("all", "mean", "spread")
+
+
+class RestartError(InputError):
+    """A stream's clock goes back by more than ``quality.max_late``. ``row``: the first sample after it did."""
+
+    def __init__(self, message: str, row: int = 0):
+        super().__init__(message)
+        self.row = row
+
+    def __reduce__(self) -> tuple:
+        return (type(self), (str(self), self.row))
 
 
 @dataclass(frozen=True, slots=True)
-class StreamReport:
-    """What was found in one stream of one episode, and how much of its columns is valid.
+class Columns:
+    """Columns of a stream that share their samples, ready for the kernels.
 
-    out_of_order: stamps earlier than the one before; duplicates: samples dropped because a later one has their stamp;
-    non_finite: samples dropped because they hold NaN or infinity; gaps: steps wider than max_gap (or, without one,
-    than three median steps); longest_gap: the widest step, nanoseconds; valid_share: part of the targets, 0..1.
+    columns: int64 ``[k]``, which of the stream's columns (of the flattened sample); None: the whole stream, as it is
+    times:   int64 ``[n]``, strictly rising
+    rows:    int64 ``[n]``, the recorded sample behind each
+    values:  numbers ``[n, k]``, C-contiguous; None where the stream is selected from by row
     """
 
-    source: str
-    samples: int
-    out_of_order: int
-    duplicates: int
-    non_finite: int
-    gaps: int = 0
-    longest_gap: int = 0
-    valid_share: float = 0.0
+    columns: np.ndarray | None
+    times: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray | None
 
 
-def clean(source: str, stream: Stream, max_gap: int | None) -> tuple[Stream, StreamReport]:
-    """Sort by time (stable), drop non-finite samples, then keep the last of equal stamps.
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A stream after its repairs.
 
-    Numeric values come back C-contiguous, floats in their dtype, everything else as float64.
+    groups: its columns, those that come in the same samples together; none where no sample can be used
+    absent: bool ``[width]``, the columns that never hold a finite number (of numbers), and are in no group
+    notes:  what a person must know of the repairs, a sentence each
     """
-    times, values = stream.times, stream.values
-    samples = len(times)
+
+    stream: Stream
+    groups: tuple[Columns, ...]
+    absent: np.ndarray
+    report: StreamReport
+    notes: tuple[str, ...] = ()
+
+    @property
+    def times(self) -> np.ndarray:
+        """int64, from the first usable sample to the last of any column."""
+        if len(self.groups) == 1:
+            return self.groups[0].times
+        return np.unique(np.concatenate([g.times for g in self.groups])) if self.groups else np.zeros(0, np.int64)
+
+
+def clean(
+    source: str,
+    stream: Stream,
+    *,
+    computed: bool,
+    nonfinite: str = "drop",
+    repeats: str = "last",
+    max_late: int | None = None,
+) -> Cleaned:
+    """Sort by time (stable), leave out what is not finite, and treat samples of one stamp as ``repeats`` says.
+
+    computed: the values are to be interpolated or averaged, so they come back as float arrays; else the stream is
+              selected from, and only rows come back
+    max_late: see ``quality.max_late``; None: no limit
+    ``RestartError`` where the clock goes back further.
+    """
+    stream, late, late_by, notes = _in_order(source, stream, max_late)
+    samples, width = len(stream.times), stream.type.width
+    if not samples:
+        return Cleaned(stream, (), np.zeros(width, bool), StreamReport(source, 0), tuple(notes))
+    rows = np.argsort(stream.times, kind="stable") if late else np.arange(samples)
+    times = stream.times[rows] if late else stream.times
+    values = None
+    if computed and isinstance(stream.values, np.ndarray):
+        values = _numbers(stream.values, rows if late else None).reshape(samples, width)
+    finite = _finite(stream, rows, values, width) if nonfinite == "drop" else None
+    present = None if stream.present is None or stream.present.all() else stream.present[rows]
+    masks = [mask for mask in (finite, present) if mask is not None and samples]
+    absent = ~np.logical_and.reduce(masks).any(axis=0) if masks else np.zeros(width, bool)
+    non_finite, groups, used = 0, [], np.zeros(samples, bool)
+    if finite is not None:
+        bad = ~finite if present is None else ~finite & present
+        non_finite = int(bad[:, ~absent].any(axis=1).sum()) if not absent.all() else samples
+    for columns, kept in _shared_samples(finite, present, absent):
+        chosen = np.arange(samples) if kept is None else np.flatnonzero(kept)
+        part = values
+        if values is not None and columns is not None:
+            part = values[:, columns]
+        if part is not None and kept is not None:
+            part = part[chosen]
+        group = Columns(columns, times if kept is None else times[chosen], rows[chosen], part)
+        single = _one_a_stamp(group, repeats)
+        used[chosen if repeats in ALL_COUNT else chosen[_last_of_stamp(group.times)]] = True
+        groups.append(single)
+    report = StreamReport(
+        source,
+        samples,
+        late,
+        late_by,
+        duplicates=int((times[1:] == times[:-1]).sum()),
+        non_finite=non_finite,
+        dropped=samples - int(used.sum()),
+    )
+    return Cleaned(stream, tuple(groups), absent, report, tuple(notes))
+
+
+def with_gaps(report: StreamReport, times: np.ndarray, max_gap: int | None) -> StreamReport:
+    """The report with the gaps of sorted ``times``: steps above ``max_gap``; without one, above three median steps."""
+    if len(times) < 2:
+        return report
     steps = np.diff(times)
-    out_of_order = int((steps < 0).sum())
-    if out_of_order:
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], _rows(values, order)
-    non_finite = 0
-    if isinstance(values, np.ndarray):
-        values = _numbers(values)
-        finite = np.isfinite(values)
-        if not finite.all():
-            kept = finite.reshape(samples, -1).all(axis=1)
-            non_finite = samples - int(kept.sum())
-            times, values = times[kept], values[kept]
+    limit = GAP_FACTOR * float(np.median(steps)) if max_gap is None else max_gap
+    return replace(report, gaps=int((steps > limit).sum()), longest_gap=int(steps.max()))
+
+
+def _in_order(source: str, stream: Stream, max_late: int | None) -> tuple[Stream, int, int, list[str]]:
+    """The stream with a wrapped counter undone, how many samples are late, by how much at most, and what was done."""
+    times = stream.times
+    notes: list[str] = []
+    if len(times) < 2 or (times[1:] >= times[:-1]).all():  # compared, not subtracted: a difference may overflow
+        return stream, 0, 0, notes
+    for unit, turn in COUNTERS.items():
+        fixed = _unwrapped(times, turn)
+        if fixed is not None:
+            notes.append(f"the stamps are a {unit} counter of 32 bits that began again; it was continued")
+            stream = replace(stream, times=fixed)
+            return stream, 0, 0, notes
+    latest = np.maximum.accumulate(times)
+    behind = times < latest
+    by = int(max(int(a) - int(b) for a, b in zip(latest[behind], times[behind], strict=True)))
+    if max_late is not None and by > max_late:
+        back = np.flatnonzero(behind)
+        row = int(next(i for i in back if int(latest[i]) - int(times[i]) > max_late))
+        step = (int(latest[row]) - int(times[row])) / NANOSECONDS
+        raise RestartError(
+            f"{source}: the clock goes back by {step:.3f} s at sample {row} of {len(times)} (from "
+            f"{int(latest[row])} to {int(times[row])} ns), which is a restart and not a late sample; set "
+            "input.on_restart to split (takes of their own) or sort, or raise quality.max_late",
+            row,
+        )
+    return stream, int(behind.sum()), by, notes
+
+
+def _unwrapped(times: np.ndarray, turn: int) -> np.ndarray | None:
+    """Stamps of a counter that began again, continued; None where they are not such stamps."""
+    if int(times.min()) < 0 or int(times.max()) >= turn:
+        return None
     steps = np.diff(times)
-    repeated = steps == 0
-    duplicates = int(repeated.sum())
-    if duplicates:
-        kept = np.append(~repeated, True)
-        times, values = times[kept], _rows(values, kept.nonzero()[0])
-        steps = np.diff(times)
-    report = StreamReport(source, samples, out_of_order, duplicates, non_finite)
-    if len(steps):
-        limit = 3 * np.median(steps) if max_gap is None else max_gap
-        report = replace(report, gaps=int((steps > limit).sum()), longest_gap=int(steps.max()))
-    return Stream(times, values), report
+    back = steps < 0
+    forward = steps[~back]
+    if not len(forward) or (steps[back] + turn > 100 * max(int(np.median(forward)), 1)).any():
+        return None
+    return times + turn * np.concatenate([[0], np.cumsum(back)])
 
 
-def _rows(values: np.ndarray | pa.Array, rows: np.ndarray) -> np.ndarray | pa.Array:
-    return values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
+def _finite(stream: Stream, rows: np.ndarray, values: np.ndarray | None, width: int) -> np.ndarray | None:
+    """bool ``[n, width]`` of the sorted samples: where a number is finite, or anything else is there; None: all are."""
+    if isinstance(stream.values, np.ndarray):
+        if stream.values.dtype.kind != "f":
+            return None
+        found = np.isfinite(stream.values.reshape(len(rows), width)[rows] if values is None else values)
+        return None if found.all() else found
+    if not stream.values.null_count:
+        return None
+    return np.repeat(np.asarray(stream.values.is_valid())[rows, None], max(width, 1), axis=1)
 
 
-def _numbers(values: np.ndarray) -> np.ndarray:
-    dtype = values.dtype if values.dtype in (np.float64, np.float32, np.float16) else np.float64
-    # Writable, because torch takes no read-only memory (Arrow's is): those arrays are copied.
-    return np.require(values, np.dtype(dtype).newbyteorder("="), ["C", "W"])
+def _shared_samples(
+    finite: np.ndarray | None, present: np.ndarray | None, absent: np.ndarray
+) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+    """Columns that come in the same samples, and which samples these are, bool ``[n]``; None stands for all.
+
+    Two publishers of one topic each fill their own columns, so these are streams of their own. A number that is not
+    finite costs its whole sample, so that a row never mixes two instants of one message.
+    """
+    some = np.flatnonzero(~absent)
+    if finite is None and present is None:
+        yield None, None
+    elif present is None:
+        assert finite is not None
+        if len(some) or not len(absent):
+            yield (None if len(some) == len(absent) else some), finite[:, some].all(axis=1)
+    else:
+        together: dict[bytes, list[int]] = {}
+        for column in some:
+            together.setdefault(present[:, column].tobytes(), []).append(int(column))
+        for columns in together.values():
+            kept: np.ndarray = present[:, columns[0]]
+            if finite is not None:
+                kept = kept & finite[:, columns].all(axis=1)
+            yield np.array(columns), kept
+
+
+def _last_of_stamp(times: np.ndarray) -> np.ndarray:
+    """bool ``[n]``: the last sample of each stamp of sorted times."""
+    return np.append(times[1:] != times[:-1], True)[: len(times)]
+
+
+def _one_a_stamp(group: Columns, repeats: str) -> Columns:
+    """Strictly rising times. ``all``: samples of one stamp follow each other by a nanosecond, so that every one counts
+    in the mean of its bin; where there is no room for that, and with ``mean``, they are averaged.
+    """
+    times, last = group.times, np.flatnonzero(_last_of_stamp(group.times))
+    if len(last) == len(times):
+        return group
+    if repeats not in ALL_COUNT or group.values is None:
+        values = None if group.values is None else group.values[last]
+        return replace(group, times=times[last], rows=group.rows[last], values=values)
+    first = np.concatenate([[0], last[:-1] + 1])
+    counts = last - first + 1
+    if repeats != "mean":
+        stamps = times[first]
+        room = np.diff(stamps, append=stamps[-1] + (np.median(np.diff(stamps)) if len(stamps) > 1 else counts[-1]))
+        share = room.astype(np.int64) // counts
+        if repeats == "all":
+            share = np.minimum(share, 1)
+        if (share > 0).all():
+            nth = np.arange(len(times)) - np.repeat(first, counts)
+            return replace(group, times=times + nth * np.repeat(share, counts))
+    means = np.add.reduceat(group.values.astype(np.float64), first, axis=0) / counts[:, None]
+    values = means.astype(group.values.dtype)
+    return replace(group, times=times[first], rows=group.rows[first], values=values)
+
+
+def _numbers(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """Floats in their dtype, in native byte order, everything else as float64; C-contiguous, sorted by ``rows``."""
+    native = values.dtype.newbyteorder("=")
+    dtype = native if native in (np.float64, np.float32, np.float16) else np.dtype(np.float64)
+    return np.ascontiguousarray(values if rows is None else values[rows], dtype)
+
+
+def selectable(values: np.ndarray | pa.Array) -> np.ndarray | pa.Array:
+    """Values that are picked and never computed with, in native byte order."""
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        return values.astype(values.dtype.newbyteorder("="))
+    return values

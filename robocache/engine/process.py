@@ -11,45 +11,32 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from robocache.config.job import FeatureSource, Job
-from robocache.engine.clean import StreamReport, clean
+from robocache.config.job import Job
+from robocache.engine.align import Aligner
 from robocache.engine.retry import TRANSIENT
 from robocache.engine.shards import Shard
-from robocache.engine.source_types import SourceType, feature_types, source_type
-from robocache.engine.timeline import target_times
+from robocache.engine.source_types import SourceTypes
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
 from robocache.formats import read_episode
-from robocache.ops import StreamSpec, _library
-from robocache.ops.chunked import fuse_multimodal_chunked
-from robocache.output import parts, schema
+from robocache.ops import _library
+from robocache.output import parts
 from robocache.output.records import EpisodeRecord, QuarantineRecord, ShardRecord
-from robocache.output.schema import FeatureType
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
-from robocache.types import Episode, EpisodeRef, Stream
+from robocache.types import Episode, EpisodeRef, StreamType
 
 logger = logging.getLogger("robocache")
 
 #: Episodes that are not to be tried any more: index -> reason.
 Blamed = Mapping[int, str]
 NOBODY: Blamed = MappingProxyType({})
-
-
-@dataclass
-class AlignedEpisode:
-    """An episode on its timeline: ``table`` as :func:`robocache.output.schema.episode_table`, and what was found."""
-
-    table: pa.Table
-    reports: list[StreamReport]
-    metadata: Mapping[str, Any]
-    start_ns: int
 
 
 @dataclass
@@ -83,18 +70,19 @@ class Processor:
     """
 
     job: Job
-    types: Mapping[str, SourceType]
+    types: SourceTypes
     device: str = "cpu"
-    features: list[FeatureType] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "features", feature_types(self.job.features, self.types) if self.types else [])
+    @cached_property
+    def aligner(self) -> Aligner:
+        """What brings an episode to its timeline."""
+        return Aligner(self.job, self.types, self.device)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
         if ref.failure:
             raise InputError(ref.failure)
-        return read_episode(ref, self.job.sources, self.job.input)
+        return read_episode(ref, self.types.wanted(self.job.sources), self.job.input)
 
     def process(
         self,
@@ -125,7 +113,7 @@ class Processor:
                 with stages.time("read"):
                     episode = read(ref)
                 with stages.time("align"), naming(files, ref.id):
-                    aligned = self.align(index, episode)
+                    aligned = self.aligner.align(index, episode)
             except Exception as error:
                 reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
             else:
@@ -139,6 +127,7 @@ class Processor:
                         aligned.start_ns,
                         tuple(aligned.reports),
                         dict(aligned.metadata),
+                        aligned.quality,
                     )
                 )
                 continue
@@ -149,9 +138,10 @@ class Processor:
         if not tables:
             return ShardResult(None, record)
         output = self.job.output
-        arrow = schema.arrow_schema(self.features)
         with stages.time("encode"):
-            part = parts.encode(arrow, tables, self._statistics(tables), output.format, output.compression)
+            part = parts.encode(
+                self.aligner.preparer.schema, tables, self._statistics(tables), output.format, output.compression
+            )
         record = replace(
             record,
             part=shard.part(output.format),
@@ -181,103 +171,18 @@ class Processor:
         logger.debug("episode %s", episode_id, exc_info=error)
         return f"unexpected {type(error).__name__}: {error}", True
 
-    def align(self, index: int, episode: Episode) -> AlignedEpisode:
-        """Bring every source of an episode to its timeline and lay the features side by side."""
-        streams: dict[str, Stream] = {}
-        reports: dict[str, StreamReport] = {}
-        stamps: dict[str, np.ndarray] = {}
-        wanted = [s for feature in self.job.features for s in feature.sources]
-        if self.job.timeline.reference is not None:
-            wanted.append(FeatureSource(self.job.timeline.reference))
-        for s in wanted:
-            stream = episode.streams.get(s.source)
-            if stream is None:
-                if s.source == self.job.timeline.reference:
-                    raise InputError(f"no {s.source} in it, which is timeline.reference")
-                if not s.optional:
-                    raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
-                continue
-            if s.source not in streams:
-                self.check_type(s.source, stream)
-                streams[s.source], reports[s.source] = clean(s.source, stream, s.max_gap)
-            clock = s.source if s.offset == 0 else f"{s.source} ({s.offset:+d} ns)"
-            stamps[clock] = streams[s.source].times + s.offset
-        times = target_times(self.job.timeline, stamps)
-        columns = self._columns(streams, reports, times)
-        table = schema.episode_table(self.features, index, times, columns)
-        return AlignedEpisode(table, list(reports.values()), episode.metadata, int(times[0]))
-
-    def check_type(self, source: str, stream: Stream) -> None:
-        """``InputError`` where a stream that has samples is not of the kind and shape settled for its source."""
-        expected, found = self.types[source], source_type(stream, "")
-        if (found.kind, found.shape) != (expected.kind, expected.shape) and len(stream.times):
-            raise InputError(
-                f"{source} holds {found.kind} {list(found.shape)} here and {expected.kind} {list(expected.shape)} in "
-                f"{expected.seen_in}, which fixed the dataset's columns; give this kind of robot a dataset of its own"
-            )
-
-    def _columns(
-        self, streams: Mapping[str, Stream], reports: dict[str, StreamReport], times: np.ndarray
-    ) -> dict[str, tuple[np.ndarray | pa.Array, np.ndarray]]:
-        """Every feature's values and validity on the timeline: one fused alignment of all sources."""
-        sources = [s for feature in self.job.features for s in feature.sources]
-        specs = [self._spec(s, streams.get(s.source)) for s in sources]
-        fused, valid = fuse_multimodal_chunked(
-            specs,
-            torch.from_numpy(times).unsqueeze(0),
-            out_dtype=torch.float64 if any(self.types[s.source].kind != "float" for s in sources) else torch.float32,
-            max_memory_mb=self.job.compute.max_memory_mb,
-            device=self.device,
-            validate=False,  # clean() has sorted them
-        )
-        values, ok = fused[0].numpy(), valid[0].numpy()
-        columns: dict[str, tuple[np.ndarray | pa.Array, np.ndarray]] = {}
-        column = m = 0
-        for feature, kind in zip(self.job.features, self.features, strict=True):
-            width = sum(specs[m + k].values.shape[-1] for k in range(len(feature.sources)))
-            block = values[:, column : column + width]
-            if kind.kind == "float":
-                columns[feature.name] = (block.astype(np.float32), np.all(ok[:, m : m + len(feature.sources)], axis=1))
-            else:
-                payloads = streams.get(feature.sources[0].source)
-                columns[feature.name] = (_payloads(payloads, block[:, 0], kind), ok[:, m])
-            for k, s in enumerate(feature.sources):
-                if s.source in reports:
-                    share = float(ok[:, m + k].mean())
-                    reports[s.source] = replace(reports[s.source], valid_share=share)
-            column += width
-            m += len(feature.sources)
-        return columns
-
-    def _spec(self, s: FeatureSource, stream: Stream | None) -> StreamSpec:
-        """The stream as the kernels take it: payloads are represented by their row numbers."""
-        kind = self.types[s.source]
-        if stream is None or not len(stream.times):
-            width = kind.width if kind.kind == "float" else 1
-            values, times = np.zeros((0, width), np.float64), np.zeros(0, np.int64)
-        elif not isinstance(stream.values, np.ndarray):
-            values, times = np.arange(len(stream.times), dtype=np.float64)[:, None], stream.times
-        else:
-            values, times = np.asarray(stream.values).reshape(len(stream.times), kind.width), stream.times
-        return StreamSpec(
-            torch.from_numpy(np.require(values, requirements="W")).unsqueeze(0),  # torch warns of read-only memory
-            torch.from_numpy(np.require(times, requirements="W")).unsqueeze(0),
-            s.align,
-            max_gap=s.max_gap,
-            offset=s.offset,
-        )
-
     def _statistics(self, tables: list[pa.Table]) -> dict[str, Statistics]:
         out = {}
-        for feature in self.features:
-            if feature.kind != "float" or feature.width == 0:
+        for feature in self.aligner.preparer.features:
+            kind = StreamType(feature.arrow)
+            if not kind.numeric or kind.width == 0:
                 continue
             per_episode = []
             for table in tables:
                 column = table.column(feature.name).combine_chunks()
                 while isinstance(column, pa.FixedSizeListArray):
                     column = column.flatten()
-                values = column.to_numpy(zero_copy_only=False).reshape(table.num_rows, feature.width)
+                values = column.to_numpy(zero_copy_only=False).reshape(table.num_rows, kind.width)
                 usable = table.column(f"{feature.name}.valid").to_numpy()
                 if not np.isfinite(values).all():
                     usable = usable & np.isfinite(values).all(axis=1)
@@ -339,10 +244,3 @@ def device_usable(device: str) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _payloads(stream: Stream | None, rows: np.ndarray, kind: FeatureType) -> pa.Array:
-    """The payloads that the alignment picked, null where there was nothing to pick from."""
-    if stream is None or not len(stream.times):
-        return pa.nulls(len(rows), pa.string() if kind.kind == "text" else pa.binary())
-    return stream.values.take(pa.array(rows.astype(np.int64)))

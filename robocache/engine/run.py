@@ -18,7 +18,8 @@ from robocache.engine.process import Processor
 from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard, plan_shards
-from robocache.engine.source_types import resolve
+from robocache.engine.source_types import SourceTypes, resolve
+from robocache.errors import OutputError
 from robocache.formats import list_episodes
 from robocache.output import tables as summary
 from robocache.output.commit import Output
@@ -59,10 +60,8 @@ def run(
         refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
         shards = plan_shards(refs, job.output.shard_mb)
         with Output.begin(job, config_text, overwrite=overwrite) as output:
-            types = output.types()
-            if types is None:
-                types = resolve(job, refs)
-                output.set_types(types)
+            types = resolve(job, refs)
+            _settle(output, types)
             output.set_plan(shards)
             done = output.done(shards)
             counting = _Counting(output, shards, done, len(refs), progress)
@@ -75,6 +74,19 @@ def run(
 
 def _workers(job: Job) -> AbstractContextManager[Execute]:
     return {"local": local.workers, "ray": ray_cluster.workers}[job.cluster.mode](job)
+
+
+def _settle(output: Output, types: SourceTypes) -> None:
+    """Record what the sources are. ``OutputError`` where an earlier run, whose parts are there, found other columns."""
+    found, before = types.to_json(), output.settled()
+    if before and before != found:
+        differ = [key for key in found if before.get(key) != found[key]]
+        raise OutputError(
+            f"{output.store.uri}: the columns of {', '.join(differ)} are no longer those that its parts have "
+            f"({before.get(differ[0])} before, {found[differ[0]]} now), since most recordings say so; make the dataset "
+            "anew with --overwrite, or take the new recordings out of the input"
+        )
+    output.settle(found)
 
 
 class _Counting:

@@ -1,124 +1,236 @@
-"""What each source and feature is, settled once for the whole dataset: from the first episodes that tell."""
+"""What each source is, settled once for the dataset: from the recordings' schemas, by what most of them say.
+
+Nothing of the data is read for it but, where a schema leaves the number of columns open (a joint state's positions),
+one message of some recordings. So a name that no recording has is found before anything is read.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
-from robocache.config.job import Feature, Job
+from robocache.config.job import FeatureSource, Job
 from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
-from robocache.formats import read_episode
+from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
-from robocache.output.schema import FeatureType
-from robocache.types import EpisodeRef, Stream
+from robocache.types import EpisodeRef, Source, StreamType
 
-_SELECTING = ("nearest", "previous", "next")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceType:
-    """``kind``: float, bytes or text; ``shape`` of one sample; ``seen_in``: the episode that told."""
-
-    kind: str
-    shape: tuple[int, ...]
-    seen_in: str
-
-    @property
-    def width(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+#: Modes that compute new numbers; the others pick a sample.
+COMPUTING = ("linear", "cubic", "mean", "slerp", "pose", "angle")
+SELECTING = ("nearest", "previous", "next")
+#: Recordings whose messages are looked into where the schemas leave a width open, spread over the listing.
+LOOKED_INTO = 64
+_THREADS = 16  # describing waits for storage, not for the processor
 
 
-def source_type(stream: Stream, episode_id: str) -> SourceType:
-    """The type of a stream as it was read."""
-    if isinstance(stream.values, np.ndarray):
-        return SourceType("float", tuple(stream.values.shape[1:]), episode_id)
-    text = pa.types.is_string(stream.values.type) or pa.types.is_large_string(stream.values.type)
-    return SourceType("text" if text else "bytes", (), episode_id)
+@dataclass(frozen=True)
+class SourceTypes:
+    """What the sources of a job are.
 
-
-def resolve(job: Job, refs: Sequence[EpisodeRef]) -> dict[str, SourceType]:
-    """Read episodes until every source is known; empty where none of them can be read.
-
-    ``ConfigError`` where a source, or the time that the config names, is in no episode that can be opened, or a source
-    cannot be aligned as the config says; ``OSError`` where no episode can be read and the storage is why.
+    types:   by :attr:`~robocache.types.Source.key`; ``about["names"]`` is the order that every recording is brought to
+    seen_in: the first episode of each type, for messages
+    notes:   what a person must know of how they were settled, a sentence each
     """
-    types: dict[str, SourceType] = {}
-    empty: dict[str, SourceType] = {}  # a stream without samples need not know its width: second best
-    tried: list[str] = []
-    missing = ""
-    storage: OSError | None = None
-    for ref in refs:
-        if ref.failure:
-            continue
-        try:
-            read = partial(read_episode, ref, job.sources, job.input)
-            episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
-        except MissingError as error:
-            missing = missing or str(error)
-            continue
-        except InputError:
-            continue  # processing its shard will quarantine it
-        except OSError as error:
-            storage = error
-            continue
-        tried.append(ref.id)
-        for source, stream in episode.streams.items():
-            (types if len(stream.times) else empty).setdefault(source, source_type(stream, ref.id))
-        if len(types) == len(job.sources):
-            break
-    if not tried:
+
+    types: Mapping[str, StreamType] = field(default_factory=dict)
+    seen_in: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, str]:
+        """What of it decides the output's columns, as JSON values."""
+        return {key: describe_type(kind) for key, kind in self.types.items()}
+
+    def wanted(self, sources: Sequence[Source]) -> list[Source]:
+        """The sources to read, with the names of their columns in the settled order."""
+        return [
+            Source(s.path, s.stamp, tuple(self.types[s.key].about.get("names", ())))
+            for s in sources
+            if s.key in self.types
+        ]
+
+
+def mode_of(source: FeatureSource, type: StreamType) -> str:
+    """The alignment of a source: its own, or by what it holds. Quaternions and poses as such, other floats linearly;
+    whole numbers, truth values and text hold until the next one; images, clouds and payloads are the nearest.
+    """
+    if source.align != "auto":
+        return source.align
+    kind = type.about.get("kind")
+    if kind == "quaternion" and type.shape == (WIDTHS["slerp"],):
+        return "slerp"
+    if kind == "pose" and type.shape == (WIDTHS["pose"],):
+        return "pose"
+    if kind in ("image", "cloud"):
+        return "nearest"
+    if pa.types.is_floating(type.element):
+        return "linear"
+    held = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+    small = type.width <= 64  # an image of whole numbers is no state that holds
+    return "previous" if small and any(test(type.element) for test in held) else "nearest"
+
+
+def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
+    """Settle the type of every source; empty where no recording can be opened.
+
+    ``ConfigError`` where a required source, or the time that the config names, is in no recording, or a source cannot
+    be aligned or written as the config says; ``OSError`` where nothing can be opened and the storage is why.
+    """
+    good = [ref for ref in refs if not ref.failure]
+    schemas, missing, storage = _describe(job, good, look=False)
+    if not schemas:
         if missing:
             raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
         if storage is not None:
             raise storage
-        return {}
-    types = empty | types
+        return SourceTypes()
+    settled, seen_in, notes = _majority(job, schemas)
+    if problems := _missing(job, schemas):  # said before any message is looked at
+        raise ConfigError([*problems, *_problems(job, settled, seen_in)])
+    if any(is_open(t) for found in schemas.values() for t in found.values()):
+        step = -(-len(good) // LOOKED_INTO)
+        looked, _, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
+        schemas = {**{id: _closed(found) for id, found in schemas.items()}, **looked}
+        settled, seen_in, notes = _majority(job, schemas)
+    if problems := _problems(job, settled, seen_in):
+        raise ConfigError(problems)
+    return SourceTypes(settled, seen_in, tuple(notes))
+
+
+def is_open(type: StreamType) -> bool:
+    """Whether the schema leaves the number of columns to the messages: a list of numbers of no fixed length."""
+    kind = type.arrow
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    inner = kind.value_type
+    return pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner)
+
+
+def _closed(found: Mapping[str, StreamType]) -> dict[str, StreamType]:
+    return {key: t for key, t in found.items() if not is_open(t)}
+
+
+def _describe(
+    job: Job, refs: Sequence[EpisodeRef], *, look: bool
+) -> tuple[dict[str, dict[str, StreamType]], str, OSError | None]:
+    """By episode id, in the order of the listing; the first lack that the config names; the last storage fault."""
+
+    def one(ref: EpisodeRef) -> dict[str, StreamType] | Exception:
+        describe = partial(describe_episode, ref, job.sources, job.input, look=look)
+        try:
+            return with_retries(job.cluster.max_attempts, f"episode {ref.id}", describe)
+        except (InputError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = list(pool.map(one, refs))
+    missing, storage = "", None
+    found: dict[str, dict[str, StreamType]] = {}
+    for ref, result in zip(refs, results, strict=True):
+        if isinstance(result, MissingError):
+            missing = missing or str(result)
+        elif isinstance(result, OSError):
+            storage = result
+        elif not isinstance(result, Exception):  # what is damaged goes to the quarantine as its shard is processed
+            found[ref.id] = result
+    return found, missing, storage
+
+
+def _missing(job: Job, schemas: Mapping[str, Mapping[str, StreamType]]) -> list[str]:
+    """Required sources that no recording has."""
+    have = {key for found in schemas.values() for key in found}
+    first = next(iter(schemas))
     problems = []
     for feature in job.features:
         for k, s in enumerate(feature.sources):
+            if s.key not in have and not s.optional:
+                problems.append(
+                    f"features.{feature.name}[{k}].source: {s.source} is in none of {len(schemas)} episodes (first: "
+                    f"{first}); `robocache inspect` lists what they have"
+                )
+    reference = job.reference
+    if reference is not None and reference.key not in have:
+        problems.append(
+            f"timeline.reference: {reference.source} is in none of {len(schemas)} episodes (first: {first})"
+        )
+    return problems
+
+
+def _majority(
+    job: Job, schemas: Mapping[str, Mapping[str, StreamType]]
+) -> tuple[dict[str, StreamType], dict[str, str], list[str]]:
+    """Of each source the type that most recordings have, the first in the listing on a tie; widths above none."""
+    types: dict[str, StreamType] = {}
+    seen_in: dict[str, str] = {}
+    notes = []
+    for source in job.sources:
+        votes: Counter[tuple[str, str]] = Counter()
+        first: dict[tuple[str, str], tuple[str, StreamType]] = {}
+        for id, found in schemas.items():
+            if (kind := found.get(source.key)) is not None:
+                names = json.dumps(sorted(kind.about.get("names", ())))  # an order is no other kind of robot
+                vote = (str(kind.arrow), names)
+                votes[vote] += bool(kind.width) and not is_open(kind)
+                first.setdefault(vote, (id, kind))
+        if not votes:
+            notes.append(f"{source.key} is in no recording; its columns are left empty")
+            types[source.key], seen_in[source.key] = StreamType(pa.list_(pa.float32(), 0)), ""
+            continue
+        winner = max(votes, key=lambda v: votes[v])  # max keeps the first of equals
+        seen_in[source.key], types[source.key] = first[winner]
+        others = [id for vote, (id, _) in first.items() if vote != winner]
+        if others:
+            notes.append(
+                f"{source.key} is {describe_type(types[source.key])} in most recordings and something else in others "
+                f"(the first: {others[0]})"
+            )
+    return types, seen_in, notes
+
+
+def describe_type(type: StreamType) -> str:
+    """A type for messages: what it is and, where its columns have names, these."""
+    names = type.about.get("names")
+    return f"{type.arrow}" + (f" ({', '.join(names)})" if names else "")
+
+
+def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, str]) -> list[str]:
+    """What the config asks of sources that they cannot give."""
+    problems = []
+    for feature in job.features:
+        found = [types[s.key] for s in feature.sources]
+        for k, (s, kind) in enumerate(zip(feature.sources, found, strict=True)):
             where = f"features.{feature.name}[{k}]"
-            found = types.get(s.source)
-            if found is None:
+            if not seen_in[s.key]:
+                continue
+            mode = mode_of(s, kind)
+            numbers = kind.numeric or pa.types.is_boolean(kind.element)
+            if mode in COMPUTING and not pa.types.is_floating(kind.element):
+                if not numbers:
+                    problems.append(
+                        f"{where}.align: {mode} cannot combine the {kind.arrow} of {s.source}; use one of "
+                        f"{', '.join(SELECTING)}"
+                    )
+                elif not feature.dtype.startswith("float"):
+                    problems.append(
+                        f"{where}.align: {mode} makes numbers that were never recorded of the {kind.element} of "
+                        f"{s.source}; use one of {', '.join(SELECTING)}, or set a dtype of float32 or float64"
+                    )
+            if not numbers and len(feature.sources) > 1:
+                problems.append(f"{where}.source: {s.source} holds {kind.arrow}; it needs a feature of its own")
+            if numbers and kind.width != WIDTHS.get(mode, kind.width):
+                problems.append(f"{where}.align: {mode} takes {WIDTHS[mode]} columns, {s.source} has {kind.width}")
+            if not numbers and feature.dtype != "auto":
                 problems.append(
-                    f"{where}.source: {s.source} is in none of {len(tried)} episodes (first: {tried[0]}); "
-                    "`robocache inspect` lists what they have"
+                    f"features.{feature.name}.dtype: {feature.dtype} is for numbers, {s.source} holds {kind.arrow}"
                 )
-            elif found.kind != "float" and s.align not in _SELECTING:
-                problems.append(
-                    f"{where}.align: {s.align} cannot combine the {found.kind} of {s.source}; "
-                    f"use one of {', '.join(_SELECTING)}"
-                )
-            elif found.kind != "float" and len(feature.sources) > 1:
-                problems.append(f"{where}.source: {s.source} holds {found.kind}; it needs a feature of its own")
-            elif found.width != WIDTHS.get(s.align, found.width):
-                problems.append(
-                    f"{where}.align: {s.align} takes {WIDTHS[s.align]} columns, {s.source} has {found.width}"
-                )
-        widths = [types[s.source] for s in feature.sources if s.source in types]
-        if len(widths) == len(feature.sources) and not any(t.kind != "float" or t.width for t in widths):
-            seen = ", ".join(f"{list(t.shape)} in {t.seen_in}" for t in widths)
+        if found and all(not kind.width for kind in found) and any(seen_in[s.key] for s in feature.sources):
+            seen = ", ".join(f"{list(types[s.key].shape)} in {seen_in[s.key]}" for s in feature.sources)
             sources = ", ".join(s.source for s in feature.sources)
             problems.append(f"features.{feature.name}: {sources} has no columns ({seen}); leave the feature out")
-    reference = job.timeline.reference
-    if reference is not None and reference not in types:
-        problems.append(f"timeline.reference: {reference} is in none of {len(tried)} episodes (first: {tried[0]})")
-    if problems:
-        raise ConfigError(problems)
-    return types
-
-
-def feature_types(features: Sequence[Feature], types: Mapping[str, SourceType]) -> list[FeatureType]:
-    """Output columns: a lone source keeps its shape, several lie side by side."""
-    columns = []
-    for feature in features:
-        found = [types[s.source] for s in feature.sources]
-        if len(found) == 1:
-            columns.append(FeatureType(feature.name, found[0].kind, found[0].shape))
-        else:
-            columns.append(FeatureType(feature.name, "float", (sum(t.width for t in found),)))
-    return columns
+    return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,35 +16,81 @@ NANOSECONDS = 1_000_000_000
 PLAUSIBLE_ROWS, ROWS_PER_SAMPLE = 1_000_000, 1_000
 
 
-def target_times(spec: TimelineSpec, stamps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The timeline of an episode, int64 ``[T]``, T >= 1.
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The stamps of one source on the common clock, and whether it bounds the timeline.
 
-    stamps: sorted int64 stamps of each source on the common clock (its offset added). Empty ones have no say.
+    times:        sorted int64 ``[n]``, the source's offset added
+    starts, ends: whether an intersection begins with its first stamp, and ends with its last; a held command is
+                  there long after its last stamp, so ``previous`` bounds the start alone
+    """
+
+    times: np.ndarray
+    starts: bool = True
+    ends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The targets of one episode, and what of the recording they cover.
+
+    times:   int64 ``[T]``, T >= 1
+    period:  nanoseconds between targets: of the rate, or the median step of the reference (0 for a lone target)
+    kept:    share 0..1 of the time from the recording's first stamp to its last
+    lost:    nanoseconds cut off before the first target's range and behind the last's
+    cut_by:  the sources that began last and ended first; empty where nothing was cut there
+    """
+
+    times: np.ndarray
+    period: int
+    kept: float
+    lost: tuple[int, int]
+    cut_by: tuple[str, str]
+
+
+def make_timeline(spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np.ndarray | None = None) -> Timeline:
+    """The timeline of an episode.
+
+    clocks:    of each source; those without stamps have no say
+    reference: its stamps, sorted, its offset added, where ``spec.reference`` is given
     ``InputError`` where the streams leave no target: none has a sample, or they do not overlap.
     """
-    spans = {source: (int(t[0]), int(t[-1])) for source, t in stamps.items() if len(t)}
+    spans = {s: (int(c.times[0]), int(c.times[-1])) for s, c in clocks.items() if len(c.times)}
     if not spans:
-        raise InputError(f"no source has a sample ({', '.join(stamps)})")
-    pick = (max, min) if spec.range == "intersection" else (min, max)
-    start = pick[0](first for first, _ in spans.values())
-    stop = pick[1](last for _, last in spans.values())
-    if start > stop:
-        late = max(spans, key=lambda s: spans[s][0])
-        early = min(spans, key=lambda s: spans[s][1])
-        gap = (spans[late][0] - spans[early][1]) / NANOSECONDS
-        raise InputError(
-            f"the streams do not overlap: {late} begins {gap:.3f} s after {early} ends; "
-            "set an offset if their clocks differ, or timeline.range: union"
+        raise InputError(f"no source has a sample that bounds the timeline ({', '.join(clocks) or 'all are static'})")
+    first, last = min(f for f, _ in spans.values()), max(t for _, t in spans.values())
+    start, stop, cut_by = first, last, ("", "")
+    if spec.range == "intersection":
+        begins = {s: f for s, (f, _) in spans.items() if clocks[s].starts}
+        ends = {s: t for s, (_, t) in spans.items() if clocks[s].ends}
+        start = max(begins.values(), default=first)
+        stop = min(ends.values(), default=last)
+        cut_by = (
+            max(begins, key=lambda s: begins[s]) if start > first else "",
+            min(ends, key=lambda s: ends[s]) if stop < last else "",
         )
-    if spec.reference is not None:
-        own = stamps[spec.reference]
-        targets = own[(own >= start) & (own <= stop)]
-        if not len(targets):
+        if start > stop:
+            raise InputError(
+                f"the streams do not overlap: {cut_by[0]} begins {(start - stop) / NANOSECONDS:.3f} s after "
+                f"{cut_by[1]} ends; set an offset or another stamp if their clocks differ, static: true for a value "
+                "that holds throughout, or timeline.range: union"
+            )
+    if reference is not None:
+        times = reference[(reference >= start) & (reference <= stop)]
+        if not len(times):
             raise InputError(f"reference {spec.reference} has no stamp in the range of the other streams")
-        return targets
-    assert spec.rate is not None  # the config has one of the two
+        period = int(np.median(np.diff(times))) if len(times) > 1 else 0
+    else:
+        assert spec.rate is not None  # the config has one of the two
+        times = _fixed_rate(spec, start, stop, sum(len(c.times) for c in clocks.values()))
+        period = int(NANOSECONDS / spec.rate)
+    kept = (stop - start) / (last - first) if last > first else 1.0
+    return Timeline(times, period, kept, (start - first, last - stop), cut_by)
+
+
+def _fixed_rate(spec: TimelineSpec, start: int, stop: int, samples: int) -> np.ndarray:
+    assert spec.rate is not None
     count = int((stop - start) * spec.rate / NANOSECONDS) + 2
-    samples = sum(len(t) for t in stamps.values())
     if count > max(PLAUSIBLE_ROWS, ROWS_PER_SAMPLE * samples):
         raise InputError(
             f"{samples} samples over {(stop - start) / NANOSECONDS:,.0f} s would make {count:,} rows at "

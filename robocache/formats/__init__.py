@@ -7,7 +7,7 @@ or ``OSError`` (the storage is, try again), and nothing else.
 
 from robocache.formats.base import InputSpec, Reader, TableTimes
 from robocache.formats.listing import list_episodes
-from robocache.formats.registry import READERS, UNAVAILABLE, guarded, list_streams, read_episode
+from robocache.formats.registry import READERS, UNAVAILABLE, describe_episode, guarded, list_streams, read_episode
 
 __all__ = [
     "READERS",
@@ -15,6 +15,7 @@ __all__ = [
     "InputSpec",
     "Reader",
     "TableTimes",
+    "describe_episode",
     "guarded",
     "list_episodes",
     "list_streams",

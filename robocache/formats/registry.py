@@ -12,7 +12,7 @@ from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.tables import CsvReader, ParquetReader
-from robocache.types import Episode, EpisodeRef, StreamInfo
+from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
 #: Every format by name; closed, so that a config cannot name code.
 READERS: dict[str, Reader] = {
@@ -36,9 +36,18 @@ def read_episode(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Ep
     Errors as :func:`guarded` has them.
     """
     with guarded(ref.files, ref.key, ref.format):
+        sources = [s if isinstance(s, str) else s.path for s in sources]
         for source in sources:
             _check_source(source)
         return _reader(ref).read(ref, sources, spec)
+
+
+def describe_episode(
+    ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+) -> dict[str, StreamType]:
+    """PLACEHOLDER until the readers describe."""
+    episode = read_episode(ref, sources, spec)
+    return {k: s.type for k, s in episode.streams.items()}
 
 
 def _check_source(source: str) -> None:

@@ -16,7 +16,6 @@ does that shard again, into the same bytes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ from typing import Any
 
 from robocache.config.job import Job
 from robocache.engine.shards import Shard
-from robocache.engine.source_types import SourceType
 from robocache.errors import OutputError
 from robocache.output.lock import Check, locked
 from robocache.output.manifest import LocalLog, ObjectLog, open_log
@@ -119,17 +117,15 @@ class Output:
         self.check()
         self.store.write(name, data)
 
-    def types(self) -> dict[str, SourceType] | None:
-        """The source types that an earlier run settled, or None."""
+    def settled(self) -> dict[str, Any]:
+        """What an earlier run settled about its sources, as :meth:`settle` was given it; empty where none has."""
         if not self.store.exists(IDENTITY):
-            return None
-        stored = json.loads(self.store.read(IDENTITY))["types"]
-        return {s: SourceType(t["kind"], tuple(t["shape"]), t["seen_in"]) for s, t in stored.items()} or None
+            return {}
+        return json.loads(self.store.read(IDENTITY))["types"]
 
-    def set_types(self, types: Mapping[str, SourceType]) -> None:
-        """Settle them for this output; the folder belongs to this config from here on."""
-        stored = {s: dataclasses.asdict(t) for s, t in types.items()}
-        content = {"identity": self.job.identity(), "types": stored}
+    def settle(self, types: Mapping[str, Any]) -> None:
+        """Record what is settled; the folder belongs to this config from here on."""
+        content = {"identity": self.job.identity(), "types": types}
         self.write(IDENTITY, json.dumps(content, indent=1).encode())
 
     def set_plan(self, shards: Sequence[Shard]) -> None:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from robocache.engine.clean import StreamReport
+from robocache.types import StreamReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class EpisodeRecord:
     start_ns: int
     streams: tuple[StreamReport, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

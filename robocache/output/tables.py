@@ -45,9 +45,11 @@ EPISODE_SCHEMA = pa.schema(
                     [
                         ("source", pa.string()),
                         ("samples", pa.int64()),
-                        ("out_of_order", pa.int64()),
+                        ("late", pa.int64()),
+                        ("late_by", pa.int64()),
                         ("duplicates", pa.int64()),
                         ("non_finite", pa.int64()),
+                        ("dropped", pa.int64()),
                         ("gaps", pa.int64()),
                         ("longest_gap", pa.int64()),
                         ("valid_share", pa.float64()),

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from robocache.config.job import ClusterSpec, Feature, FeatureSource, Job, OutputSpec, TimelineSpec
-from robocache.config.load import job_from_mapping, load_job, parse_duration, parse_rate, resolved_yaml
+from robocache.config.load import job_from_mapping, load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.config.schema import Input, Source
+from robocache.config.values import parse_duration, parse_rate
 from robocache.formats import READERS
 from robocache.formats.base import InputSpec, TableTimes
 from robocache.ops import MODES
@@ -24,7 +26,7 @@ from robocache.ops import MODES
 def test_the_closed_sets_are_those_of_the_code_behind_them():
     formats, modes = get_type_hints(Input)["format"], get_type_hints(Source)["align"]
     assert get_args(formats) == ("auto", *READERS)
-    assert get_args(modes) == MODES
+    assert get_args(modes) == ("auto", *MODES)
 
 
 def test_minimal_config_has_the_defaults_of_the_job_types():
@@ -181,7 +183,7 @@ def test_an_override_reaches_the_longest_feature_name(tmp_path):
     features = "features: {a: {source: /a}, a.b: {source: /b}, a.bc: {source: /c}}"
     path.write_text(MINIMAL.replace("features: {action: /command.position}", features))
     made = load_job(str(path), ["features.a.b.align=mean"])
-    assert [f.sources[0].align for f in made.features] == ["linear", "mean", "linear"]
+    assert [f.sources[0].align for f in made.features] == ["auto", "mean", "auto"]
 
 
 def test_the_resolved_config_keeps_no_secret(monkeypatch):

@@ -106,9 +106,30 @@ def test_an_empty_config_names_what_it_needs():
             "features.action.align: found 'pose'; it takes 7 columns and /x[a,b,c,0:2] selects 5",
         ),
         (
-            "features.action={source: /x, quaternion_order: wxyz}",
+            "features.action={source: /x, align: linear, quaternion_order: wxyz}",
             "features.action.quaternion_order: found 'wxyz'; align linear knows no quaternions",
         ),
+        (
+            "features.action={source: /x, align: nearest, period: deg}",
+            "features.action.period: found 'deg'; align nearest knows no angles",
+        ),
+        (
+            "features.action={source: /x, align: angle, period: 0}",
+            "features.action.period: found 0; write rad, deg, or the number that one turn is",
+        ),
+        (
+            "features.action={source: /x, align: mean, snap: 2ms}",
+            "features.action.snap: found '2ms'; align mean does not snap; only previous and next do",
+        ),
+        (
+            "features.action={source: /x, max_gap: soon}",
+            "features.action.max_gap: found 'soon'; write a duration with its unit (ns, us, ms or s), such as 50ms, or",
+        ),
+        ("features.action={source: /x, dtype: double}", "features.action.dtype: found 'double'; write auto, bool"),
+        ("features.action={sources: /x}", "features.action.sources: found '/x'; write a list of sources"),
+        ("features.action={sources: [/x], align: mean}", "features.action.align: unknown key; the keys here are"),
+        ("quality.min_kept=50", "quality.min_kept: found 50.0; write a share between 0 and 1"),
+        ("quality.max_late=none", "quality.max_late: found 'none'; write a duration with its unit"),
         ("features.frame_index=/x", "features.frame_index: every dataset has its own column"),
         ("features[action.valid]=/x", "features.action.valid: this column marks where action is valid"),
         ("output.uri=' '", "output.uri: found ' '; write a path or URI"),
@@ -122,6 +143,13 @@ def test_an_empty_config_names_what_it_needs():
 )
 def test_each_mistake_is_one_problem(override, problem):
     assert only_problem(MINIMAL, override).startswith(problem)
+
+
+def test_the_reference_has_one_offset():
+    changes = "features={a: {source: /x, offset: 1ms}, b: /x}", "timeline={reference: /x}"
+    assert only_problem(MINIMAL, *changes) == (
+        "timeline.reference: /x has the offsets +0 ns, +1000000 ns in the features; give it one"
+    )
 
 
 @pytest.mark.parametrize(("device", "gpus", "right"), [("cpu", 0.5, "write 0 or"), ("cuda", 0, "write more")])

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from robocache.config.job import Job
-from robocache.config.load import job_from_mapping, load_job, resolved_yaml
+from robocache.config.load import job_from_mapping, load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.formats import list_episodes, read_episode
 from robocache.ops.modes import WIDTHS
 from robocache.sample import write_samples
@@ -33,10 +34,10 @@ def check_first_episode(job: Job, episodes: int) -> None:
     refs = list_episodes(job.input)
     assert len(refs) == episodes
     episode = read_episode(refs[0], job.sources, job.input)
-    assert set(episode.streams) == set(job.sources)
+    assert set(episode.streams) == {source.key for source in job.sources}
     for feature in job.features:
         for source in feature.sources:
-            stream = episode.streams[source.source]
+            stream = episode.streams[source.key]
             assert isinstance(stream.values, np.ndarray)
             assert len(stream.times) > 1
             width = int(np.prod(stream.values.shape[1:]))

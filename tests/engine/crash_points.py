@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from robocache.config.job import Job
-from robocache.config.load import load_job, resolved_yaml
+from robocache.config.load import load_job
+from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.output import store
 

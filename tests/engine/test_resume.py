@@ -12,7 +12,7 @@ import pytest
 from engine_kit import META, assert_same_tree, do, job, table, tree, write_parquet, write_recordings, write_shards
 from omegaconf import OmegaConf
 
-from robocache.config.load import resolved_yaml
+from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.output.verify import verify
 

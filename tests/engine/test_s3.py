@@ -18,7 +18,7 @@ from s3_kit import CHANGES, SECRET, Bucket, Request
 
 from robocache.cli.plan import preview
 from robocache.config.job import Job
-from robocache.config.load import resolved_yaml
+from robocache.config.resolved import resolved_yaml
 from robocache.engine import retry
 from robocache.engine import run as engine
 from robocache.errors import InputError, OutputError

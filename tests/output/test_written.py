@@ -133,12 +133,13 @@ def test_statistics_are_those_of_the_rows(written):
 # Parts
 
 
-FEATURE = FeatureType("x", "float", (2,))
+FEATURE = FeatureType("x", pa.list_(pa.float32(), 2))
+SCHEMA = schema.arrow_schema([FEATURE])
 
 
 def episode(index: int, rows: int) -> pa.Table:
-    values = (np.arange(rows * 2, dtype=np.float32).reshape(rows, 2), np.ones(rows, bool))
-    return schema.episode_table([FEATURE], index, np.arange(rows) * 10**6, {"x": values})
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(rows * 2, dtype=np.float32)), 2)
+    return schema.episode_table(SCHEMA, index, np.arange(rows) * 10**6, {"x": values, "x.valid": np.ones(rows, bool)})
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_row_groups_end_with_episodes(monkeypatch, format, lengths, groups):
     """Only an episode longer than a row group is cut."""
     monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 100)
     tables = [episode(i, n) for i, n in enumerate(lengths)]
-    data = parts.encode(schema.arrow_schema([FEATURE]), tables, {}, format, "zstd")
+    data = parts.encode(SCHEMA, tables, {}, format, "zstd")
     if format == "parquet":
         file = pq.ParquetFile(pa.BufferReader(data))
         found = [file.read_row_group(i) for i in range(file.num_row_groups)]
@@ -173,21 +174,11 @@ def test_row_groups_end_with_episodes(monkeypatch, format, lengths, groups):
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
 def test_parts_hold_their_statistics_and_no_dictionary_of_floats(format, compression):
     stats = {"x": Statistics.of(np.ones((5, 2), np.float32))}
-    data = parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
-    assert data == parts.encode(schema.arrow_schema([FEATURE]), [episode(0, 5)], stats, format, compression)
+    data = parts.encode(SCHEMA, [episode(0, 5)], stats, format, compression)
+    assert data == parts.encode(SCHEMA, [episode(0, 5)], stats, format, compression)
     assert parts.read_statistics(data, format)["x"].summary() == stats["x"].summary()
     if format == "parquet":
         group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
         assert "RLE_DICTIONARY" not in columns["x.list.element"].encodings
         assert columns["x.list.element"].compression == ("ZSTD" if compression == "zstd" else "UNCOMPRESSED")
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 4), (2, 3, 4)])
-def test_shapes(shape):
-    kind = FeatureType("x", "float", shape)
-    values = np.arange(5 * kind.width, dtype=np.float32).reshape(5, kind.width)
-    array = kind.array(values)
-    assert array.type == kind.arrow
-    expected = values[:, 0] if shape in ((), (1,)) else values.reshape(5, *shape)
-    np.testing.assert_array_equal(array.to_pylist(), expected)

@@ -51,12 +51,12 @@ from robocache.config.job import Job
 from robocache.engine.process import Processor, naming, pick_device
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard, plan_shards
-from robocache.engine.source_types import SourceType, resolve
+from robocache.engine.source_types import resolve
 from robocache.errors import ConfigError, DeviceLostError, InputError
+from robocache.features.columns import number_array
 from robocache.formats import list_episodes
-from robocache.output import schema
 from robocache.output.store import Store
-from robocache.types import Episode, Stream, Values
+from robocache.types import Episode, Stream, StreamType, Values
 
 logger = logging.getLogger("robocache")
 
@@ -142,7 +142,7 @@ class AlignEpisodes:
         if row.failure:
             raise InputError(row.failure)
         with naming(row.files, row.id):
-            return self.processor.align(row.index, row.episode).table
+            return self.processor.aligner.align(row.index, row.episode).table
 
     def _reason(self, row: EpisodeRow, error: Exception) -> str:
         try:
@@ -158,7 +158,7 @@ class AlignEpisodes:
         logger.warning("episode %s: %s", row.id, reason)
         record = {"index": row.index, "id": row.id, "files": row.files, "reason": reason}
         self.quarantine.write(f"episode-{row.index:06d}.json", json.dumps(record).encode())
-        return schema.arrow_schema(self.processor.features).empty_table()
+        return self.processor.aligner.preparer.schema.empty_table()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +204,14 @@ def _read(processor: Processor, shard: Shard) -> Iterable[pa.Table]:
             episode = with_retries(attempts, f"episode {ref.id}", partial(processor.read, ref))
             with naming(files, ref.id):
                 for source, stream in episode.streams.items():
-                    processor.check_type(source, stream)
+                    processor.aligner.preparer.check_type(source, stream)
         except Exception as error:
             failure, _ = processor.blame(error, ref.id, last_attempt=True)
             episode = Episode(ref.id, {})
-        yield _block(processor.types, EpisodeRow(index, ref.id, files, failure, episode))
+        yield _block(processor.types.types, EpisodeRow(index, ref.id, files, failure, episode))
 
 
-def _block(types: Mapping[str, SourceType], row: EpisodeRow) -> pa.Table:
+def _block(types: Mapping[str, StreamType], row: EpisodeRow) -> pa.Table:
     streams = [_struct(kind, row.episode.streams.get(source)) for source, kind in types.items()]
     columns = {
         "index": pa.array([row.index], pa.int64()),
@@ -224,53 +224,73 @@ def _block(types: Mapping[str, SourceType], row: EpisodeRow) -> pa.Table:
     return pa.table(columns)
 
 
-def _struct(kind: SourceType, stream: Stream | None) -> pa.Array:
-    """One stream as a struct array of length 1; what has no samples is of the settled type."""
-    if stream is None or not len(stream.times):
-        empty: Values = np.empty((0, *kind.shape)) if kind.kind == "float" else pa.array([], _PAYLOADS[kind.kind])
-        values, dtype = _samples(empty)
-        if stream is None:
-            types = [_TIMES, pa.large_list(values.type), pa.string()]
-            return pa.nulls(1, pa.struct(zip(("times", "values", "dtype"), types, strict=True)))
-    else:
-        values, dtype = _samples(stream.values)
-    ends = pa.array([0, len(stream.times)], pa.int64())
-    times = pa.LargeListArray.from_arrays(ends, pa.array(stream.times))
-    arrays = [times, pa.LargeListArray.from_arrays(ends, values), pa.array([dtype], pa.string())]
-    return pa.StructArray.from_arrays(arrays, ["times", "values", "dtype"])
+def _struct(kind: StreamType, stream: Stream | None) -> pa.Array:
+    """One stream as a struct array of length 1, its values of the settled type, so that all blocks have one schema."""
+    storage = _storage(kind.arrow)
+    types = [_TIMES, pa.large_list(storage), pa.string(), pa.large_list(pa.bool_()), _TIMES, pa.list_(pa.string())]
+    if stream is None:
+        return pa.nulls(1, pa.struct(zip(_STREAM, types, strict=True)))
+    count = len(stream.times)
+    values = _samples(stream.values, kind) if count else pa.array([], storage)
+    lists: list[pa.Array] = []
+    for items in (stream.times, values, stream.present, stream.log_times):
+        if items is None:
+            lists.append(None)
+            continue
+        array = pa.array(items.reshape(-1)) if isinstance(items, np.ndarray) else items
+        lists.append(pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array))
+    times, values, present, log_times = lists
+    arrays = [
+        times,
+        values,
+        pa.array([json.dumps(dict(stream.about))]),
+        pa.nulls(1, types[3]) if present is None else present,
+        pa.nulls(1, _TIMES) if log_times is None else log_times,
+        pa.array([list(stream.notes)], types[5]),
+    ]
+    return pa.StructArray.from_arrays(arrays, list(_STREAM))
 
 
-#: Offsets of 64 bits, because Ray joins payloads of many episodes in one array.
-_PAYLOADS = {"bytes": pa.large_binary(), "text": pa.large_string()}
+_STREAM = ("times", "values", "about", "present", "log_times", "notes")
 
 
-def _samples(values: Values) -> tuple[pa.Array, str | None]:
-    """Values ``[n, *shape]`` as an Arrow array of n, without a copy where they are contiguous; and their dtype."""
+def _storage(kind: pa.DataType) -> pa.DataType:
+    """Offsets of 64 bits, because Ray joins payloads of many episodes in one array."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary(kind) else kind
+
+
+def _samples(values: Values, kind: StreamType) -> pa.Array:
+    """Samples as an Arrow array of the settled type, without a copy where they are of it and contiguous."""
     if not isinstance(values, np.ndarray):
-        text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-        return values.cast(_PAYLOADS["text" if text else "bytes"]), None
-    if values.dtype.kind not in "iuf" or values.dtype.itemsize > 8:
-        values = values.astype(np.float64)  # as aligning would
-    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    array = pa.array(values.reshape(-1), from_pandas=False)
-    for axis in range(values.ndim - 1, 0, -1):
-        size = values.shape[axis]
-        length = int(np.prod(values.shape[:axis], dtype=np.int64))
-        array = pa.Array.from_buffers(pa.list_(array.type, size), length, [None], children=[array])
-    return array, str(values.dtype)
+        return values.cast(_storage(kind.arrow))
+    return number_array(values.astype(kind.element.to_pandas_dtype(), copy=False), kind.arrow)
 
 
 def _stream(structs: pa.StructArray, row: int) -> Stream | None:
     """The inverse of :func:`_struct`."""
-    stamps = structs.field("times")[row]
-    if not stamps.is_valid:
+
+    def items(name: str) -> pa.Array | None:
+        scalar = structs.field(name)[row]
+        return scalar.values if scalar.is_valid else None
+
+    times, array = items("times"), items("values")
+    if times is None or array is None:
         return None
-    times = stamps.values.to_numpy().copy()  # torch takes no read-only memory
-    array, dtype = structs.field("values")[row].values, structs.field("dtype")[row].as_py()
-    if dtype is None:
-        return Stream(times, array)
-    shape = [len(array)]
-    while pa.types.is_fixed_size_list(array.type):
-        shape.append(array.type.list_size)
-        array = array.flatten()
-    return Stream(times, array.to_numpy().astype(dtype, copy=False).reshape(shape))
+    stamps = times.to_numpy().copy()  # torch takes no read-only memory
+    kind = StreamType(array.type)
+    values: Values = array
+    if kind.numeric or pa.types.is_boolean(kind.element):
+        while pa.types.is_fixed_size_list(array.type):
+            array = array.flatten()
+        values = array.to_numpy(zero_copy_only=False).reshape(len(stamps), *kind.shape)
+    present, arrived = items("present"), items("log_times")
+    return Stream(
+        stamps,
+        values,
+        json.loads(structs.field("about")[row].as_py()),
+        None if present is None else present.to_numpy(zero_copy_only=False).reshape(len(stamps), kind.width),
+        None if arrived is None else arrived.to_numpy(),
+        tuple(structs.field("notes")[row].as_py()),
+    )

@@ -1,0 +1,88 @@
+"""What sections of a config must agree on with each other: input, output, cluster and compute."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+
+from fsspec.core import split_protocol
+from fsspec.utils import glob_translate
+
+from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
+from robocache.config.schema import EXPECTED, Problems
+from robocache.config.values import at_least
+
+
+def check_reference(timeline: TimelineSpec, features: Sequence[Feature], problems: Problems) -> None:
+    """The reference has the offset that its feature gives it, so there must be one."""
+    offsets = {s.offset for f in features for s in f.sources if s.source == timeline.reference}
+    if len(offsets) > 1:
+        shown = ", ".join(f"{ns:+d} ns" for ns in sorted(offsets))
+        problems.add("timeline.reference", f"{timeline.reference} has the offsets {shown} in the features; give it one")
+
+
+def check_output(inputs: Sequence[str], output: OutputSpec, problems: Problems) -> None:
+    """A run must not read what it writes, nor write around what it reads (an overwrite would delete it)."""
+    if problems.under("output.uri"):
+        return
+    if not output.uri.strip():
+        problems.wrong("output.uri", output.uri, f"write {EXPECTED['uri']}")
+        return
+    for uri in inputs:
+        try:
+            if uri.strip() and _overlap(_absolute(uri), _absolute(output.uri)):
+                problems.wrong("output.uri", output.uri, f"it overlaps the input {uri}; write a folder apart from it")
+        except ValueError as error:  # a glob that fsspec cannot read either
+            problems.wrong("input.uri", uri, str(error))
+
+
+def check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems) -> None:
+    at_least(problems, "cluster.max_attempts", cluster.max_attempts, 1)
+    at_least(problems, "cluster.workers", cluster.workers, 0)
+    at_least(problems, "cluster.memory_mb", cluster.memory_mb, 0)
+    gpus, cpus = cluster.gpus_per_worker, cluster.cpus_per_worker
+    if not 0 < cpus < math.inf or (cpus > 1 and cpus % 1):
+        problems.wrong("cluster.cpus_per_worker", cpus, "write a fraction between 0 and 1, or a whole number")
+    if gpus is not None and not problems.under("cluster.gpus_per_worker", "compute.device"):
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1):
+            problems.wrong("cluster.gpus_per_worker", gpus, "write 0, a fraction between 0 and 1, or a whole number")
+        elif gpus and compute.device == "cpu":
+            problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cpu; write 0 or leave it out")
+        elif not gpus and compute.device == "cuda":
+            problems.wrong("cluster.gpus_per_worker", gpus, "compute.device is cuda; write more than 0 or leave it out")
+
+
+def check_reach(inputs: Sequence[str], output: OutputSpec, cluster: ClusterSpec, problems: Problems) -> None:
+    """A running cluster's nodes share no current folder, and that of a submitted job vanishes with the job."""
+    address = cluster.to_join() if cluster.mode == "ray" and not problems.under("cluster") else None
+    if address is None:
+        return
+    right = (
+        f"the nodes of the cluster at {address} share no current folder; write an absolute path that all of them see, "
+        "or a URI such as s3://bucket/run-1"
+    )
+    for path, uris in (("input.uri", inputs), ("output.uri", (output.uri,))):
+        for uri in uris if not problems.under(path) else ():
+            protocol, local = split_protocol(uri)
+            if protocol in (None, "file", "local") and not os.path.isabs(os.path.expanduser(local)):
+                problems.wrong(path, uri, right)
+
+
+def _overlap(source: str, output: str) -> bool:
+    """True where the input (a file, a folder, which is searched recursively, or a glob) and the output share files."""
+    plain = re.split(r"[*?\[]", source)[0]
+    if plain == source:
+        return f"{output}/".startswith(source.rstrip("/") + "/") or source.startswith(f"{output}/")
+    folders = [output[:i] for i, c in enumerate(output) if c == "/" and i] + [output]
+    parts = [f"{output}/{folder}part.{suffix}" for folder in ("", "data/") for suffix in ("parquet", "arrow")]
+    return plain.startswith(f"{output}/") or any(map(re.compile(glob_translate(source)).match, folders + parts))
+
+
+def _absolute(uri: str) -> str:
+    """``uri`` in one spelling: local paths absolute with links resolved, no trailing slash."""
+    protocol, path = split_protocol(uri)
+    if protocol in (None, "file", "local"):
+        return os.path.realpath(os.path.expanduser(path))
+    return f"{protocol}://{path.rstrip('/')}"

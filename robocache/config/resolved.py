@@ -1,0 +1,89 @@
+"""A job as a config again: what is stored beside the output it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from robocache.config.job import Feature, FeatureSource, Job
+from robocache.config.schema import literal
+from robocache.config.values import duration_text
+from robocache.formats.base import TableTimes
+from robocache.ops.modes import WIDTHS
+
+
+def resolved_yaml(job: Job) -> str:
+    """``job`` as a config that reads back as the same job, whatever the environment.
+
+    Storage options are left out (they may hold credentials); a comment says so where there were any.
+    """
+    times = job.input.times
+    config = {
+        "input": {
+            "uri": list(job.input.uri),
+            "format": job.input.format,
+            "times": times and _times_mapping(times),
+            "episode": job.input.episode,
+            "stamp": job.input.stamp,
+            "verify_checksums": job.input.verify_checksums,
+            "max_failed_episodes": job.max_failed_episodes,
+            "on_restart": job.quality.on_restart,
+        },
+        "features": {feature.name: _feature_mapping(feature) for feature in job.features},
+        "timeline": {
+            "rate_hz": None if job.timeline.rate is None else str(job.timeline.rate),
+            "reference": job.timeline.reference,
+            "range": job.timeline.range,
+            "causal": job.timeline.causal,
+            "provenance": job.timeline.provenance,
+        },
+        "output": {k: v for k, v in dataclasses.asdict(job.output).items() if k != "storage_options"},
+        "compute": dataclasses.asdict(job.compute),
+        "cluster": dataclasses.asdict(job.cluster),
+        "quality": {
+            **{k: v for k, v in dataclasses.asdict(job.quality).items() if k != "on_restart"},
+            "max_late": duration_text(job.quality.max_late),
+        },
+    }
+    text = OmegaConf.to_yaml(OmegaConf.create(literal(config)))
+    if job.input.storage_options or job.output.storage_options:
+        text = "# storage_options left out: they may hold credentials\n" + text
+    return text
+
+
+def _times_mapping(times: TableTimes) -> dict[str, Any]:
+    return {"rate_hz": times.rate_hz} if times.column is None else {"column": times.column, "unit": times.unit}
+
+
+def _feature_mapping(feature: Feature) -> Any:
+    """Its sources; with keys of its own a mapping."""
+    sources, usual = [_source_mapping(s) for s in feature.sources], Feature("", ())
+    own = {key: value for key in ("dtype", "role") if (value := getattr(feature, key)) != getattr(usual, key)}
+    return {"sources": sources, **own} if own else sources
+
+
+def _source_mapping(source: FeatureSource) -> dict[str, Any]:
+    """The source with the keys that are not at their defaults, and how it is aligned in any case."""
+    mapping: dict[str, Any] = {"source": source.source, "align": source.align, "max_gap": _limit(source.max_gap)}
+    if source.snap != "auto":
+        mapping["snap"] = _limit(source.snap or None)
+    if source.offset:
+        mapping["offset"] = duration_text(source.offset)
+    if source.period is not None:
+        mapping["period"] = {2 * math.pi: "rad", 360.0: "deg"}.get(source.period, source.period)
+    usual = FeatureSource(source.source)
+    for key in ("optional", "static", "stamp", "nonfinite", "repeats"):
+        if getattr(source, key) != getattr(usual, key):
+            mapping[key] = getattr(source, key)
+    if source.align in WIDTHS:
+        mapping["quaternion_order"] = source.quaternion_order
+    return mapping
+
+
+def _limit(value: int | str | None) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else duration_text(value)

@@ -1,0 +1,330 @@
+"""One episode on its timeline: every source aligned in one call, columns assembled, what was found told.
+
+The kernels compute new numbers; what is selected rather than computed with (text, images, whole numbers, everything
+aligned by nearest, previous or next) is a row number to them, so that it reaches the output exactly as recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from robocache.config.job import Job
+from robocache.engine import quality
+from robocache.engine.angles import TURNS, Turn, find_turn, turn_of_angle, unwrap
+from robocache.engine.clean import Columns, selectable, with_gaps
+from robocache.engine.lookback import past_mean, used_stamps
+from robocache.engine.prepare import Preparer, Request
+from robocache.engine.source_types import COMPUTING, SourceTypes
+from robocache.engine.timeline import Timeline
+from robocache.errors import InputError
+from robocache.features import Aligned, assemble
+from robocache.features.cast import rounded_columns
+from robocache.ops import StreamSpec
+from robocache.ops.chunked import fuse_multimodal_chunked
+from robocache.output.schema import FeatureType, episode_table
+from robocache.types import Episode, Finding, StreamReport, StreamType
+
+#: ``max_gap: auto`` is this many median steps of the stream.
+GAP_STEPS = 10
+#: ``snap: auto`` is the timeline's period divided by this.
+SNAP_SHARE = 10
+#: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
+_JOINTS = 64
+
+FeatureColumns: TypeAlias = Mapping[str, tuple["pa.Array | pa.ChunkedArray", np.ndarray]]
+
+
+@dataclass
+class AlignedEpisode:
+    """An episode on its timeline.
+
+    table:   its rows, see :func:`robocache.output.schema.episode_table`
+    columns: the features' values and bool ``[T]`` validity in it, as they were made
+    reports: of each stream
+    quality: what a person must know of it, see :mod:`robocache.engine.quality`
+    """
+
+    table: pa.Table
+    columns: FeatureColumns
+    reports: list[StreamReport]
+    quality: dict[str, Any]
+    metadata: Mapping[str, Any]
+    start_ns: int
+
+
+@dataclass
+class _Part:
+    """A group of columns of a source on the timeline.
+
+    turns:  by column of the group, what was undone before and is done again after
+    wide:   in float64
+    values: ``[T, k]``, or ``[T, 1]`` row numbers where samples are picked; valid: bool ``[T]``
+    """
+
+    group: Columns
+    turns: Mapping[int, Turn] = field(default_factory=dict)
+    wide: bool = False
+    spec: StreamSpec | None = None
+    values: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    valid: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Brings episodes of a job to their timelines; the same for every episode, can be pickled.
+
+    types: from :func:`robocache.engine.source_types.resolve`; device: a torch device
+    """
+
+    job: Job
+    types: SourceTypes
+    device: str = "cpu"
+
+    @cached_property
+    def preparer(self) -> Preparer:
+        """What comes before the kernels."""
+        return Preparer(self.job, self.types)
+
+    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+        """Every source of an episode on its timeline, the features side by side.
+
+        ``InputError`` where it cannot be used: see :meth:`Preparer.prepare`, and where ``quality.on_fail`` says so.
+        """
+        prepared = self.preparer.prepare(episode)
+        timeline, findings = prepared.timeline, list(prepared.findings)
+        parts = [self._parts(r, timeline, findings) for r in prepared.requests]
+        self._fuse([part for some in parts for part in some if part.spec is not None], timeline.times)
+        aligned = [self._aligned(r, some, timeline) for r, some in zip(prepared.requests, parts, strict=True)]
+        columns, beside = self._columns(prepared.requests, aligned, findings)
+        shares = {name: float(valid.mean()) for name, (_, valid) in columns.items()}
+        reports = _reports(prepared.requests, aligned)
+        findings += quality.check_episode(self.job.quality, timeline, reports, shares)
+        failed = [f.text for f in findings if f.failed]
+        if failed and self.job.quality.on_fail == "quarantine":
+            raise InputError(f"quality: {'; '.join(failed)}")
+        return AlignedEpisode(
+            episode_table(self.preparer.schema, index, timeline.times, beside),
+            columns,
+            reports,
+            quality.record(timeline, shares, findings),
+            episode.metadata,
+            int(timeline.times[0]),
+        )
+
+    def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:
+        """The groups of a source's columns and what the kernels are asked for each."""
+        if r.cleaned is None or r.source.static:
+            return []
+        column = self.preparer.features[self.job.features.index(r.feature)]
+        findings += _rounding(r, column)
+        return [self._part(r, group, column, timeline, findings) for group in r.cleaned.groups]
+
+    def _part(
+        self, r: Request, group: Columns, column: FeatureType, timeline: Timeline, findings: list[Finding]
+    ) -> _Part:
+        s, mode, offset, max_gap = r.source, r.mode, r.source.offset, r.source.max_gap
+        values = group.values
+        turns: Mapping[int, Turn] = {}
+        if values is None:
+            values = np.arange(len(group.times), dtype=np.float64)[:, None]
+        elif r.kind.width <= _JOINTS and mode in ("linear", "cubic", "mean", "angle"):
+            values, turns, mode = _unwound(r, group, findings)
+        part = _Part(group, turns)
+        if self._looks_back(r):
+            part.values, part.valid = past_mean(group.times + offset, values, timeline.times)
+            return part
+        if max_gap == "auto":
+            computed = mode in COMPUTING and len(group.times) > 1
+            max_gap = GAP_STEPS * int(np.median(np.diff(group.times))) if computed else None
+        if mode in ("previous", "next"):
+            snap = s.snap
+            if snap == "auto":
+                snap = 0 if self.job.timeline.causal else timeline.period // SNAP_SHARE
+            offset += -snap if mode == "previous" else snap
+            max_gap = None if max_gap is None else max_gap + snap
+        kind = StreamType(column.arrow).element
+        part.wide = group.values is None or bool(turns) or kind not in (pa.float32(), pa.float16())
+        part.spec = StreamSpec(_tensor(values), _tensor(group.times), mode, max_gap=max_gap, offset=offset)
+        return part
+
+    def _looks_back(self, r: Request) -> bool:
+        """Whether it is the mean of what came since the row before, which the kernels' bins about a row are not."""
+        return self.job.timeline.causal and r.feature.role != "action" and r.mode == "mean" and r.computed
+
+    def _fuse(self, parts: Sequence[_Part], targets: np.ndarray) -> None:
+        """Align all parts: one call for those in float32, one for those in float64."""
+        for wide in (False, True):
+            some = [part for part in parts if part.wide == wide]
+            if not some:
+                continue
+            fused, valid = fuse_multimodal_chunked(
+                [part.spec for part in some if part.spec is not None],
+                torch.from_numpy(targets).unsqueeze(0),
+                out_dtype=torch.float64 if wide else torch.float32,
+                max_memory_mb=self.job.compute.max_memory_mb,
+                device=self.device,
+                validate=False,  # clean() has sorted them
+            )
+            values, ok = fused[0].cpu().numpy(), valid[0].cpu().numpy()
+            at = 0
+            for m, part in enumerate(some):
+                width = 1 if part.group.values is None else part.group.values.shape[1]
+                part.values, part.valid = values[:, at : at + width], ok[:, m]
+                at += width
+
+    def _aligned(self, r: Request, parts: Sequence[_Part], timeline: Timeline) -> Aligned:
+        """The parts of a source together, on the timeline."""
+        count, cleaned = len(timeline.times), r.cleaned
+        stamps = None
+        if self.job.timeline.provenance:
+            past = self._looks_back(r)
+            rows = parts[0].values[:, 0].astype(np.int64) if len(parts) == 1 and not r.computed else None
+            stamps = used_stamps(r, timeline.times, past=past, rows=rows)
+        if cleaned is None or not cleaned.groups:
+            return _nothing(r, count, stamps)
+        absent = cleaned.absent if cleaned.absent.any() else None
+        finite = r.source.nonfinite == "drop"
+        recorded = selectable(cleaned.stream.values)
+        if r.source.static:
+            rows = np.full(count, max(group.rows[-1] for group in cleaned.groups))
+            return Aligned(recorded, np.ones(count, bool), rows, absent, finite, stamps)
+        whole = len(parts) == 1 and parts[0].group.columns is None
+        if whole and not r.computed:
+            rows = parts[0].group.rows[parts[0].values[:, 0].astype(np.int64)]
+            return Aligned(recorded, parts[0].valid, rows, absent, finite, stamps)
+        blocks = [_finished(part, r, recorded) for part in parts]
+        block = blocks[0] if whole else _side_by_side(parts, blocks, r.kind.width)
+        valid = np.logical_and.reduce([part.valid for part in parts])
+        return Aligned(block, valid, None, absent, finite, stamps)
+
+    def _columns(
+        self, requests: Sequence[Request], aligned: Sequence[Aligned], findings: list[Finding]
+    ) -> tuple[FeatureColumns, dict[str, Any]]:
+        """The features' columns with their validity; and all that the table holds, by name."""
+        columns: dict[str, tuple[pa.Array | pa.ChunkedArray, np.ndarray]] = {}
+        beside: dict[str, Any] = {}
+        for feature, kind in zip(self.job.features, self.preparer.features, strict=True):
+            sources = [a for r, a in zip(requests, aligned, strict=True) if r.feature is feature]
+            values, valid, unfit = assemble(kind, sources)
+            columns[feature.name] = (values, valid)
+            beside |= {feature.name: values, f"{feature.name}.valid": valid}
+            if unfit:
+                text = (
+                    f"{feature.name}: {unfit} rows hold a number that {StreamType(kind.arrow).element} cannot and are "
+                    "invalid; set a wider dtype"
+                )
+                findings.append(Finding("overflow", feature.name, text, unfit / len(valid)))
+            if self.job.timeline.provenance:
+                stamps = np.concatenate([s.stamps for s in sources if s.stamps is not None], axis=1)
+                flat = pa.array(stamps.reshape(-1), mask=stamps.reshape(-1) < 0)
+                beside[f"{feature.name}.stamps"] = pa.FixedSizeListArray.from_arrays(flat, stamps.shape[1])
+        return columns, beside
+
+
+def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.ndarray, dict[int, Turn], str]:
+    """Values whose turns are undone, the turns by column of the group, and the mode that is left to do."""
+    s, values = r.source, group.values
+    assert values is not None
+    turns: dict[int, Turn] = {}
+    for column in range(values.shape[1]):
+        if r.mode == "angle":
+            turns[column] = turn_of_angle(values[:, column], s.period, s.source)
+        elif s.period is not None:
+            turns[column] = Turn(s.period, -s.period / 2)
+        elif (found := find_turn(values[:, column])) is not None:
+            turns[column] = found
+            text = (
+                f"{s.source}: {_column_name(r, group, column)} jumps by {TURNS[found.period]} {found.wraps} times, so "
+                "it was aligned as an angle; write align: angle, or a period, to say so"
+            )
+            findings.append(Finding("wraps", s.source, text, found.wraps))
+    if not turns or (r.mode == "angle" and all(t.plain for t in turns.values())):
+        return values, {}, r.mode  # the kernels' own angle takes radians
+    unwound = values.astype(np.float64)
+    for column, turn in turns.items():
+        unwound[:, column] = unwrap(unwound[:, column], turn.period)
+    return unwound, turns, "linear" if r.mode == "angle" else r.mode
+
+
+def _finished(part: _Part, r: Request, recorded: Any) -> np.ndarray:
+    """The numbers of a part: turned again, or picked."""
+    if not r.computed:
+        rows = part.group.rows[part.values[:, 0].astype(np.int64)]
+        picked = recorded.reshape(len(recorded), -1)[rows]
+        return picked if part.group.columns is None else picked[:, part.group.columns]
+    for column, turn in part.turns.items():
+        part.values[:, column] = turn.wrap(part.values[:, column])
+    return part.values
+
+
+def _side_by_side(parts: Sequence[_Part], blocks: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Blocks of columns at their places; NaN, or 0 of integers, where a column has no number at all."""
+    dtype = np.result_type(*blocks)
+    out = np.full((len(blocks[0]), width), np.nan if dtype.kind == "f" else 0, dtype)
+    for part, block in zip(parts, blocks, strict=True):
+        out[:, part.group.columns if part.group.columns is not None else slice(None)] = block
+    return out
+
+
+def _nothing(r: Request, count: int, stamps: np.ndarray | None) -> Aligned:
+    """A source that the episode does not have, or of which no sample can be used."""
+    none = np.zeros(count, bool)
+    if not (r.kind.numeric or pa.types.is_boolean(r.kind.element)):
+        return Aligned(pa.array([], r.kind.arrow), none, np.full(count, -1), stamps=stamps)
+    dtype = np.dtype(np.float64) if r.computed else np.dtype(r.kind.element.to_pandas_dtype())
+    block = np.full((count, r.kind.width), np.nan if dtype.kind == "f" else 0, dtype)
+    return Aligned(block, none, stamps=stamps)
+
+
+def _rounding(r: Request, column: FeatureType) -> list[Finding]:
+    """Where the column's type loses what the sensor measured."""
+    kind, cleaned = StreamType(column.arrow).element, r.cleaned
+    assert cleaned is not None
+    recorded = cleaned.stream.values
+    if not pa.types.is_floating(kind) or not isinstance(recorded, np.ndarray) or r.kind.width > _JOINTS:
+        return []
+    dtype, out = np.dtype(kind.to_pandas_dtype()), []
+    for group in cleaned.groups:
+        values = recorded.reshape(len(recorded), -1)[group.rows]
+        lost = rounded_columns(values if group.columns is None else values[:, group.columns], dtype)
+        if len(lost):
+            names = ", ".join(_column_name(r, group, int(c)) for c in lost[:4])
+            text = (
+                f"{column.name}: {dtype} rounds {names} of {r.source.source} more coarsely than it was measured; set "
+                "dtype: float64"
+            )
+            out.append(Finding("rounded", column.name, text, len(lost)))
+    return out
+
+
+def _column_name(r: Request, group: Columns, column: int) -> str:
+    at = column if group.columns is None else int(group.columns[column])
+    names = r.kind.about.get("names") or ()
+    return str(names[at]) if at < len(names) else f"column {at}"
+
+
+def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[StreamReport]:
+    """One for each stream: the gaps that its first use counts, the share of rows of its least valid use."""
+    out: dict[str, StreamReport] = {}
+    for r, a in zip(requests, aligned, strict=True):
+        if r.cleaned is None:
+            continue
+        share, key = float(a.valid.mean()), r.source.key
+        if key in out:
+            out[key] = replace(out[key], valid_share=min(out[key].valid_share, share))
+            continue
+        limit = r.source.max_gap if isinstance(r.source.max_gap, int) else None
+        report = r.cleaned.report if r.source.static else with_gaps(r.cleaned.report, r.cleaned.times, limit)
+        out[key] = replace(report, valid_share=share)
+    return list(out.values())
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.require(values, requirements="W")).unsqueeze(0)  # torch warns of read-only memory

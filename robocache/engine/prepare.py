@@ -1,0 +1,213 @@
+"""An episode made ready for alignment: types checked, streams repaired, the timeline made. Computes nothing else, and
+needs no torch, so that a plan knows the rows of an episode without aligning it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from robocache.config.job import Feature, FeatureSource, Job
+from robocache.engine.clean import Cleaned, clean
+from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_of
+from robocache.engine.timeline import Clock, Timeline, make_timeline
+from robocache.errors import InputError
+from robocache.features import feature_type
+from robocache.output.schema import FeatureType, arrow_schema
+from robocache.types import Episode, Finding, Stream, StreamType
+
+
+@dataclass(frozen=True)
+class Request:
+    """A source of a feature as this episode has it.
+
+    kind, mode: what it is and how it is aligned, settled for the dataset
+    cleaned:    the stream after its repairs; None where the episode lacks it, which it may
+    """
+
+    feature: Feature
+    source: FeatureSource
+    kind: StreamType
+    mode: str
+    cleaned: Cleaned | None
+
+    @property
+    def computed(self) -> bool:
+        """Whether new numbers are made of it; else samples are picked."""
+        return self.mode in COMPUTING and not self.source.static
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An episode ready for alignment. ``findings``: what a person must know of its streams."""
+
+    requests: tuple[Request, ...]
+    timeline: Timeline
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Makes episodes of a job ready; the same for every episode, can be pickled.
+
+    types: from :func:`robocache.engine.source_types.resolve`
+    """
+
+    job: Job
+    types: SourceTypes
+
+    @cached_property
+    def features(self) -> list[FeatureType]:
+        """The output's columns; none where no recording could be opened."""
+        if not self.types.types:
+            return []
+        out = []
+        for feature in self.job.features:
+            kinds = [self.types.types[s.key] for s in feature.sources]
+            sources = [s.source for s in feature.sources]
+            out.append(feature_type(feature.name, kinds, feature.dtype, {"sources": sources}))
+        return out
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of the output's tables."""
+        stamped = {f.name: 2 * len(f.sources) for f in self.job.features} if self.job.timeline.provenance else None
+        return arrow_schema(self.features, stamped)
+
+    def prepare(self, episode: Episode) -> Prepared:
+        """``InputError`` where the episode cannot be used: a required source is missing or has no usable sample, its
+        clock starts again, a stream is not of the settled type, or the streams do not overlap.
+        """
+        findings: list[Finding] = []
+        requests = self._requests(episode, findings)
+        clocks = {self._label(r.source): self._clock(r) for r in requests if r.cleaned and not r.source.static}
+        timeline = make_timeline(self.job.timeline, clocks, self._reference(episode, clocks))
+        return Prepared(tuple(requests), timeline, tuple(findings))
+
+    def check_type(self, key: str, stream: Stream) -> Stream:
+        """The stream with its columns in the settled order. ``InputError`` where it has samples and is not of the type
+        settled for its source.
+        """
+        expected, found = self.types.types[key], stream.type
+        if not len(stream.times):
+            return stream
+        names, own = list(expected.about.get("names", ())), list(stream.about.get("names", ()))
+        if names and own and names != own and isinstance(stream.values, np.ndarray) and stream.values.ndim == 2:
+            lacking = [name for name in names if name not in own]
+            if lacking or len(own) != stream.values.shape[1]:
+                raise InputError(
+                    f"{key} has the columns {', '.join(own)} here, the dataset's are {', '.join(names)} (as in "
+                    f"{self.types.seen_in[key]}); select columns by name, or give this kind of robot its own dataset"
+                )
+            order = np.array([own.index(name) for name in names])
+            about = {**stream.about, "names": names}
+            present = None if stream.present is None else stream.present[:, order]
+            stream = replace(stream, values=stream.values[:, order], about=about, present=present)
+            found = stream.type
+        if _same_kind(found, expected):
+            return stream
+        raise InputError(
+            f"{key} holds {describe_type(found)} here and {describe_type(expected)} in {self.types.seen_in[key]}, as "
+            "in most recordings, which fixed the dataset's columns; give this kind of robot a dataset of its own"
+        )
+
+    def _requests(self, episode: Episode, findings: list[Finding]) -> list[Request]:
+        cleaned: dict[tuple[str, bool, str, str], Cleaned] = {}
+        out = []
+        for feature in self.job.features:
+            for s in feature.sources:
+                kind = self.types.types[s.key]
+                mode = self._mode(feature, s, kind)
+                stream = episode.streams.get(s.key)
+                if stream is None:
+                    if not s.optional:
+                        raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
+                    out.append(Request(feature, s, kind, mode, None))
+                    continue
+                repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats
+                options = (s.key, mode in COMPUTING and not s.static, s.nonfinite, repeats)
+                if options not in cleaned:
+                    first = not any(key[0] == s.key for key in cleaned)
+                    cleaned[options] = self._clean(*options, self.check_type(s.key, stream), findings, said=not first)
+                out.append(Request(feature, s, kind, mode, cleaned[options]))
+                if not cleaned[options].groups and len(stream.times) and not s.optional:
+                    raise InputError(
+                        f"{s.source}: none of its {len(stream.times)} samples can be used, each holds a number that is "
+                        "not finite; leave out the columns that are never finite, or set nonfinite: keep"
+                    )
+                if not len(stream.times) and not s.optional:
+                    raise InputError(f"{s.source} has no sample; set optional: true to keep episodes without it")
+        return out
+
+    def _clean(
+        self,
+        key: str,
+        computed: bool,
+        nonfinite: str,
+        repeats: str,
+        stream: Stream,
+        findings: list[Finding],
+        said: bool,
+    ) -> Cleaned:
+        spec = self.job.quality
+        limit = spec.max_late if spec.on_restart != "sort" else None
+        found = clean(key, stream, computed=computed, nonfinite=nonfinite, repeats=repeats, max_late=limit)
+        if not said:
+            findings += [Finding("clock", key, f"{key}: {note}") for note in (*stream.notes, *found.notes)]
+            names = stream.about.get("names") or range(len(found.absent))
+            never = [str(name) for name, none in zip(names, found.absent, strict=True) if none]
+            if never and found.groups:
+                findings.append(
+                    Finding(
+                        "never_finite",
+                        key,
+                        f"{key}: column {', '.join(never[:8])}{' ...' if len(never) > 8 else ''} never holds a finite "
+                        "number; it is NaN in every row",
+                        len(never),
+                    )
+                )
+        return found
+
+    def _mode(self, feature: Feature, s: FeatureSource, kind: StreamType) -> str:
+        causal = self.job.timeline.causal and feature.role != "action"
+        return "previous" if causal and s.align == "auto" else mode_of(s, kind)
+
+    def _label(self, s: FeatureSource) -> str:
+        return s.key if not s.offset else f"{s.key} ({s.offset:+d} ns)"
+
+    def _clock(self, r: Request) -> Clock:
+        assert r.cleaned is not None
+        return Clock(r.cleaned.times + r.source.offset, starts=r.mode != "next", ends=r.mode != "previous")
+
+    def _reference(self, episode: Episode, clocks: dict[str, Clock]) -> np.ndarray | None:
+        """The stamps of the timeline's reference; it bounds the timeline as every other source does."""
+        s = self.job.reference
+        if s is None:
+            return None
+        stream = episode.streams.get(s.key)
+        if stream is None:
+            raise InputError(f"no {s.source} in it, which is timeline.reference")
+        limit = self.job.quality.max_late if self.job.quality.on_restart != "sort" else None
+        times = clean(s.key, replace(stream, present=None), computed=False, nonfinite="keep", max_late=limit).times
+        clocks[self._label(s)] = Clock(times + s.offset)
+        return times + s.offset
+
+
+def _same_kind(found: StreamType, expected: StreamType) -> bool:
+    """Whether one column can hold both: the same shape, and numbers that the settled type has room for."""
+    if found.arrow == expected.arrow:
+        return True
+    if found.shape != expected.shape:
+        return False
+    a, b = found.element, expected.element
+    for test in (pa.types.is_floating, pa.types.is_integer):
+        if test(a) and test(b):
+            return True
+    if pa.types.is_floating(b) and (pa.types.is_integer(a) or pa.types.is_boolean(a)):
+        return True
+    text = (pa.types.is_string, pa.types.is_large_string)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(any(t(a) for t in kinds) and any(t(b) for t in kinds) for kinds in (text, binary))

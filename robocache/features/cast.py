@@ -1,0 +1,68 @@
+"""Numbers of one type as numbers of another: what does not fit is marked, what is rounded is told."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: What a feature's ``dtype`` may be, besides ``auto``.
+DTYPES = (
+    "bool", "float16", "float32", "float64",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
+#: A column is said to be rounded where a step of float32 is wider than this share of the column's own mean step.
+ROUNDED = 1 / 8
+
+
+def cast(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """``values [n, k]`` in ``dtype``, and bool ``[n, k]``: which of them fit (None: all do).
+
+    What does not fit (a finite number that becomes infinite, a number outside of an integer's range, NaN as an
+    integer) comes out as NaN of a float and 0 of an integer. Fractions are rounded to the nearest integer, halves to
+    the even one; a number is true unless it is 0.
+    """
+    if values.dtype == dtype:
+        return values, None
+    if dtype.kind == "b":
+        return values != 0, None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            out = values.astype(dtype)
+        fits = np.isfinite(out) | ~np.isfinite(values) if values.dtype.kind == "f" else np.isfinite(out)
+        if fits.all():
+            return out, None
+        out[~fits] = np.nan
+        return out, fits
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if values.dtype.kind == "f":
+        rounded = np.rint(values.astype(np.float64))
+        # 2^63 and 2^64 are floats, the largest int64 and uint64 are not: hence below, not up to.
+        fits = (rounded >= float(low)) & (rounded < float(high) + 1 if high > 2**53 else rounded <= high)
+        out = np.where(fits, rounded, 0).astype(dtype)
+    else:
+        fits = (values >= low) & (values <= high)
+        out = np.where(fits, values, 0).astype(dtype)
+    return out, None if fits.all() else fits
+
+
+def rounded_columns(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Columns of recorded ``values [n, k]`` that lose what the sensor measured if written as ``dtype``: int64 ``[m]``.
+
+    Integers lose it beyond what the float holds exactly (2^24 for float32). Of floats, a column is rounded where the
+    distance between neighbouring numbers of ``dtype`` at its largest value is wider than an eighth of the column's mean
+    step from sample to sample, and the column moves by more than a few such distances (one that stands still but for
+    noise has nothing to lose).
+    """
+    if dtype.kind != "f" or values.dtype.kind not in "iuf" or not len(values):
+        return np.zeros(0, np.int64)
+    if values.dtype.kind in "iu":
+        exact = 2 ** (np.finfo(dtype).nmant + 1)
+        reach = np.maximum(values.max(axis=0), -(values.min(axis=0).astype(object)))
+        return np.flatnonzero(reach > exact)
+    if values.dtype.itemsize <= dtype.itemsize or len(values) < 3:
+        return np.zeros(0, np.int64)
+    reach = np.abs(values).max(axis=0)
+    with np.errstate(over="ignore"):
+        distance = np.spacing(reach.astype(dtype)).astype(np.float64)
+    mean_step = np.abs(np.diff(values, axis=0)).mean(axis=0)
+    moves = values.max(axis=0) - values.min(axis=0)
+    return np.flatnonzero(np.isfinite(distance) & (distance > ROUNDED * mean_step) & (moves > 4 * distance))

@@ -1,0 +1,162 @@
+"""One output column: the type that its sources give it, and its values and validity on the timeline.
+
+The sources of a feature lie side by side. Numbers are cast to the feature's ``dtype`` here and nowhere else; what a
+column holds at rows without a value is NaN of floats, 0 of integers, false of truth values and null of everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from robocache.features.cast import cast
+from robocache.output.schema import FeatureType
+from robocache.types import StreamType, Values, array_type
+
+#: How encoded images and other payloads are stored: what Hugging Face datasets and LeRobot read as an image.
+PAYLOAD = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+#: Bytes of one chunk of a payload column: Arrow's binary holds 2 GiB.
+_CHUNK = 1 << 30
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One source of a feature on the timeline.
+
+    values: numbers ``[T, width]``; or the recorded samples, of which ``rows`` picks
+    valid:  bool ``[T]``
+    rows:   int64 ``[T]``, the sample behind each row, -1 for none; None where ``values`` are on the timeline already
+    absent: bool ``[width]``, columns that have no number anywhere in the episode, which no row is invalid for
+    finite: whether a NaN or an infinity makes a row invalid
+    stamps: int64 ``[T, 2]``, the first and the last stamp that each row used; None unless asked for
+    """
+
+    values: Values
+    valid: np.ndarray
+    rows: np.ndarray | None = None
+    absent: np.ndarray | None = None
+    finite: bool = True
+    stamps: np.ndarray | None = None
+
+
+def feature_type(
+    name: str, types: Sequence[StreamType], dtype: str = "auto", about: Mapping[str, Any] = MappingProxyType({})
+) -> FeatureType:
+    """The column of a feature whose sources are of these types. A lone source keeps its shape, several lie abreast.
+
+    about: stored with the column beside what the sources say of themselves (names, units, frames)
+    """
+    first = types[0]
+    known = {**_about(types), **about}
+    if not _number(first):
+        return FeatureType(name, _payload_type(first.arrow), known)
+    shape = first.shape if len(types) == 1 else (sum(t.width for t in types),)
+    element = _element([t.element for t in types]) if dtype == "auto" else np.dtype(dtype)
+    return FeatureType(name, array_type(element, () if shape in ((), (1,)) else shape), known)
+
+
+def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray, int]:
+    """The column's values and its bool ``[T]`` validity, and how many rows hold a number that does not fit its type.
+
+    A row is valid where every source is, and its numbers are finite and fit.
+    """
+    valid = np.logical_and.reduce([s.valid for s in sources])
+    kind = StreamType(feature.arrow)
+    if not _number(kind):
+        (source,) = sources
+        return _picked(source, feature.arrow), valid, 0
+    parts, unfit = [], np.zeros(len(valid), bool)
+    dtype = np.dtype(kind.element.to_pandas_dtype())
+    for source in sources:
+        numbers = source.values if source.rows is None else _taken(source)
+        assert isinstance(numbers, np.ndarray)
+        out, fits = cast(numbers.reshape(len(valid), -1), dtype)
+        if fits is not None:
+            # A value of a row that is invalid anyway (NaN before the first sample, say) is no overflow.
+            unfit |= ~fits.all(axis=1) & source.valid
+        if dtype.kind == "f" and source.finite:
+            finite = np.isfinite(out)
+            if source.absent is not None and source.absent.any():
+                finite = finite | source.absent
+            valid = valid & finite.all(axis=1)
+        parts.append(out)
+    block = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    unfit &= np.logical_and.reduce([s.valid for s in sources])
+    return number_array(block, feature.arrow), valid & ~unfit, int(unfit.sum())
+
+
+def number_array(block: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """``block [T, width]`` as an Arrow array of the (nested) type ``kind``, without a copy where it is contiguous."""
+    array = pa.array(np.ascontiguousarray(block).reshape(-1), from_pandas=False)
+    for size in reversed(StreamType(kind).shape):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _number(kind: StreamType) -> bool:
+    return kind.numeric or pa.types.is_boolean(kind.element)
+
+
+def _element(kinds: Sequence[pa.DataType]) -> np.dtype:
+    """Floats become float32, everything else stays as recorded; of a mixture, what holds all of it."""
+    if any(pa.types.is_floating(k) for k in kinds):
+        return np.dtype(np.float32)
+    common = np.result_type(*(k.to_pandas_dtype() for k in kinds))
+    return np.dtype(np.float64) if common.kind == "f" else common  # int64 beside uint64
+
+
+def _payload_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return PAYLOAD
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    return kind
+
+
+def _about(types: Sequence[StreamType]) -> dict[str, Any]:
+    """What the sources say of themselves: names of the columns where every source has them, else the lone source's."""
+    if len(types) == 1:
+        return dict(types[0].about)
+    named = [list(t.about.get("names", ())) for t in types]
+    if all(len(names) == t.width for names, t in zip(named, types, strict=True)):
+        return {"names": [name for names in named for name in names]}
+    return {}
+
+
+def _taken(source: Aligned) -> np.ndarray:
+    """The picked numbers; zeros (NaN of floats) where there is nothing to pick from."""
+    values, rows = source.values, source.rows
+    assert isinstance(values, np.ndarray) and rows is not None
+    values = values.reshape(len(values), -1)
+    none = rows < 0
+    if not none.any():
+        return values[rows]
+    out = np.full((len(rows), values.shape[1]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    out[~none] = values[rows[~none]]
+    return out
+
+
+def _picked(source: Aligned, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """The picked payloads, null where there is nothing to pick from."""
+    assert source.rows is not None
+    values = source.values if isinstance(source.values, pa.Array) else pa.array([], kind)
+    if not len(values):
+        return (
+            _wrapped(pa.nulls(len(source.rows), pa.binary())) if kind == PAYLOAD else pa.nulls(len(source.rows), kind)
+        )
+    rows = pa.array(source.rows, mask=source.rows < 0)
+    if kind != PAYLOAD:
+        return values.take(rows).cast(kind)
+    each = max(1, _CHUNK // max(1, values.nbytes // len(values)))
+    chunks = [_wrapped(values.take(rows.slice(at, each))) for at in range(0, max(len(rows), 1), each)]
+    return chunks[0] if len(chunks) == 1 else pa.chunked_array(chunks, kind)
+
+
+def _wrapped(payloads: pa.Array) -> pa.Array:
+    paths = pa.nulls(len(payloads), pa.string())
+    return pa.StructArray.from_arrays([payloads.cast(pa.binary()), paths], fields=list(PAYLOAD))
