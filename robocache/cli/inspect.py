@@ -454,7 +454,7 @@ def render_output_episode(episode: InspectedOutputEpisode) -> RenderableType:
     title = heading(episode.id, f"  episode {episode.episode_index}, {episode.rows:,} rows, {episode.part}")
     streams = grid("samples", "gaps", "longest", "dups", "late", "NaN", "valid", folded="stream")
     for s in episode.streams:
-        counts = [s["duplicates"], s["out_of_order"], s["non_finite"]]
+        counts = [s["duplicates"], s["late"], s["non_finite"]]
         faults = [
             (s["gaps"], f"{s['gaps']:,}"),
             (s["gaps"], _duration(s["longest_gap"])),

@@ -13,7 +13,7 @@ from engine_kit import do, job, table, write_shards
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from robocache.engine import process, retry
+from robocache.engine import align, process, retry
 from robocache.engine.run import run
 
 SHARDS = 3
@@ -115,15 +115,15 @@ def test_storage_that_is_down(tmp_path, storage):
 @pytest.mark.parametrize(("failures", "quarantined"), [(2, 0), (3, 1)])
 def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined):
     left = Counter({1: failures})
-    align = process.Processor.align
+    real = align.Aligner.align
 
     def aligning(self, index, episode):
         if left[index] > 0:
             left[index] -= 1
             raise MemoryError("9 GB")
-        return align(self, index, episode)
+        return real(self, index, episode)
 
-    monkeypatch.setattr(process.Processor, "align", aligning)
+    monkeypatch.setattr(align.Aligner, "align", aligning)
     summary = do(job(logs, tmp_path / "out"))
     assert [q.reason for q in summary.quarantined] == ["MemoryError on every attempt: 9 GB"] * quarantined
     assert summary.episodes == SHARDS - quarantined
@@ -132,15 +132,15 @@ def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined
 def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
     """Also where it shares its shard with others. It is quarantined at once, and tried again by the next run."""
     logs = write_shards(tmp_path / "logs", 4)
-    align, tried = process.Processor.align, Counter()
+    real, tried = align.Aligner.align, Counter()
 
     def aligning(self, index, episode):
         tried[index] += 1
         if index == 2:
             raise ZeroDivisionError("nobody thought of it")
-        return align(self, index, episode)
+        return real(self, index, episode)
 
-    monkeypatch.setattr(process.Processor, "align", aligning)
+    monkeypatch.setattr(align.Aligner, "align", aligning)
     summary = do(job(logs, tmp_path / "out", output__shard_mb=100))
     (q,) = summary.quarantined
     assert (q.index, q.reason) == (2, "unexpected ZeroDivisionError: nobody thought of it")
