@@ -56,10 +56,12 @@ def find_turn(values: np.ndarray) -> Turn | None:
         if begin == 0.0 and not (low >= -slack and high <= period + slack):
             continue
         steps = np.abs(np.diff(values.astype(np.float64)))
-        wraps = int((steps > _WRAP * period).sum())
-        between = int(((steps > _MOTION * period) & (steps <= _WRAP * period)).sum())
-        if wraps and between <= min(wraps, 0.01 * len(steps)):
-            return Turn(period, begin, wraps)
+        wrap = steps > _WRAP * period
+        between = int(((steps > _MOTION * period) & ~wrap).sum())
+        motion = float(steps[~wrap].max(initial=0.0))
+        whole = (period - steps[wrap] <= 2 * motion + 1e-3 * period).all()  # a saw of another height falls short of it
+        if wrap.any() and whole and between <= min(int(wrap.sum()), 0.01 * len(steps)):
+            return Turn(period, begin, int(wrap.sum()))
     return None
 
 

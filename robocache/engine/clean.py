@@ -19,7 +19,7 @@ NANOSECONDS = 1_000_000_000
 #: A step this many times the median is a gap, where no max_gap says otherwise.
 GAP_FACTOR = 3
 #: How far a counter of 32 bits goes until it begins again, in nanoseconds, by its unit.
-COUNTERS = {"microsecond": 2**32 * 1_000, "nanosecond": 2**32, "millisecond": 2**32 * 1_000_000}
+COUNTERS = {"microsecond": 2**32 * 1_000, "millisecond": 2**32 * 1_000_000}
 
 
 #: What ``repeats`` may be where every sample of a stamp counts; with any other the last one does.
@@ -176,7 +176,7 @@ def _unwrapped(times: np.ndarray, turn: int) -> np.ndarray | None:
     steps = np.diff(times)
     back = steps < 0
     forward = steps[~back]
-    if not len(forward) or (steps[back] + turn > 100 * max(int(np.median(forward)), 1)).any():
+    if not len(forward) or (steps[back] + turn > 10 * max(int(np.median(forward)), 1)).any():
         return None
     return times + turn * np.concatenate([[0], np.cumsum(back)])
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.clean import Cleaned, clean
-from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_of
+from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in
 from robocache.engine.timeline import Clock, Timeline, make_timeline
 from robocache.errors import InputError
 from robocache.features import feature_type
@@ -120,7 +120,7 @@ class Preparer:
         for feature in self.job.features:
             for s in feature.sources:
                 kind = self.types.types[s.key]
-                mode = self._mode(feature, s, kind)
+                mode = mode_in(self.job, feature, s, kind)
                 stream = episode.streams.get(s.key)
                 if stream is None:
                     if not s.optional:
@@ -170,10 +170,6 @@ class Preparer:
                     )
                 )
         return found
-
-    def _mode(self, feature: Feature, s: FeatureSource, kind: StreamType) -> str:
-        causal = self.job.timeline.causal and feature.role != "action"
-        return "previous" if causal and s.align == "auto" else mode_of(s, kind)
 
     def _label(self, s: FeatureSource) -> str:
         return s.key if not s.offset else f"{s.key} ({s.offset:+d} ns)"

@@ -15,7 +15,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from robocache.config.job import FeatureSource, Job
+from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
 from robocache.formats import describe_episode
@@ -25,6 +25,8 @@ from robocache.types import EpisodeRef, Source, StreamType
 #: Modes that compute new numbers; the others pick a sample.
 COMPUTING = ("linear", "cubic", "mean", "slerp", "pose", "angle")
 SELECTING = ("nearest", "previous", "next")
+#: Modes that a row can do with what has been recorded before it.
+LOOKING_BACK = ("previous", "mean")
 #: Recordings whose messages are looked into where the schemas leave a width open, spread over the listing.
 LOOKED_INTO = 64
 _THREADS = 16  # describing waits for storage, not for the processor
@@ -74,6 +76,12 @@ def mode_of(source: FeatureSource, type: StreamType) -> str:
     held = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
     small = type.width <= 64  # an image of whole numbers is no state that holds
     return "previous" if small and any(test(type.element) for test in held) else "nearest"
+
+
+def mode_in(job: Job, feature: Feature, source: FeatureSource, type: StreamType) -> str:
+    """As :func:`mode_of`; an observation of a causal timeline holds unless the config says how it is aligned."""
+    causal = job.timeline.causal and feature.role != "action"
+    return "previous" if causal and source.align == "auto" else mode_of(source, type)
 
 
 def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
@@ -208,7 +216,7 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
             where = f"features.{feature.name}[{k}]"
             if not seen_in[s.key]:
                 continue
-            mode = mode_of(s, kind)
+            mode = mode_in(job, feature, s, kind)
             numbers = kind.numeric or pa.types.is_boolean(kind.element)
             if mode in COMPUTING and not pa.types.is_floating(kind.element):
                 if not numbers:
@@ -221,6 +229,11 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                         f"{where}.align: {mode} makes numbers that were never recorded of the {kind.element} of "
                         f"{s.source}; use one of {', '.join(SELECTING)}, or set a dtype of float32 or float64"
                     )
+            if job.timeline.causal and feature.role != "action" and not (s.static or mode in LOOKING_BACK):
+                problems.append(
+                    f"{where}.align: {mode} looks ahead; timeline.causal admits {' and '.join(LOOKING_BACK)} (over the "
+                    "time since the row before) and static sources; choose one of these, or set role: action"
+                )
             if not numbers and len(feature.sources) > 1:
                 problems.append(f"{where}.source: {s.source} holds {kind.arrow}; it needs a feature of its own")
             if numbers and kind.width != WIDTHS.get(mode, kind.width):

@@ -81,6 +81,10 @@ def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array
             unfit |= ~fits.all(axis=1) & source.valid
         if dtype.kind == "f" and source.finite:
             finite = np.isfinite(out)
+            over = np.isinf(out)  # of finite samples only: the kernels' own result may be beyond the type
+            if over.any():
+                unfit |= over.any(axis=1) & source.valid
+                out = np.where(over, np.nan, out).astype(dtype)
             if source.absent is not None and source.absent.any():
                 finite = finite | source.absent
             valid = valid & finite.all(axis=1)
