@@ -31,7 +31,6 @@ import zstandard
 from mcap.reader import make_reader
 
 from robocache.config.load import load_job
-from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.sample import write_samples
 
@@ -113,14 +112,14 @@ def main() -> None:
         "compute.device=cpu",
     ]
     job = load_job(str(CONFIG), settings)
-    summary = run(job, resolved_yaml(job), overwrite=True)
+    summary = run(job, overwrite=True)
     if summary.episodes != args.episodes:
         sys.exit(f"{summary.episodes} of {args.episodes} episodes came through")
     parts = [path.read_bytes() for path in sorted((args.cache / "dataset" / "data").iterdir())]
     command = [sys.executable, "-m", "robocache.cli", "run", "--overwrite", str(CONFIG), *settings]
 
     cases: dict[str, Callable[[], object]] = {
-        "run": lambda: run(job, resolved_yaml(job), overwrite=True),
+        "run": lambda: run(job, overwrite=True),
         "robocache run": lambda: subprocess.run(command, check=True, capture_output=True),
         "decompress, 1 thread": Decompressor(chunks, 1),
         "decompress, 2 threads": Decompressor(chunks, 2),

@@ -32,12 +32,11 @@ import ray
 
 from robocache.config.job import ClusterSpec, Job
 from robocache.config.load import load_job
-from robocache.config.resolved import resolved_yaml
 from robocache.engine import run as engine
 from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.formats import list_episodes
-from robocache.output.records import EpisodeRecord, ShardRecord
+from robocache.output.manifest import EpisodeRecord, ShardRecord
 from robocache.sample import write_samples
 from robocache.types import Episode, EpisodeRef
 
@@ -95,7 +94,7 @@ def whole_run(job: Job, refs: Callable[[], list[EpisodeRef]], processor: Any, **
     saved = engine.list_episodes, engine.Processor
     engine.list_episodes, engine.Processor = (lambda _: refs()), processor  # type: ignore[assignment,misc]
     try:
-        return engine.run(job, resolved_yaml(job), **options)
+        return engine.run(job, **options)
     finally:
         engine.list_episodes, engine.Processor = saved  # type: ignore[misc]
 

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from robocache import run, verify
+from robocache import Output, run, verify
 from robocache.cli.progress import display
 from robocache.cli.run import render
 from robocache.sample import truth, write_samples
@@ -97,10 +96,10 @@ def main() -> int:
     console.print("\n".join(render(summary)), markup=False, highlight=False)
     found = verify("out/demo")
     console.print(f"verify: {'whole' if not found.problems else found.problems}\n", markup=False)
-    table = pq.read_table("out/demo/data")
+    table = Output.open("out/demo").dataset().to_table()
     console.print(head(table))
     console.print(compare(table, seed=0))
-    console.print(f"\n{time.monotonic() - began:.1f} s in all; the table is out/demo/data, its records out/demo/meta")
+    console.print(f"\n{time.monotonic() - began:.1f} s in all; the table is in out/demo, its records in out/demo/meta")
     return 0 if summary.within_limit and not found.problems else 1
 
 

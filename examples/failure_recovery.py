@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import json
 import os
 import random
 import shutil
@@ -26,13 +25,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from robocache import verify
+from robocache import Output, verify
 from robocache.sample import write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 META = "meta/robocache"
 #: Files that name the output or tell how the run went, rather than what it made.
-OWN = {f"{META}/config.yaml", f"{META}/report.json"}
+OWN = {f"{META}/_config.yaml", f"{META}/_report.json"}
 
 
 def command(logs: Path, out: Path, *overrides: str) -> list[str]:
@@ -43,7 +42,7 @@ def command(logs: Path, out: Path, *overrides: str) -> list[str]:
 
 def committed(out: Path) -> int:
     """Shards that are safe: a line of the manifest each."""
-    manifest = out / META / "manifest.jsonl"
+    manifest = out / META / "_manifest.jsonl"
     return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
 
@@ -133,14 +132,14 @@ def main() -> int:
         with cluster() as address:
             ended = rerun(command(logs, rough, *ray), rough, {**os.environ, **address}, rounds)
 
-    found, reasons = verify(str(rough)), (rough / META / "quarantine.jsonl").read_text().splitlines()
+    found, quarantine = verify(str(rough)), Output.open(str(rough)).quarantine
     same = digests(rough) == digests(calm)
     print(f"exit code {ended}; verify: {'whole' if not found.problems else found.problems}")
     print(f"{len(digests(calm))} files: {'the same bytes as undisturbed' if same else 'NOT the same as undisturbed'}")
-    for line in reasons:
-        print(f"quarantined: {json.loads(line)['id']}: {json.loads(line)['reason']}")
+    for q in quarantine:
+        print(f"quarantined: {q.id}: {q.reason}")
     print(f"{time.monotonic() - began:.0f} s; {folder}")
-    return 0 if ended == 0 and same and not found.problems and len(reasons) == 1 else 1
+    return 0 if ended == 0 and same and not found.problems and len(quarantine) == 1 else 1
 
 
 def rerun(arguments: Sequence[str], out: Path, env: dict[str, str], rounds: Sequence[Sequence[tuple[int, str]]]) -> int:

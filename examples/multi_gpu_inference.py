@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -29,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robocache import run
+from robocache import Output, run
 from robocache.sample import write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
@@ -147,7 +146,8 @@ def main() -> int:
     if not args.dataset:
         write_samples("sample_logs", episodes=8, seconds=20.0, seed=0)
         run(str(CONFIG), [f"output.uri={dataset}", "output.shard_mb=4"], overwrite=True)
-    statistics = json.loads((dataset / "meta/robocache/statistics.json").read_text())
+    output = Output.open(str(dataset))
+    statistics = output.statistics
     columns = [name for name in statistics if name.startswith("observation.")]
     weights = torch.load(args.weights) if args.weights else untrained(statistics, columns)
 
@@ -155,7 +155,7 @@ def main() -> int:
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors, tally = args.actors or gpus or 2, Tally.remote()
-    parts = [{"part": str(path)} for path in sorted((dataset / "data").iterdir())]
+    parts = [{"part": str(dataset / name)} for name in output.parts]
     shutil.rmtree(predictions, ignore_errors=True)
     began = time.monotonic()
     (

@@ -7,10 +7,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Imported when first used, so that `import robocache` costs neither torch nor pyarrow.
+# Imported when first used, so that `import robocache` costs neither torch nor pyarrow, and needs no Ray.
 _HOME = {
-    "run": "robocache.api",
-    "verify": "robocache.api",
+    "run": "robocache.engine.run",
+    "verify": "robocache.output.verify",
+    "Output": "robocache.output.dataset",
     "fuse_multimodal": "robocache.ops",
     "resample_trajectories": "robocache.ops",
     "StreamSpec": "robocache.ops",
@@ -20,6 +21,10 @@ _HOME = {
     "estimate_chunk_size": "robocache.ops.chunked",
     "Episode": "robocache.types",
     "Stream": "robocache.types",
+    "AlignEpisodes": "robocache.engine.ray.data",
+    "EpisodeDatasource": "robocache.engine.ray.data",
+    "episode_rows": "robocache.engine.ray.data",
+    "read_episodes": "robocache.engine.ray.data",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -86,7 +86,7 @@ def test_several_files_of_one_episode_by_a_pattern(work):
     config = f"input: {{uri: logs, episode: {pattern}}}\nfeatures: {{x: [imu.q, arm.q]}}\ntimeline: {{rate_hz: 50}}\n"
     (work / "config.yaml").write_text(f"{config}output: {{uri: out}}\n")
     assert cli.main(["run", "config.yaml"]) == cli.DONE
-    assert pq.read_table("out/meta/robocache/episodes.parquet")["id"].to_pylist() == ["a", "b"]
+    assert pq.read_table("out/meta/robocache/_episodes.pq")["id"].to_pylist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_is_quarantined(work, text, reason):
     config = {"input": {"uri": "logs"}, "features": {"q": "q"}, "timeline": {"rate_hz": 50}, "output": {"uri": "out"}}
     (work / "config.yaml").write_text(json.dumps(config))
     assert cli.main(["run", "config.yaml"]) == cli.FAILED
-    (found,) = map(json.loads, Path("out/meta/robocache/quarantine.jsonl").read_text().splitlines())
+    (found,) = map(json.loads, Path("out/meta/robocache/_quarantine.jsonl").read_text().splitlines())
     assert found["id"] == "b.csv" and not found["retry"]
     assert reason in found["reason"]
     assert set(pq.read_table("out/data")["episode_index"].to_pylist()) == {0, 2}
@@ -126,5 +126,5 @@ def test_words_for_a_number_that_is_not_there(work):
     config = {"input": {"uri": "a.csv"}, "features": {"q": "q"}, "timeline": {"rate_hz": 50}, "output": {"uri": "out"}}
     Path("config.yaml").write_text(json.dumps(config))
     assert cli.main(["run", "config.yaml"]) == cli.DONE
-    (episode,) = pq.read_table("out/meta/robocache/episodes.parquet").to_pylist()
+    (episode,) = pq.read_table("out/meta/robocache/_episodes.pq").to_pylist()
     assert [s["non_finite"] for s in episode["streams"]] == [len(words)]

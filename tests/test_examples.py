@@ -62,7 +62,7 @@ def test_multi_gpu_inference(tmp_path):
     dataset = pq.read_table(tmp_path / "out/inference/dataset/data").sort_by(KEYS)
     assert 1 <= len(rows) <= 2
     assert sum(rows) == predictions.num_rows == dataset.num_rows
-    statistics = json.loads((tmp_path / "out/inference/dataset/meta/robocache/statistics.json").read_text())
+    statistics = json.loads((tmp_path / "out/inference/dataset/meta/robocache/_statistics.json").read_text())
     example = runpy.run_path(str(ROOT / "examples/multi_gpu_inference.py"))
     columns = [name for name in statistics if name.startswith("observation.")]
     weights = example["untrained"](statistics, columns)

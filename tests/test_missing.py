@@ -92,7 +92,7 @@ def test_what_one_recording_lacks(tmp_path, run):
     write(tmp_path / "logs", "csv")
     (tmp_path / "logs/log_0.csv").write_text("time_ms,q\n0,1\n100,3\n")
     assert run("run", "[q,Fx]") == cli.FAILED
-    lines = (tmp_path / "out/meta/robocache/quarantine.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out/meta/robocache/_quarantine.jsonl").read_text().splitlines()
     reasons = [json.loads(line)["reason"] for line in lines]
     assert any(r.endswith("log_0.csv: no column 'Fx'; its columns are time_ms, q") for r in reasons)
     assert run("run", "[q,Fx]", "input.max_failed_episodes=2") == cli.DONE

@@ -5,14 +5,12 @@ its episodes were made of. What is found is plain dataclasses; they are drawn as
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -22,13 +20,10 @@ from rich.text import Text
 
 from robocache.cli import terminal
 from robocache.cli.terminal import cell, grid, heading, shown
-from robocache.errors import ConfigError, InputError, OutputError
+from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from robocache.formats import InputSpec
-    from robocache.output.store import Store
     from robocache.types import EpisodeRef, StreamInfo
 
 #: A step this many times the median is a gap.
@@ -353,47 +348,22 @@ def _duration(nanoseconds: float | None) -> str:
 
 def is_output(uri: str) -> bool:
     """True for a folder that ``robocache run`` wrote."""
+    from robocache.output.dataset import Output
     from robocache.output.store import Store
-    from robocache.output.tables import EPISODES
 
-    return Store(uri).exists(EPISODES)
-
-
-@contextmanager
-def _whole(uri: str, name: str) -> Iterator[None]:
-    """Let what a damaged file of an output raises out as an ``OutputError`` that names it."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{uri}/{name}: cannot be read ({error}); `robocache verify` says what is damaged") from error
-
-
-def _tables(uri: str) -> tuple[Store, pa.Table, dict[str, str]]:
-    """The output's episode table, and its quarantined ids with their reasons."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from robocache.output.store import Store
-    from robocache.output.tables import EPISODES, QUARANTINE
-
-    store = Store(uri)
-    with _whole(uri, EPISODES):
-        episodes = pq.read_table(pa.BufferReader(store.read(EPISODES)))
-    with _whole(uri, QUARANTINE):
-        reasons = {q["id"]: q["reason"] for q in map(json.loads, store.read(QUARANTINE).splitlines())}
-    return store, episodes, reasons
+    return Output(Store(uri)).exists()
 
 
 def inspect_output(uri: str) -> InspectedOutput:
     """Columns of an output and how much of each is valid, from its episode table and its parts. ``OutputError``."""
-    store, episodes, reasons = _tables(uri)
-    types: dict[str, str] = {}
+    from robocache.output.dataset import Output
+
+    output = Output.open(uri)
+    types = {field.name: str(field.type) for field in output.schema}
     valid: Counter[str] = Counter()
     rows = 0
-    for name in dict.fromkeys(part for part in episodes["part"].to_pylist() if part):
-        with _whole(uri, name), store.reading(name) as file:
-            schema, marks = _marks_of(file, arrow=name.endswith(".arrow"))
-        types = types or {field.name: str(field.type) for field in schema}
+    for part in output.parts:
+        marks = output.table(part, [name for name in types if name.endswith(".valid")])
         rows += marks.num_rows
         for column in marks.column_names:
             valid[column] += sum(chunk.true_count for chunk in marks[column].chunks)
@@ -402,20 +372,7 @@ def inspect_output(uri: str) -> InspectedOutput:
         for name, type in types.items()
         if not name.endswith(".valid")
     )
-    return InspectedOutput(uri, episodes.num_rows, len(reasons), rows, columns)
-
-
-def _marks_of(file: IO[bytes], *, arrow: bool) -> tuple[pa.Schema, pa.Table]:
-    """A part's schema, and its columns that say which rows are valid."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if arrow:
-        table = pa.ipc.open_file(file).read_all()
-        return table.schema, table.select([name for name in table.column_names if name.endswith(".valid")])
-    part = pq.ParquetFile(file)
-    names = part.schema_arrow.names
-    return part.schema_arrow, part.read([name for name in names if name.endswith(".valid")])
+    return InspectedOutput(uri, output.episodes.num_rows, len(output.quarantine), rows, columns)
 
 
 def render_output(output: InspectedOutput) -> RenderableType:
@@ -437,7 +394,10 @@ def inspect_output_episode(uri: str, id: str) -> InspectedOutputEpisode:
 
     ``ConfigError`` where the output has no such episode, ``OutputError`` where it is damaged.
     """
-    _, episodes, reasons = _tables(uri)
+    from robocache.output.dataset import Output
+
+    output = Output.open(uri)
+    episodes, reasons = output.episodes, {q.id: q.reason for q in output.quarantine}
     ids = episodes["id"].to_pylist()
     _known(id, [*ids, *reasons])
     if id in reasons:

@@ -82,7 +82,8 @@ def preview(job: Job) -> Preview:
     from robocache.engine.source_types import resolve
     from robocache.errors import InputError
     from robocache.formats import list_episodes
-    from robocache.output.commit import IDENTITY, Output
+    from robocache.output.commit import OutputWriter
+    from robocache.output.layout import IDENTITY
     from robocache.output.store import Store
 
     device = pick_device(job)
@@ -91,7 +92,9 @@ def preview(job: Job) -> Preview:
     shards = plan_shards(refs, job.output.shard_mb)
     good = [ref for ref in refs if not ref.failure]
     store = Store(job.output.uri, job.output.storage_options)
-    done = len(Output(job, store).done(shards)) if store.exists(IDENTITY) else None
+    done = None
+    if store.exists(IDENTITY):
+        done = len(OutputWriter(store, job.identity()).done(shard.planned(job.output.format) for shard in shards))
     processor = Processor(job, resolve(job, refs), device)
     sample, unusable = None, ""
     for ref in good:

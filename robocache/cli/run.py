@@ -41,8 +41,8 @@ def config_of(args: argparse.Namespace) -> tuple[str, list[str]]:
 
 
 def run(args: argparse.Namespace) -> bool:
-    from robocache.api import run
     from robocache.cli.progress import display
+    from robocache.engine.run import run
 
     path, overrides = config_of(args)
     with display(quiet=args.level > logging.INFO) as progress:
@@ -68,5 +68,5 @@ def render(s: Summary) -> list[str]:
         lines.append(f"quarantined: {len(s.quarantined)} of {total} episodes{allowed}")
         lines += [f"  {q.id}: {q.reason}" for q in s.quarantined[:_SHOWN_REASONS]]
         if (more := len(s.quarantined) - _SHOWN_REASONS) > 0:
-            lines.append(f"  ... and {more} more in {s.uri}/meta/robocache/quarantine.jsonl")
+            lines.append(f"  ... and {more} more in {s.uri}/meta/robocache/_quarantine.jsonl")
     return lines

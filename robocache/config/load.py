@@ -39,6 +39,18 @@ from robocache.errors import ConfigError
 from robocache.formats.base import InputSpec, TableTimes
 
 
+def to_job(config: str | Mapping[str, Any] | Job, overrides: Sequence[str] = ()) -> Job:
+    """The job that a config asks for: a path of a YAML file, the same as a mapping, or a job as it is.
+
+    ``overrides`` are for files. ``ConfigError``.
+    """
+    if isinstance(config, Job):
+        return config
+    if isinstance(config, Mapping):
+        return job_from_mapping(config)
+    return load_job(config, overrides)
+
+
 def load_job(path: str, overrides: Sequence[str] = ()) -> Job:
     """Read a YAML file, apply ``overrides`` (see the module's text) and check it all.
 

@@ -20,7 +20,7 @@ from robocache.config.job import Job
 from robocache.engine.process import Processor, pick_device, run_shard
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard
-from robocache.output.records import ShardRecord
+from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 
 

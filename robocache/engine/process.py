@@ -5,6 +5,7 @@ It knows no file format and no kernel by name, and gives the same bytes wherever
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
@@ -27,7 +28,7 @@ from robocache.errors import ConfigError, DeviceLostError, InputError, OutputErr
 from robocache.formats import read_episode
 from robocache.ops import _library
 from robocache.output import parts
-from robocache.output.records import EpisodeRecord, QuarantineRecord, ShardRecord
+from robocache.output.manifest import EpisodeRecord, QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
 from robocache.types import Episode, EpisodeRef, StreamType
@@ -125,7 +126,7 @@ class Processor:
                         files,
                         aligned.table.num_rows,
                         aligned.start_ns,
-                        tuple(aligned.reports),
+                        tuple(dataclasses.asdict(report) for report in aligned.reports),
                         dict(aligned.metadata),
                         aligned.quality,
                     )

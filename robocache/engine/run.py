@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from robocache.config.job import Job
+from robocache.config.load import to_job
+from robocache.config.resolved import resolved_yaml
 from robocache.engine import local
 from robocache.engine.process import Processor
 from robocache.engine.ray import cluster as ray_cluster
@@ -21,10 +23,11 @@ from robocache.engine.shards import Shard, plan_shards
 from robocache.engine.source_types import SourceTypes, resolve
 from robocache.errors import OutputError
 from robocache.formats import list_episodes
-from robocache.output import tables as summary
-from robocache.output.commit import Output
-from robocache.output.records import ShardRecord
+from robocache.output import tables
+from robocache.output.commit import OutputWriter
+from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
+from robocache.output.tables import Summary
 
 #: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
 Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]
@@ -43,40 +46,56 @@ class Progress:
 
 
 def run(
-    job: Job,
-    config_text: str,
+    config: str | Mapping[str, Any] | Job,
+    overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
-) -> summary.Summary:
-    """Do the job; what an earlier run committed and still matches is kept. Returns what a person wants to know.
+) -> Summary:
+    """Make the dataset that a config describes, or go on with it. Returns what a person wants to know.
 
-    config_text: the resolved config, stored in the output
+    config:    path of a YAML file, the same as a mapping, or a :class:`~robocache.config.job.Job`
+    overrides: ``key=value`` for a YAML file, e.g. ``timeline.rate_hz=100``
+    overwrite: replace an output that another config wrote
+    progress:  called after each committed shard
+
     ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OutputError``, ``WorkersError``: nothing is lost,
     run again.
     """
     began = time.monotonic()
+    job = to_job(config, overrides)
     with _workers(job) as execute:  # first: what they lack is said before anything is read
         refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
         shards = plan_shards(refs, job.output.shard_mb)
-        with Output.begin(job, config_text, overwrite=overwrite) as output:
+        planned = [shard.planned(job.output.format) for shard in shards]
+        store = Store(job.output.uri, job.output.storage_options)
+        begin = OutputWriter.begin(
+            store, job.identity(), resolved_yaml(job), format=job.output.format, overwrite=overwrite
+        )
+        with begin as output:
             types = resolve(job, refs)
             _settle(output, types)
-            output.set_plan(shards)
-            done = output.done(shards)
+            output.set_plan(planned)
+            done = output.done(planned)
             counting = _Counting(output, shards, done, len(refs), progress)
             todo = deque(shard for shard in shards if shard.index not in done)
-            del refs, shards  # each shard's references go as it is done
+            del refs, shards, planned  # each shard's references go as it is done
             execute(Processor(job, types), output.store, todo, counting.commit)
             output.compact()
-            return summary.finish(job, output, counting.of_bytes, len(done), time.monotonic() - began)
+            return tables.finish(
+                output,
+                bytes_in=counting.of_bytes,
+                skipped=len(done),
+                seconds=time.monotonic() - began,
+                max_failed=job.max_failed_episodes,
+            )
 
 
 def _workers(job: Job) -> AbstractContextManager[Execute]:
     return {"local": local.workers, "ray": ray_cluster.workers}[job.cluster.mode](job)
 
 
-def _settle(output: Output, types: SourceTypes) -> None:
+def _settle(output: OutputWriter, types: SourceTypes) -> None:
     """Record what the sources are. ``OutputError`` where an earlier run, whose parts are there, found other columns."""
     found, before = types.to_json(), output.settled()
     if before and before != found:
@@ -94,7 +113,7 @@ class _Counting:
 
     def __init__(
         self,
-        output: Output,
+        output: OutputWriter,
         shards: Sequence[Shard],
         done: set[int],
         of_episodes: int,

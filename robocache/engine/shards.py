@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robocache.output.parts import SUFFIXES
+from robocache.output.commit import Planned
+from robocache.output.layout import part_name
 from robocache.types import EpisodeRef
 
 
@@ -21,7 +22,12 @@ class Shard:
 
     def part(self, format: str) -> str:
         """Name of its part below the output, the same on every run."""
-        return f"data/part-{self.index:06d}{SUFFIXES[format]}"
+        return part_name(self.index, format)
+
+    def planned(self, format: str) -> Planned:
+        """As the output's plan has it."""
+        ids = tuple(ref.id for ref in self.refs)
+        return Planned(self.index, self.part(format), self.fingerprint(), self.first_episode, ids)
 
     def fingerprint(self) -> str:
         """Hash of what it reads: episodes, and path, size and version of their files."""

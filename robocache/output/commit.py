@@ -1,42 +1,36 @@
 """The commit protocol of one output folder: who may write, what is already there, and what counts as written.
 
-    data/part-000000.parquet ...     appear whole or not at all, under names that the plan fixes
-    meta/robocache/config.yaml       the last run's resolved config
-    meta/robocache/identity.json     hash of what of it decides the bytes, and the settled types of the sources
-    meta/robocache/plan.jsonl        every input episode of this plan, a line each
-    meta/robocache/manifest.jsonl    a line per committed shard, added and safe after its part; on S3 also manifest/,
-                                     see robocache.output.manifest
-    meta/robocache/run.lock          while a run writes, see robocache.output.lock
-    meta/robocache/{episodes.parquet, quarantine.jsonl, statistics.json, report.json}   made at the end of a run
-
-A part counts once its record is in the manifest. A crash between the two leaves a part without a record: the next run
-does that shard again, into the same bytes.
+Parts appear whole or not at all, under names that the plan fixes (:mod:`robocache.output.layout` has all names). A part
+counts once its record is in the manifest. A crash between the two leaves a part without a record: the next run does
+that shard again, into the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robocache.config.job import Job
-from robocache.engine.shards import Shard
 from robocache.errors import OutputError
+from robocache.output import layout
+from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, IDENTITY, LOCK, META, PLAN
 from robocache.output.lock import Check, locked
-from robocache.output.manifest import LocalLog, ObjectLog, open_log
-from robocache.output.records import ShardRecord
+from robocache.output.manifest import ShardRecord, open_log, read_manifest
 from robocache.output.store import Store
 
-META = "meta/robocache"
-IDENTITY = f"{META}/identity.json"
-CONFIG = f"{META}/config.yaml"
-PLAN = f"{META}/plan.jsonl"
-MANIFEST = f"{META}/manifest.jsonl"
-LOCK = f"{META}/run.lock"
-_PART = re.compile(r"data/(part-\d{6,}\.\w+|\.part-\d{6,}\.\w+\.\d+\.tmp)")
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A shard of the plan: the name of its part, a hash of what it reads, and the ids of its episodes, whose indexes
+    count up from ``first_episode``."""
+
+    index: int
+    part: str
+    fingerprint: str
+    first_episode: int
+    episodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,53 +56,46 @@ class Committed:
         return cls(place, identity, record.fingerprint, record.part, *counts, retry)
 
 
-def read_manifest(log: LocalLog | ObjectLog) -> Iterator[tuple[int, ShardRecord]]:
-    """Each record with its place in the manifest. Of several of a shard the last one holds."""
-    for number, (place, line) in enumerate(log.scan(), 1):
-        try:
-            record = ShardRecord.from_json(line.decode())
-        except (ValueError, TypeError, KeyError) as error:
-            raise OutputError(
-                f"{log.store.uri}/{MANIFEST}: line {number} is not a shard record ({error}); "
-                "the manifest was changed by hand or the disk is damaged; run again with --overwrite"
-            ) from error
-        yield place, record
+class OutputWriter:
+    """An output folder. Made by :meth:`begin`, this process alone may write it; made as it is, it changes nothing.
 
-
-class Output:
-    """An output folder. Made by :meth:`begin`, this process alone may write it; made as it is, it is only to be read.
-
-    check: called before anything is changed, raises once another run may write
+    identity: hash of what decides the bytes of the parts
+    check:    called before anything is changed, raises once another run may write
     """
 
-    def __init__(self, job: Job, store: Store, check: Check = lambda: None):
-        self.job = job
-        self.store = store
+    def __init__(self, store: Store, identity: str, check: Check = lambda: None):
+        self.store, self.identity = store, identity
         self.check = check
-        self.log = open_log(store, MANIFEST)
+        self.log = open_log(store)
         self.committed: dict[int, Committed] = {}
         for place, record in read_manifest(self.log):
-            self.committed[record.shard] = Committed.of(record, place, job.identity())
+            self.committed[record.shard] = Committed.of(record, place, identity)
 
     @classmethod
     @contextlib.contextmanager
-    def begin(cls, job: Job, config_text: str, *, overwrite: bool = False) -> Iterator[Output]:
+    def begin(
+        cls, store: Store, identity: str, config: str, *, format: str, overwrite: bool = False
+    ) -> Iterator[OutputWriter]:
         """Lock the folder, refuse one that belongs to another config, sweep up what killed runs left.
+
+        config: the resolved config, to be kept in the output; format: that of its parts
 
         ``OutputError``: another live run holds it, it belongs to another config (without ``overwrite``), it holds
         files that no run wrote, or it cannot be written.
         """
-        store = Store(job.output.uri, job.output.storage_options)
         with locked(store, LOCK) as check:
             _refuse_strangers(store)
             if overwrite:  # the parts first: what is left of it by a crash still says whose it was
-                store.remove_all(store.files("data"))
+                store.remove_all(store.files(DATA))
                 store.remove_all([name for name in store.files(META) if name != LOCK])
-            _check_owner(store, job)
-            for folder in ("data", META):
+            _check_owner(store, identity)
+            for folder in (DATA, META):
                 store.remove_drafts(folder)
-            output = cls(job, store, check)
-            output.write(CONFIG, config_text.encode())  # each run's: what is no part of the identity may be new in it
+            output = cls(store, identity, check)
+            output.write(CONFIG, config.encode())  # each run's: what is no part of the identity may be new in it
+            store.remove_drafts_of(HUGGING_FACE)
+            if not store.exists(HUGGING_FACE):  # one that is there may be a person's
+                output.write(HUGGING_FACE, layout.hugging_face(format))
             output.log.heal()
             yield output
 
@@ -119,38 +106,37 @@ class Output:
 
     def settled(self) -> dict[str, Any]:
         """What an earlier run settled about its sources, as :meth:`settle` was given it; empty where none has."""
-        if not self.store.exists(IDENTITY):
-            return {}
-        return json.loads(self.store.read(IDENTITY))["types"]
+        return json.loads(self.store.read(IDENTITY))["types"] if self.store.exists(IDENTITY) else {}
 
     def settle(self, types: Mapping[str, Any]) -> None:
-        """Record what is settled; the folder belongs to this config from here on."""
-        content = {"identity": self.job.identity(), "types": types}
-        self.write(IDENTITY, json.dumps(content, indent=1).encode())
+        """Record what is settled, as JSON; the folder belongs to this config from here on."""
+        self.write(IDENTITY, json.dumps({"identity": self.identity, "types": types}, indent=1).encode())
 
-    def set_plan(self, shards: Sequence[Shard]) -> None:
+    def set_plan(self, shards: Iterable[Planned]) -> None:
         """Record every input episode, and drop parts and records of shards that this plan does not have."""
-        lines = [
-            json.dumps({"index": index, "id": ref.id, "shard": shard.index})
-            for shard in shards
-            for index, ref in enumerate(shard.refs, shard.first_episode)
-        ]
+        lines: list[str] = []
+        planned: dict[int, Planned] = {}
+        for shard in shards:
+            planned[shard.index] = shard
+            lines += (
+                json.dumps({"index": index, "id": id, "shard": shard.index})
+                for index, id in enumerate(shard.episodes, shard.first_episode)
+            )
         self.write(PLAN, "".join(f"{line}\n" for line in lines).encode())
-        prints = {shard.index: shard.fingerprint() for shard in shards}
-        current = {i: c for i, c in self.committed.items() if prints.get(i) == c.fingerprint}
+        current = {i: c for i, c in self.committed.items() if i in planned and planned[i].fingerprint == c.fingerprint}
         if len(current) < len(self.committed):  # a stopped run must not leave the old input's records as if done
             self.committed = current
             self._write_manifest()
-        self._keep_parts({shard.part(self.job.output.format) for shard in shards})
+        self._keep_parts({shard.part for shard in planned.values()})
 
-    def done(self, shards: Sequence[Shard]) -> set[int]:
+    def done(self, shards: Iterable[Planned]) -> set[int]:
         """Those whose record matches their input, whose part is there in full, and no fault that may pass."""
-        identity, sizes = self.job.identity(), self.store.sizes("data")
+        sizes = self.store.sizes(DATA)
         return {
             shard.index
             for shard in shards
             if (c := self.committed.get(shard.index)) is not None
-            and (c.identity, c.fingerprint, c.retry) == (identity, shard.fingerprint(), False)
+            and (c.identity, c.fingerprint, c.retry) == (self.identity, shard.fingerprint, False)
             and (not c.part or sizes.get(c.part) == c.bytes)
         }
 
@@ -160,7 +146,7 @@ class Output:
         lines = [f"{record.to_json()}\n".encode() for record in records]
         place = self.log.append(b"".join(lines))
         for record, line in zip(records, lines, strict=True):
-            self.committed[record.shard] = Committed.of(record, place, self.job.identity())
+            self.committed[record.shard] = Committed.of(record, place, self.identity)
             place += len(line)
 
     def records(self) -> Iterator[ShardRecord]:
@@ -175,7 +161,7 @@ class Output:
 
     def _keep_parts(self, names: set[str]) -> None:
         self.check()
-        self.store.remove_all([name for name in self.store.files("data") if name not in names])
+        self.store.remove_all([name for name in self.store.files(DATA) if name not in names])
 
     def _lines(self) -> Iterator[bytes]:
         return self.log.read(self.committed[i].place for i in sorted(self.committed))
@@ -195,13 +181,13 @@ class Output:
         self.committed = {i: replace(self.committed[i], place=place) for i, place in places.items()}
 
 
-def _check_owner(store: Store, job: Job) -> None:
+def _check_owner(store: Store, identity: str) -> None:
     if store.exists(IDENTITY):
         try:
             owner = json.loads(store.read(IDENTITY))["identity"]
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{store.uri}/{IDENTITY} cannot be read ({error}); run again with --overwrite") from error
-        if owner != job.identity():
+        if owner != identity:
             raise OutputError(
                 f"{store.uri} belongs to another config (see {store.uri}/{CONFIG}); choose another output.uri, or "
                 "replace it with --overwrite"
@@ -211,8 +197,8 @@ def _check_owner(store: Store, job: Job) -> None:
 def _refuse_strangers(store: Store) -> None:
     """A run removes what it finds in data/ and does not need, so nothing may be there but parts of earlier runs."""
     ours = store.exists(CONFIG) or store.exists(IDENTITY)
-    for name in store.files("data"):
-        if not (ours and _PART.fullmatch(name)):
+    for name in store.files(DATA):
+        if not (ours and layout.is_part(name)):
             raise OutputError(
                 f"{store.uri} holds {name}, which no run wrote; move it elsewhere or choose another output.uri"
             )

@@ -1,32 +1,118 @@
-"""The manifest as a log: lines that are added many at once, are safe when that returns, and are read back by place.
+"""The manifest: what each finished shard says of its part, its episodes and its quarantine, in a log of lines.
 
-    meta/robocache/manifest.jsonl            all of it, on a local disk
-    meta/robocache/manifest/00000012.jsonl   on S3, which cannot append: what one call has added since the last rewrite
+    meta/robocache/_manifest.jsonl            all of it, on a local disk
+    meta/robocache/_manifest/00000012.jsonl   on S3, which cannot append: what one call has added since the last rewrite
 
-A place is a byte offset: into the file, or on S3 into a spool, a local copy of all of it that goes with the process.
+Lines are added many at once, are safe when that returns, and are read back by place: a byte offset into the file, or on
+S3 into a spool, a local copy of all of it that goes with the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import mmap
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import IO
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
 
 from robocache.errors import OutputError
+from robocache.output.layout import MANIFEST
 from robocache.output.store import Store, UnmetError
 
 _BATCH = 64
 _BLOCK = 1 << 20
 
 
-def open_log(store: Store, name: str) -> LocalLog | ObjectLog:
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """An episode in the output.
+
+    start_ns: its first target time
+    streams:  what was found in each of the streams it was made of; JSON
+    quality:  what else a person should know of how it was made; JSON
+    metadata: what the recording says of itself; JSON
+    """
+
+    index: int
+    id: str
+    files: tuple[str, ...]
+    rows: int
+    start_ns: int
+    streams: tuple[Mapping[str, Any], ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRecord:
+    """An episode that is not in the output, and why. ``retry``: the fault may pass, the next run tries it again."""
+
+    index: int
+    id: str
+    files: tuple[str, ...]
+    reason: str
+    retry: bool = False
+
+    @classmethod
+    def from_json(cls, line: str) -> QuarantineRecord:
+        """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
+        return cls._of(json.loads(line))
+
+    @classmethod
+    def _of(cls, found: dict[str, Any]) -> QuarantineRecord:
+        return cls(**found | {"files": tuple(found["files"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A committed shard. ``part`` is empty where no episode of it could be used."""
+
+    shard: int
+    identity: str
+    fingerprint: str
+    part: str
+    rows: int
+    bytes: int
+    sha256: str
+    episodes: tuple[EpisodeRecord, ...]
+    quarantined: tuple[QuarantineRecord, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> ShardRecord:
+        """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
+        data = json.loads(line)
+        data["episodes"] = tuple(
+            EpisodeRecord(**e | {"files": tuple(e["files"]), "streams": tuple(e["streams"])}) for e in data["episodes"]
+        )
+        data["quarantined"] = tuple(QuarantineRecord._of(q) for q in data["quarantined"])
+        return cls(**data)
+
+
+def open_log(store: Store, name: str = MANIFEST) -> LocalLog | ObjectLog:
     """The log ``name`` (ends in ``.jsonl``) of an output."""
     return LocalLog(store, name) if store.local else ObjectLog(store, name)
+
+
+def read_manifest(log: LocalLog | ObjectLog) -> Iterator[tuple[int, ShardRecord]]:
+    """Each record with its place in the manifest. Of several of a shard the last one holds. ``OutputError``."""
+    for number, (place, line) in enumerate(log.scan(), 1):
+        try:
+            record = ShardRecord.from_json(line.decode())
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutputError(
+                f"{log.store.uri}/{MANIFEST}: line {number} is not a shard record ({error}); "
+                "the manifest was changed by hand or the disk is damaged; run again with --overwrite"
+            ) from error
+        yield place, record
 
 
 class LocalLog:

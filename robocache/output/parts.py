@@ -16,8 +16,6 @@ STATISTICS_KEY = b"robocache.statistics"
 #: Whole episodes share a row group up to this many rows; a longer episode has its own, cut at this many.
 ROW_GROUP_ROWS = 65536
 
-SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
-
 
 def encode(
     schema: pa.Schema, episodes: Sequence[pa.Table], stats: dict[str, Statistics], format: str, compression: str

@@ -217,6 +217,13 @@ class Store:
             if base.startswith(".") and base.endswith(".tmp"):
                 self.remove(name)
 
+    def remove_drafts_of(self, name: str) -> None:
+        """As :meth:`remove_drafts`, of one file beside which others may lie that are not ours."""
+        if self.local:
+            target = Path(self.path(name))
+            for draft in target.parent.glob(f".{target.name}.*.tmp"):
+                self.remove(draft.relative_to(self.root).as_posix())
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Says what a refusal to write means."""

@@ -7,23 +7,18 @@ import json
 import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from robocache.config.job import Job
 from robocache.errors import OutputError
-from robocache.output import parts
-from robocache.output.commit import META, Output
-from robocache.output.records import QuarantineRecord, ShardRecord
+from robocache.output import layout, parts
+from robocache.output.commit import OutputWriter
+from robocache.output.layout import EPISODES, QUARANTINE, REPORT, STATISTICS
+from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
-
-EPISODES = f"{META}/episodes.parquet"
-QUARANTINE = f"{META}/quarantine.jsonl"
-STATISTICS = f"{META}/statistics.json"
-REPORT = f"{META}/report.json"
 
 _GROUP = 4096
 #: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
@@ -38,6 +33,7 @@ EPISODE_SCHEMA = pa.schema(
         ("rows", pa.int64()),
         ("start_ns", pa.int64()),
         ("metadata", pa.string()),
+        ("quality", pa.string()),
         (
             "streams",
             pa.list_(
@@ -78,8 +74,11 @@ class Summary:
     within_limit: bool
 
 
-def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float) -> Summary:
-    """Write the tables of ``meta/robocache`` from the records, in shard order."""
+def finish(output: OutputWriter, *, bytes_in: int, skipped: int, seconds: float, max_failed: int) -> Summary:
+    """Write the tables of ``meta/robocache`` from the records, in shard order.
+
+    skipped: shards that an earlier run committed; max_failed: how many quarantined episodes still count as success
+    """
     shards = output.committed.values()
     output.write(EPISODES, _episodes(output.records()))
     quarantined = tuple(q for r in output.records() for q in r.quarantined)
@@ -99,13 +98,13 @@ def finish(job: Job, output: Output, bytes_in: int, skipped: int, seconds: float
         skipped,
         seconds,
         quarantined,
-        len(quarantined) <= job.max_failed_episodes,
+        len(quarantined) <= max_failed,
     )
     report = {key: value for key, value in dataclasses.asdict(result).items() if key != "quarantined"}
     report |= {
         "quarantined": len(quarantined),
-        "identity": job.identity(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__},
+        "identity": output.identity,
+        "versions": {"python": platform.python_version(), "torch": version("torch"), "pyarrow": pa.__version__},
     }
     output.write(REPORT, json.dumps(report, indent=1).encode())
     return result
@@ -116,9 +115,9 @@ def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
     return "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode()
 
 
-def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
+def _part_statistics(output: OutputWriter) -> Iterator[dict[str, Statistics]]:
     """Of each part, in shard order: from the ends of the files, many at a time."""
-    store, format = output.store, output.job.output.format
+    store = output.store
     kept = (c for _, c in sorted(output.committed.items()) if c.part)
     while group := list(islice(kept, _PARTS)):
         try:
@@ -126,6 +125,7 @@ def _part_statistics(output: Output) -> Iterator[dict[str, Statistics]]:
         except FileNotFoundError as error:
             raise OutputError(f"{store.uri}: a part is gone; run again ({error})") from error
         for c, tail in zip(group, tails, strict=True):
+            format = layout.part_format(c.part)
             try:
                 if (size := parts.footer_size(tail, format)) > len(tail):
                     (tail,) = store.read_tails({c.part: c.bytes}, size)
@@ -150,16 +150,22 @@ def episode_tables(records: Iterable[ShardRecord]) -> Iterator[pa.Table]:
     rows = (
         {
             "episode_index": e.index,
-            "id": e.id,
-            "files": list(e.files),
+            "id": _utf8(e.id),
+            "files": [_utf8(file) for file in e.files],
             "part": r.part,
             "rows": e.rows,
             "start_ns": e.start_ns,
             "metadata": json.dumps(e.metadata),
-            "streams": [dataclasses.asdict(s) for s in e.streams],
+            "quality": json.dumps(e.quality),
+            "streams": [{**s, "source": _utf8(s["source"])} for s in e.streams],
         }
         for r in records
         for e in r.episodes
     )
     while group := list(islice(rows, _GROUP)):
         yield pa.Table.from_pylist(group, schema=EPISODE_SCHEMA)
+
+
+def _utf8(text: str) -> str:
+    """Escaped where it is no text: a file name that is not UTF-8, half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()

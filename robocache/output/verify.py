@@ -13,21 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.errors import OutputError, RoboCacheError
-from robocache.output import parts
-from robocache.output.commit import IDENTITY, LOCK, MANIFEST, META, PLAN, read_manifest
-from robocache.output.manifest import open_log
-from robocache.output.records import ShardRecord
+from robocache.errors import RoboCacheError
+from robocache.output import layout, parts
+from robocache.output.dataset import Output
+from robocache.output.layout import DATA, EPISODES, LOCK, META, PLAN, QUARANTINE, STATISTICS
+from robocache.output.manifest import ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
-from robocache.output.tables import (
-    EPISODE_SCHEMA,
-    EPISODES,
-    QUARANTINE,
-    STATISTICS,
-    episode_tables,
-    quarantine_lines,
-)
+from robocache.output.tables import EPISODE_SCHEMA, episode_tables, quarantine_lines
 
 
 @dataclass(frozen=True)
@@ -52,23 +45,19 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     tables made from the manifest say what it says, and that there is no file that does not belong. ``OutputError``
     where ``uri`` is no output at all.
     """
-    store = Store(uri, storage_options)
-    if not store.exists(IDENTITY) or not store.exists(PLAN):
-        raise OutputError(f"{uri} holds no {META}/identity.json and plan.jsonl: it is not an output of robocache run")
+    output = Output.open(uri, storage_options)
+    store = output.store
     found: Counter[str] = Counter()
     places: Counter[tuple[int, str]] = Counter()
     problems: list[str] = []
     known: set[str] = set()
     try:
-        identity = json.loads(store.read(IDENTITY))["identity"]
+        identity = output.identity
         plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
-        log = open_log(store, MANIFEST)
-        holds = {record.shard: place for place, record in read_manifest(log)}
+        records = output.records
+        next(records(), None)
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
-
-    def records() -> Iterator[ShardRecord]:
-        return (ShardRecord.from_json(line.decode()) for line in log.read(holds[shard] for shard in sorted(holds)))
 
     merged: dict[str, Statistics] = {}
     damaged = False
@@ -96,7 +85,7 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     problems.extend(_quarantine_problems(store, records()))
     if not damaged:  # else there is nothing to compare them with
         problems.extend(_statistics_problems(store, {name: s.summary() for name, s in merged.items()}))
-    problems += [f"{name}: no record of this file" for name in store.files("data") if name not in known]
+    problems += [f"{name}: no record of this file" for name in store.files(DATA) if name not in known]
     problems += [
         f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
     ]
@@ -128,7 +117,7 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
         raise _DamageError(f"{len(data)} bytes, the manifest says {record.bytes}")
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise _DamageError("its sha256 is not the manifest's: changed or damaged; delete it and run again")
-    columns, format = ["episode_index", "frame_index"], "arrow" if record.part.endswith(".arrow") else "parquet"
+    columns, format = ["episode_index", "frame_index"], layout.part_format(record.part)
     try:
         if format == "arrow":
             table = pa.ipc.open_file(pa.py_buffer(data)).read_all().select(columns)

@@ -292,7 +292,7 @@ def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeyp
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     process = start(tmp_path, "run", "config.yaml")
-    manifest = tmp_path / "out/meta/robocache/manifest.jsonl"
+    manifest = tmp_path / "out/meta/robocache/_manifest.jsonl"
     while not manifest.exists():
         assert process.poll() is None
         time.sleep(0.005)
@@ -303,7 +303,7 @@ def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeyp
     assert "Traceback" not in err
     committed = manifest.read_text().count("\n")
     assert 0 < committed < 31
-    assert not (tmp_path / "out/meta/robocache/run.lock").exists()
+    assert not (tmp_path / "out/meta/robocache/_run.lock").exists()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     assert f"{committed} of 31 shards were there already" in capsys.readouterr().out

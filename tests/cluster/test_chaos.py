@@ -49,7 +49,7 @@ class Run:
     def __init__(self, bed: testbed.Testbed, work: Path, shards: int, seconds: float):
         self.bed, self.work, self.shards = bed, work, shards
         self.log = work / "log"
-        self.manifest = work / f"out/{META}/manifest.jsonl"
+        self.manifest = work / f"out/{META}/_manifest.jsonl"
         arguments = [str(work / "config.yaml"), str(work / "events"), POISONED, str(seconds)]
         self.command = [sys.executable, "-c", DRIVER, *arguments]
         (work / "events").mkdir()
@@ -175,9 +175,9 @@ def same_but_for_the_poisoned(out: Path, undisturbed: Path) -> None:
     found = {p.name: p.read_bytes() for p in (out / "data").iterdir()}
     assert sorted(found) == sorted(parts)
     assert [name for name in parts if parts[name] != found[name]] == []
-    lines, expected = ((folder / META / "manifest.jsonl").read_text().splitlines() for folder in (out, undisturbed))
+    lines, expected = ((folder / META / "_manifest.jsonl").read_text().splitlines() for folder in (out, undisturbed))
     assert [i for i, (one, other) in enumerate(zip(lines, expected, strict=True)) if one != other] == [number]
     (quarantined,) = json.loads(lines[number])["quarantined"]
     assert quarantined["id"] == POISONED
     assert quarantined["reason"] == "its process ended 3 times by signal SIGSEGV while processing it alone"
-    assert (out / META / "quarantine.jsonl").read_text().count("\n") == 1
+    assert (out / META / "_quarantine.jsonl").read_text().count("\n") == 1

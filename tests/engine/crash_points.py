@@ -14,7 +14,6 @@ from pathlib import Path
 
 from robocache.config.job import Job
 from robocache.config.load import load_job
-from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.output import store
 
@@ -69,7 +68,7 @@ def child(folder: Path, job: Job, crash_at: int) -> int:
         os.chdir(folder)
         if crash_at:
             arm(Fuse(crash_at))
-        run(job, resolved_yaml(job))
+        run(job)
         os._exit(0)
     except BaseException as error:
         print(f"crash at {crash_at}: {error!r}", flush=True)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ from omegaconf import OmegaConf
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
+from robocache.output.commit import OutputWriter
+from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 META = "meta/robocache"
-#: Files that tell how a run went rather than what it made.
-HOW_IT_WENT = {f"{META}/report.json"}
+#: Files that tell how a run went, or where to, rather than what it made.
+HOW_IT_WENT = {f"{META}/_report.json", f"{META}/_config.yaml"}
 
 
 def write_parquet(path: Path, *, samples: int = 400, seed: int = 0, rate_hz: float = 100.0, **columns: object) -> None:
@@ -73,9 +76,15 @@ def job(logs: Path, out: Path | str, **changes: object) -> Job:
 
 def do(job: Job, **options: object) -> Summary:
     """Run, and insist that what it left is whole."""
-    summary = run(job, "config: test\n", **options)
+    summary = run(job, **options)
     assert verify(job.output.uri).problems == ()
     return summary
+
+
+def writing(job: Job) -> AbstractContextManager[OutputWriter]:
+    """The job's output, held for writing as a run does."""
+    store = Store(job.output.uri, job.output.storage_options)
+    return OutputWriter.begin(store, job.identity(), "config: test\n", format=job.output.format)
 
 
 def table(out: Path) -> pa.Table:

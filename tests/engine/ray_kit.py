@@ -15,7 +15,7 @@ import torch
 from robocache.engine.process import AlignedEpisode, Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
-from robocache.output.records import EpisodeRecord, ShardRecord
+from robocache.output.manifest import EpisodeRecord, ShardRecord
 from robocache.types import Episode, EpisodeRef
 
 

@@ -56,9 +56,9 @@ def ran(tmp_path_factory) -> dict[str, tuple[Path, set[str], set[str]]]:
 @pytest.mark.parametrize("name", CASES)
 def test_good_files_get_through_and_broken_ones_are_named(ran, name):
     out, good, bad = ran[name]
-    lines = (out / f"{META}/quarantine.jsonl").read_text().splitlines()
+    lines = (out / f"{META}/_quarantine.jsonl").read_text().splitlines()
     quarantined = {q["id"]: q for q in map(json.loads, lines)}
-    written = pq.read_table(out / f"{META}/episodes.parquet").column("id").to_pylist()
+    written = pq.read_table(out / f"{META}/_episodes.pq").column("id").to_pylist()
     assert len(lines) == len(quarantined) == len(bad)
     assert {id[id.rfind("#") :] if "#" in id else id for id in written} == good
     assert {id[id.rfind("#") :] if "#" in id else id for id in quarantined} == bad

@@ -107,7 +107,7 @@ def test_storage_that_is_down(tmp_path, storage):
     for i in range(SHARDS):
         FaultyStorage.faults[f"log_{i:03d}.parquet"] = 10_000
     with pytest.raises(OSError, match="hiccups"):
-        run(job(storage, tmp_path / "out"), "config: test\n")
+        run(job(storage, tmp_path / "out"))
     FaultyStorage.faults.clear()
     assert do(job(storage, tmp_path / "out")).quarantined == ()
 
@@ -168,5 +168,5 @@ def test_storage_that_fails_when_writing(tmp_path, logs, monkeypatch, failures):
         assert do(job(logs, tmp_path / "out")).quarantined == ()
         return
     with pytest.raises(OSError, match="hiccups"):
-        run(job(logs, tmp_path / "out"), "config: test\n")
+        run(job(logs, tmp_path / "out"))
     assert do(job(logs, tmp_path / "out")).skipped_shards >= 1

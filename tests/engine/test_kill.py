@@ -38,7 +38,7 @@ def prepare(tmp_path: Path, shards: int) -> Path:
 
 
 def committed(work: Path) -> int:
-    manifest = work / f"out/{META}/manifest.jsonl"
+    manifest = work / f"out/{META}/_manifest.jsonl"
     return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
 
@@ -47,7 +47,7 @@ def kill_run(work: Path, commits: int, delay_s: float) -> bool:
 
     False where it ended before that.
     """
-    lock = work / f"out/{META}/run.lock"
+    lock = work / f"out/{META}/_run.lock"
     stale = lock.stat().st_mtime_ns if lock.exists() else 0
     process = start("run", "config.yaml", cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
@@ -70,7 +70,7 @@ def test_killed_at_random_moments_and_rerun(tmp_path, kills, shards):
     work = prepare(tmp_path, shards)
     whole = robocache("run", "config.yaml", cwd=work / "unbroken")
     assert whole.returncode == 0, whole.stderr
-    report = json.loads((work / f"unbroken/out/{META}/report.json").read_text())
+    report = json.loads((work / f"unbroken/out/{META}/_report.json").read_text())
     rng = random.Random(kills)
     at: list[int] = []
     for _ in range(3 * kills):

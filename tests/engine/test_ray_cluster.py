@@ -16,14 +16,13 @@ from pathlib import Path
 
 import pytest
 import ray_kit
-from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job
+from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job, writing
 from omegaconf import OmegaConf
 
 from robocache.engine import retry
 from robocache.engine import run as engine
 from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.shards import plan_shards
-from robocache.output.commit import Output
 from robocache.output.verify import verify
 from robocache.types import EpisodeRef
 
@@ -123,8 +122,8 @@ def test_a_stop_keeps_what_is_in_flight(tmp_path, cluster, logs, local, monkeypa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.run(ray_job(logs, tmp_path / "out"), "config: test\n", progress=stop)
-    committed = (tmp_path / f"out/{META}/manifest.jsonl").read_bytes().count(b"\n")
+        engine.run(ray_job(logs, tmp_path / "out"), progress=stop)
+    committed = (tmp_path / f"out/{META}/_manifest.jsonl").read_bytes().count(b"\n")
     assert 2 <= committed <= 4
     monkeypatch.undo()
     assert do(ray_job(logs, tmp_path / "out")).skipped_shards == committed
@@ -145,7 +144,7 @@ def test_a_killed_driver(tmp_path, cluster, logs, local):
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
     with open(tmp_path / "log", "w") as log:
         driver = subprocess.Popen([sys.executable, "-c", script, str(job_file)], env=env, stdout=log, stderr=log)
-        manifest = tmp_path / f"out/{META}/manifest.jsonl"
+        manifest = tmp_path / f"out/{META}/_manifest.jsonl"
         while driver.poll() is None and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 2):
             time.sleep(0.01)
         driver.kill()
@@ -154,7 +153,7 @@ def test_a_killed_driver(tmp_path, cluster, logs, local):
     assert before < SHARDS
     summary = do(ray_job(logs, tmp_path / "out"))
     assert summary.skipped_shards == before
-    assert_same_tree(tmp_path / "out", local, but=[f"{META}/config.yaml"])  # it stored its own
+    assert_same_tree(tmp_path / "out", local)
 
 
 def test_a_thousand_shards(tmp_path, cluster, logs):
@@ -164,12 +163,13 @@ def test_a_thousand_shards(tmp_path, cluster, logs):
     refs = [EpisodeRef(f"e{i}", "parquet", (), nbytes=2_000_000) for i in range(count)]
     shards = plan_shards(refs, 1)
     began = time.monotonic()
-    with ray_cluster.workers(made) as execute, Output.begin(made, "config: test\n") as output:
-        output.set_types({})
-        output.set_plan(shards)
+    with ray_cluster.workers(made) as execute, writing(made) as output:
+        output.settle({})
+        planned = [shard.planned("parquet") for shard in shards]
+        output.set_plan(planned)
         execute(ray_kit.Idle(made, {}), output.store, deque(shards), output.commit)
         seconds = time.monotonic() - began
-        assert output.done(shards) == set(range(count))
+        assert output.done(planned) == set(range(count))
     print(f"{count} shards in {seconds:.2f} s: {count / seconds:.0f} shards/s, start of the workers included")
     assert verify(made.output.uri).episodes == count
     assert count / seconds > 50

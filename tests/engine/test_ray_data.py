@@ -30,8 +30,8 @@ ORDER = [("episode_index", "ascending"), ("frame_index", "ascending")]
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data", reason="Ray is installed without Ray Data")
+from robocache import AlignEpisodes, EpisodeDatasource, episode_rows, read_episodes  # noqa: E402
 from robocache.engine.ray import data as ray_data  # noqa: E402
-from robocache.engine.ray.data import AlignEpisodes, EpisodeDatasource, episode_rows, read_episodes  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def rows(folder: Path) -> pa.Table:
 
 
 def reasons_of_run(out: Path) -> dict[str, str]:
-    lines = (out / "meta/robocache/quarantine.jsonl").read_text().splitlines()
+    lines = (out / "meta/robocache/_quarantine.jsonl").read_text().splitlines()
     return {q["id"]: q["reason"] for q in map(json.loads, lines)}
 
 
@@ -305,11 +305,11 @@ def test_a_relative_quarantine_is_refused(logs, tmp_path):
 
 
 def test_nothing_else_needs_ray():
-    script = "import sys; sys.modules['ray'] = None; import robocache, robocache.api, robocache.cli; robocache.run"
+    script = "import sys; sys.modules['ray'] = None; import robocache, robocache.cli; robocache.run"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    script = "import sys; sys.modules['ray'] = None; import robocache.engine.ray.data"
+    script = "import sys; sys.modules['ray'] = None; import robocache; robocache.AlignEpisodes"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert "ImportError: robocache.engine.ray.data needs Ray Data" in done.stderr
+    assert "ImportError: AlignEpisodes and read_episodes need Ray Data" in done.stderr
     assert "pip install 'robocache[ray]'" in done.stderr

@@ -49,7 +49,7 @@ def test_output_of_another_config(tmp_path, logs):
     do(other, overwrite=True)
     fresh = job(logs, tmp_path / "fresh", timeline__rate_hz=20)
     do(fresh)
-    assert_same_tree(tmp_path / "out", Path(fresh.output.uri), but=[f"{META}/config.yaml"])
+    assert_same_tree(tmp_path / "out", Path(fresh.output.uri))
 
 
 def test_files_that_no_run_wrote(tmp_path, logs):
@@ -81,9 +81,16 @@ def test_files_beside_the_output_are_left_alone(tmp_path, logs):
     (tmp_path / "out").mkdir()
     for name in ("README", ".notes.tmp"):
         (tmp_path / "out" / name).write_text("mine")
+    (tmp_path / "out/..huggingface.yaml.7.tmp").touch()  # a killed run's
     do(job(logs, tmp_path / "out"))
     do(job(logs, tmp_path / "out"), overwrite=True)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"README", ".notes.tmp", "data", "meta"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "README",
+        ".notes.tmp",
+        ".huggingface.yaml",
+        "data",
+        "meta",
+    }
 
 
 def test_second_live_run(tmp_path):
@@ -91,7 +98,7 @@ def test_second_live_run(tmp_path):
     logs = write_recordings(tmp_path / "logs", 12, samples=28_000)
     OmegaConf.save(config(logs, "out"), tmp_path / "config.yaml")
     first = start("run", "config.yaml", cwd=tmp_path)
-    lock = tmp_path / f"out/{META}/run.lock"
+    lock = tmp_path / f"out/{META}/_run.lock"
     while not (lock.exists() and lock.stat().st_size):
         assert first.poll() is None
         time.sleep(0.002)
@@ -153,8 +160,7 @@ def test_full_disk(tmp_path, mount):
     summary = do(job(logs, tmp_path / "disk/out"))
     assert summary.skipped_shards > 0
     assert sum(p.stat().st_mtime_ns == kept.get(p) for p in kept) == summary.skipped_shards
-    but = f"{META}/config.yaml"  # names the output
-    assert_same_tree(tmp_path / "disk/out", tmp_path / "fresh", but=[but])
+    assert_same_tree(tmp_path / "disk/out", tmp_path / "fresh")
 
 
 def test_an_append_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -179,7 +185,7 @@ def test_overwrite_starts_anew(tmp_path):
     logs = write_shards(tmp_path / "logs", 3)
     do(job(logs, tmp_path / "out"))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/data").iterdir()}
-    (tmp_path / f"out/{META}/manifest.jsonl").write_text("garbage\n")
+    (tmp_path / f"out/{META}/_manifest.jsonl").write_text("garbage\n")
     with pytest.raises(OutputError, match=r"line 1 is not a shard record .* --overwrite"):
         do(job(logs, tmp_path / "out"))
     summary = do(job(logs, tmp_path / "out"), overwrite=True)

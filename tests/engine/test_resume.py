@@ -12,7 +12,6 @@ import pytest
 from engine_kit import META, assert_same_tree, do, job, table, tree, write_parquet, write_recordings, write_shards
 from omegaconf import OmegaConf
 
-from robocache.config.resolved import resolved_yaml
 from robocache.engine.run import run
 from robocache.output.verify import verify
 
@@ -47,15 +46,15 @@ def test_the_order_of_quaternions_changes_no_byte_and_may_be_corrected(tmp_path)
     logs = write_recordings(tmp_path / "logs", 2, pose=pa.FixedSizeListArray.from_arrays(flat, 4))
     changes = {"features": {"pose": {"source": "pose", "align": "slerp", "quaternion_order": "xyzw"}}}
     made = job(logs, tmp_path / "out", **changes)
-    run(made, resolved_yaml(made))
+    run(made)
     parts = tree(tmp_path / "out/data")
     changes["features"]["pose"]["quaternion_order"] = "wxyz"
     again = job(logs, tmp_path / "out", **changes)
-    summary = run(again, resolved_yaml(again))
+    summary = run(again)
     assert summary.skipped_shards == summary.shards == 1
-    config = OmegaConf.load(tmp_path / f"out/{META}/config.yaml")
+    config = OmegaConf.load(tmp_path / f"out/{META}/_config.yaml")
     assert config.features.pose[0].quaternion_order == "wxyz"
-    run(job(logs, tmp_path / "other", **changes), "config: test\n")
+    run(job(logs, tmp_path / "other", **changes))
     assert tree(tmp_path / "other/data") == parts == tree(tmp_path / "out/data")
 
 
@@ -89,8 +88,8 @@ def test_removed_and_added_files(tmp_path, logs, gone):
     do(job(logs, tmp_path / "out"))
     assert redone(before, stamps(tmp_path / "out")) == list(range(gone, 4))
     do(job(logs, tmp_path / "fresh_less"))
-    # identity.json keeps which episode settled the columns' types, also when that one is gone.
-    assert_same_tree(tmp_path / "out", tmp_path / "fresh_less", but=[f"{META}/identity.json"])
+    # _identity.json keeps which episode settled the columns' types, also when that one is gone.
+    assert_same_tree(tmp_path / "out", tmp_path / "fresh_less", but=[f"{META}/_identity.json"])
     (tmp_path / "aside").rename(file)
     do(job(logs, tmp_path / "out"))
     do(job(logs, tmp_path / "fresh_more"))
@@ -105,7 +104,7 @@ def test_a_stopped_rerun_does_not_pass_for_a_whole_one(tmp_path, logs, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("robocache.engine.local.execute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run(job(logs, out), "config: test\n")
+            run(job(logs, out))
     assert any("episode 2 (log_002.parquet): lost" in p for p in verify(str(out)).problems)
     assert do(job(logs, out)).skipped_shards == 4
 
@@ -123,7 +122,7 @@ def test_a_deleted_or_shortened_part_is_redone(tmp_path, logs):
 
 
 def test_a_torn_manifest_line_is_no_record(tmp_path, logs):
-    out, manifest = tmp_path / "out", tmp_path / f"out/{META}/manifest.jsonl"
+    out, manifest = tmp_path / "out", tmp_path / f"out/{META}/_manifest.jsonl"
     do(job(logs, out))
     before = stamps(out)
     manifest.write_bytes(manifest.read_bytes()[:-40])
@@ -172,6 +171,6 @@ def test_threads_and_memory_do_not_change_a_byte(tmp_path, format):
 
 def test_the_report_and_the_tables_agree(tmp_path, logs):
     summary = do(job(logs, tmp_path / "out"))
-    report = json.loads((tmp_path / f"out/{META}/report.json").read_text())
+    report = json.loads((tmp_path / f"out/{META}/_report.json").read_text())
     assert (report["rows"], report["episodes"], report["quarantined"]) == (summary.rows, 5, 0)
     assert table(tmp_path / "out").num_rows == summary.rows

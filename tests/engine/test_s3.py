@@ -12,24 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_kit import HOW_IT_WENT, META, config, do, job, start, tree, write_parquet, write_shards
+from engine_kit import HOW_IT_WENT, META, config, do, job, start, tree, write_parquet, write_shards, writing
 from omegaconf import OmegaConf
 from s3_kit import CHANGES, SECRET, Bucket, Request
 
 from robocache.cli.plan import preview
 from robocache.config.job import Job
-from robocache.config.resolved import resolved_yaml
 from robocache.engine import retry
 from robocache.engine import run as engine
 from robocache.errors import InputError, OutputError
 from robocache.output import lock
-from robocache.output.commit import Output
+from robocache.output.commit import OutputWriter
 from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.verify import Verification, verify
 
 SHARDS = 4
-LOCK = f"{META}/run.lock"
+LOCK = f"{META}/_run.lock"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +52,7 @@ def check(s3: Bucket, out: str = "out") -> Verification:
 
 
 def do_s3(job: Job, **options: object) -> Summary:
-    summary = engine.run(job, "config: test\n", **options)
+    summary = engine.run(job, **options)
     assert verify(job.output.uri, job.output.storage_options).problems == ()
     return summary
 
@@ -87,14 +86,14 @@ def test_commits_and_resuming_cost_no_request_a_shard(s3, logs, local):
     """But for its part: a rerun lists, and reads the manifest and the parts' ends."""
     do_s3(s3_job(s3, logs))
     s3.server.requests.clear()
-    engine.run(s3_job(s3, logs), "config: test\n")
+    engine.run(s3_job(s3, logs))
     reads = [line for line in s3.server.log("GET", "HEAD") if "/data/part-" in line]
     assert len(reads) == SHARDS
 
 
 def test_secrets_are_not_written(s3, logs):
     this = s3_job(s3, logs)
-    engine.run(this, resolved_yaml(this))
+    engine.run(this)
     assert not [name for name, data in s3.objects("out").items() if SECRET.encode() in data]
     assert SECRET not in repr(this)
 
@@ -137,7 +136,7 @@ def test_other_outputs(s3, logs, local):
     with pytest.raises(OutputError, match=r"holds data/thesis.parquet, which no run wrote"):
         do_s3(s3_job(s3, logs), overwrite=True)
     with pytest.raises(OutputError, match="use a local path or s3://"):
-        engine.run(job(logs, "memory://out"), "config: test\n")
+        engine.run(job(logs, "memory://out"))
 
 
 def test_a_part_that_fails_half_way_is_tried_again(s3, logs, local):
@@ -174,7 +173,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
 
     s3.server.fault = fault
     process = start("run", "config.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    segment = f"{s3.name}/out/{META}/manifest/00000001.jsonl"
+    segment = f"{s3.name}/out/{META}/_manifest/00000001.jsonl"
     while not s3.fs.exists(segment):
         assert process.poll() is None
         time.sleep(0.05)
@@ -187,7 +186,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
     caplog.set_level("INFO")
     this = s3_job(s3, logs)
     began = time.monotonic()
-    with Output.begin(this, "") as output:
+    with writing(this) as output:
         assert time.monotonic() - began > 1
         assert len(output.committed) == 2
         monkeypatch.undo()  # the rest at its own pace
@@ -195,7 +194,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
     s3.server.requests.clear()
     assert do_s3(this).skipped_shards == 2
     assert written(s3) == [2, 3]
-    assert_same(s3, local, but=(f"{META}/config.yaml",))
+    assert_same(s3, local)
 
 
 def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
@@ -217,7 +216,7 @@ def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
         this = s3_job(s3, logs, f"out_{n}", **changes)
         left, s3.server.fault = n, fault
         try:
-            engine.run(this, "config: test\n")
+            engine.run(this)
             break
         except OSError:
             s3.server.fault = lambda _: ""
@@ -232,10 +231,10 @@ def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
 def test_a_second_live_run_is_refused(s3, logs, monkeypatch):
     monkeypatch.setattr(lock, "LEASE_S", 3.0)
     this = s3_job(s3, logs)
-    with Output.begin(this, "config: test\n") as output:
+    with writing(this) as output:
         before = s3.objects("out")
         with pytest.raises(OutputError, match=r"is being written by another run \(process \d+ on \S+\)"):
-            engine.run(this, "config: test\n", overwrite=True)
+            engine.run(this, overwrite=True)
         assert {n: d for n, d in s3.objects("out").items() if n != LOCK} == {
             n: d for n, d in before.items() if n != LOCK
         }
@@ -247,7 +246,7 @@ def test_a_second_live_run_is_refused(s3, logs, monkeypatch):
 
 def test_two_that_start_at_the_same_moment(s3, logs):
     """Many times: exactly one gets in while it holds the output."""
-    store = Output(s3_job(s3, logs), Store(s3.uri("out"), s3.options)).store
+    store = Store(s3.uri("out"), s3.options)
     for _ in range(5):
         go, inside = threading.Barrier(3), []
 
@@ -271,7 +270,7 @@ def test_two_that_start_at_the_same_moment(s3, logs):
         winner.release()
 
 
-def lost(output: Output) -> bool:
+def lost(output: OutputWriter) -> bool:
     try:
         output.check()
     except OutputError:
@@ -282,10 +281,10 @@ def lost(output: Output) -> bool:
 @pytest.mark.parametrize("how", ["taken", "removed", "unreachable"])
 def test_a_run_that_has_lost_its_lease_commits_nothing_more(s3, logs, local, monkeypatch, how):
     monkeypatch.setattr(lock, "LEASE_S", 4.0)
-    path, commit = f"{s3.name}/out/{LOCK}", Output.commit
+    path, commit = f"{s3.name}/out/{LOCK}", OutputWriter.commit
     taken = {"holder": "process 1 on elsewhere", "token": "?", "beat": 1}
 
-    def committing(output: Output, records: object) -> None:
+    def committing(output: OutputWriter, records: object) -> None:
         if len(output.committed) == 2:
             if how == "taken":
                 s3.fs.pipe_file(path, json.dumps(taken).encode())
@@ -298,10 +297,10 @@ def test_a_run_that_has_lost_its_lease_commits_nothing_more(s3, logs, local, mon
                 time.sleep(0.05)
         commit(output, records)
 
-    monkeypatch.setattr(Output, "commit", committing)
+    monkeypatch.setattr(OutputWriter, "commit", committing)
     why = {"taken": "taken by process 1 on elsewhere", "removed": "was removed", "unreachable": "could not be renewed"}
     with pytest.raises(OutputError, match=rf"no longer holds the output \({'' if how == 'taken' else '.*'}{why[how]}"):
-        engine.run(s3_job(s3, logs, compute__threads=1), "config: test\n")
+        engine.run(s3_job(s3, logs, compute__threads=1))
     s3.server.fault = lambda _: ""
     assert (path in s3.fs.find(s3.name)) == (how != "removed")  # another's is not touched
     monkeypatch.undo()
@@ -322,7 +321,7 @@ def test_a_service_without_conditions_is_refused(s3, logs, monkeypatch):
 
     monkeypatch.setattr(Store, "put_if", deaf)
     with pytest.raises(OutputError, match="does not honour If-None-Match"):
-        engine.run(s3_job(s3, logs), "config: test\n")
+        engine.run(s3_job(s3, logs))
     assert list(s3.objects("out")) == []
 
 

@@ -70,18 +70,18 @@ def test_extra_file(out):
 
 
 def test_lost_record(out):
-    edit_lines(out, "manifest.jsonl", lambda lines: lines[:1] + lines[2:])
+    edit_lines(out, "_manifest.jsonl", lambda lines: lines[:1] + lines[2:])
     assert "episode 1 (log_001.parquet): lost" in problems(out)
     assert "part-000001" in problems(out)
 
 
 def test_record_of_another_shard_twice(out):
-    edit_lines(out, "manifest.jsonl", lambda lines: [*lines, lines[1] | {"shard": 7}])
+    edit_lines(out, "_manifest.jsonl", lambda lines: [*lines, lines[1] | {"shard": 7}])
     assert "episode 1 (log_001.parquet): recorded 2 times" in problems(out)
 
 
 def test_a_later_record_of_a_shard_replaces_the_earlier(out):
-    edit_lines(out, "manifest.jsonl", lambda lines: [lines[0], *lines])
+    edit_lines(out, "_manifest.jsonl", lambda lines: [lines[0], *lines])
     assert problems(out) == ""
 
 
@@ -91,14 +91,14 @@ def test_episode_in_output_and_quarantine(out):
         lines[1]["quarantined"] = [{"index": e["index"], "id": e["id"], "files": e["files"], "reason": "?"}]
         return lines
 
-    edit_lines(out, "manifest.jsonl", both)
+    edit_lines(out, "_manifest.jsonl", both)
     assert "episode 0 (log_000.parquet): recorded 2 times" in problems(out)
 
 
 def test_plan_mismatch(out):
-    edit_lines(out, "plan.jsonl", lambda lines: [*lines, {"index": 3, "id": "log_003.parquet", "shard": 3}])
+    edit_lines(out, "_plan.jsonl", lambda lines: [*lines, {"index": 3, "id": "log_003.parquet", "shard": 3}])
     assert "episode 3 (log_003.parquet): lost" in problems(out)
-    edit_lines(out, "plan.jsonl", lambda lines: lines[:2])
+    edit_lines(out, "_plan.jsonl", lambda lines: lines[:2])
     assert "episode 2 (log_002.parquet): in the manifest but not in the plan" in problems(out)
 
 
@@ -110,23 +110,23 @@ def test_rows_that_are_not_the_episodes(out):
             lines[0][key], lines[1][key] = lines[1][key], lines[0][key]
         return lines
 
-    edit_lines(out, "manifest.jsonl", swap)
+    edit_lines(out, "_manifest.jsonl", swap)
     assert "are not those of episodes [0]" in problems(out)
 
 
 def test_record_of_another_config(out):
-    edit_lines(out, "manifest.jsonl", lambda lines: [lines[0] | {"identity": "feed"}, *lines[1:]])
+    edit_lines(out, "_manifest.jsonl", lambda lines: [lines[0] | {"identity": "feed"}, *lines[1:]])
     assert "shard 0: its record belongs to config feed" in problems(out)
 
 
 def test_left_overs_of_a_killed_run(out):
-    (out / META / "run.lock").touch()
-    (out / META / ".report.json.7.tmp").touch()
+    (out / META / "_run.lock").touch()
+    (out / META / "._report.json.7.tmp").touch()
     assert "or was killed" in problems(out)
-    assert ".report.json.7.tmp: left behind" in problems(out)
+    assert "._report.json.7.tmp: left behind" in problems(out)
 
 
-@pytest.mark.parametrize("name", ["manifest.jsonl", "plan.jsonl", "identity.json"])
+@pytest.mark.parametrize("name", ["_manifest.jsonl", "_plan.jsonl", "_identity.json"])
 @pytest.mark.parametrize("content", ["garbage\n", "[1]\n", "{}\n", "\xff\n"])
 def test_garbage_in_meta(out, name, content):
     (out / META / name).write_bytes(content.encode("latin-1"))
@@ -134,7 +134,7 @@ def test_garbage_in_meta(out, name, content):
 
 
 def edit_episodes(out: Path, edit: Callable[[list[dict]], list[dict]]) -> None:
-    path = out / META / "episodes.parquet"
+    path = out / META / "_episodes.pq"
     before = pq.read_table(path)
     pq.write_table(pa.Table.from_pylist(edit(before.to_pylist()), schema=before.schema), path)
 
@@ -163,17 +163,17 @@ def test_an_episode_table_that_is_not_the_manifest(out, edit, problem):
     assert problems(out) == ""
     edit_episodes(out, edit)
     (found,) = verify(str(out)).problems
-    assert found.startswith(f"{META}/episodes.parquet: ") and problem in found
+    assert found.startswith(f"{META}/_episodes.pq: ") and problem in found
 
 
 def test_an_episode_table_of_other_columns(out):
-    path = out / META / "episodes.parquet"
+    path = out / META / "_episodes.pq"
     pq.write_table(pq.read_table(path).drop_columns("streams"), path)
-    assert "episodes.parquet: its columns are not episode_index, id, files" in problems(out)
+    assert "_episodes.pq: its columns are not episode_index, id, files" in problems(out)
 
 
 def edit_statistics(out: Path, edit: Callable[[dict], object]) -> None:
-    path = out / META / "statistics.json"
+    path = out / META / "_statistics.json"
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
@@ -201,20 +201,20 @@ def test_statistics_that_are_not_those_of_the_parts(out, edit, problem):
     assert problems(out) == ""
     edit_statistics(out, edit)
     (found,) = verify(str(out)).problems
-    assert found.startswith(f"{META}/statistics.json: ") and problem in found
+    assert found.startswith(f"{META}/_statistics.json: ") and problem in found
 
 
 def test_a_quarantine_list_that_is_not_the_manifest(tmp_path):
     logs = write_shards(tmp_path / "logs", 2)
     (logs / "log_002.parquet").write_bytes(b"PAR1 and no more")
     do(job(logs, tmp_path / "out"))
-    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: lines)
+    edit_lines(tmp_path / "out", "_quarantine.jsonl", lambda lines: lines)
     assert problems(tmp_path / "out") == ""
-    edit_lines(tmp_path / "out", "quarantine.jsonl", lambda lines: [lines[0] | {"reason": "it was late"}])
-    assert "quarantine.jsonl: its lines are not the manifest's" in problems(tmp_path / "out")
+    edit_lines(tmp_path / "out", "_quarantine.jsonl", lambda lines: [lines[0] | {"reason": "it was late"}])
+    assert "_quarantine.jsonl: its lines are not the manifest's" in problems(tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["episodes.parquet", "quarantine.jsonl", "statistics.json"])
+@pytest.mark.parametrize("name", ["_episodes.pq", "_quarantine.jsonl", "_statistics.json"])
 def test_a_table_that_is_gone_or_garbage_comes_back_with_a_rerun(out, tmp_path, name):
     (out / META / name).unlink()
     assert f"{META}/{name}: cannot be read" in problems(out)
@@ -234,6 +234,6 @@ def test_a_damaged_part_stops_a_rerun_with_advice(out, tmp_path):
     part(out, 1).write_bytes(bytes(size))
     again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
     with pytest.raises(OutputError, match=r"part-000001.* cannot be read back .* delete it and run again"):
-        run(again, "config: test\n")
+        run(again)
     part(out, 1).unlink()
     do(again)

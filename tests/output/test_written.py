@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
 from robocache.output import parts, schema
+from robocache.output.dataset import Output
 from robocache.output.schema import FeatureType
 from robocache.output.statistics import Statistics
 
@@ -58,18 +60,18 @@ def written(tmp_path_factory) -> Path:
         "output": {"uri": str(root / "out"), "shard_mb": 2},
         "compute": {"device": "cpu"},
     }
-    summary = run(job_from_mapping(OmegaConf.create(config)), "test\n")
+    summary = run(job_from_mapping(OmegaConf.create(config)))
     assert (summary.episodes, summary.parts, summary.quarantined) == (EPISODES, 2, ())
     return root / "out"
 
 
 @pytest.fixture(scope="module")
 def rows(written) -> int:
-    return json.loads((written / "meta/robocache/report.json").read_text())["rows"]
+    return json.loads((written / "meta/robocache/_report.json").read_text())["rows"]
 
 
 def test_pyarrow(written, rows):
-    data = pyarrow.dataset.dataset(written / "data", format="parquet")
+    data = pyarrow.dataset.dataset(written)
     assert data.schema.names == COLUMNS
     assert data.count_rows() == rows
     table = data.to_table(filter=pyarrow.dataset.field("episode_index") == 2)
@@ -77,13 +79,31 @@ def test_pyarrow(written, rows):
     assert table["task"].unique().to_pylist() == ["task 2"]
     assert table["image"][3].as_py() == {"bytes": bytes([2, 6]), "path": None}
     assert table.schema.field("transform").type == pa.list_(pa.list_(pa.float32(), 4), 4)
+    assert pq.read_table(written).num_rows == rows
+
+
+def test_output(written, rows):
+    output = Output.open(str(written))
+    assert output.schema.names == COLUMNS
+    assert output.dataset().count_rows() == rows == sum(output.episodes["rows"].to_pylist()) == output.report["rows"]
+    assert output.parts == ("data/part-000000.parquet", "data/part-000001.parquet")
+    assert output.episodes["id"].to_pylist() == [f"log_{i}.parquet" for i in range(EPISODES)]
+    assert list(output.statistics) == ["state", "transform", "grip"]
+    assert output.quarantine == ()
+    assert [r.identity for r in output.records()] == [output.identity] * 2
+    assert load_job_text(output.config).identity() == output.identity
+
+
+def load_job_text(text: str) -> Job:
+    return job_from_mapping(OmegaConf.create(text))
 
 
 def test_polars(written, rows):
     polars = pytest.importorskip("polars", reason="polars is not installed")
-    frame = polars.scan_parquet(f"{written}/data/*.parquet").collect()
+    frame = polars.scan_parquet(f"{written}/**/*.parquet").collect()
     assert (frame.height, frame.columns) == (rows, COLUMNS)
-    expected = pyarrow.dataset.dataset(written / "data").to_table()
+    assert polars.scan_parquet(written, hidden_file_prefix=["_", "."]).collect().equals(frame)
+    expected = pyarrow.dataset.dataset(written).to_table()
     assert frame["transform"].to_list() == expected["transform"].to_pylist()
     assert frame["state"].dtype == polars.Array(polars.Float32, 7)
 
@@ -91,8 +111,8 @@ def test_polars(written, rows):
 def test_duckdb(written, rows):
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
     query = "select count(*), max(len(state)), max(transform[4][4]), count(image.bytes) from read_parquet('{}')"
-    found = duckdb.sql(query.format(f"{written}/data/*.parquet")).fetchall()[0]
-    table = pyarrow.dataset.dataset(written / "data").to_table()
+    found = duckdb.sql(query.format(f"{written}/**/*.parquet")).fetchall()[0]
+    table = pyarrow.dataset.dataset(written).to_table()
     assert found[:2] == (rows, 7)
     assert found[2] == max(matrix[3][3] for matrix in table["transform"].to_pylist())
     assert found[3] == rows
@@ -100,26 +120,39 @@ def test_duckdb(written, rows):
 
 def test_pandas(written, rows):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    frame = pandas.read_parquet(written / "data")
+    frame = pandas.read_parquet(written)
     assert (len(frame), list(frame.columns)) == (rows, COLUMNS)
     assert frame["grip"].dtype == np.float32
     assert np.stack(frame["state"]).shape == (rows, 7)
+    assert len(pandas.read_parquet(written / "meta/robocache/_episodes.pq")) == EPISODES
 
 
 def test_hugging_face(written, rows, tmp_path):
     datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
-    data = datasets.load_dataset(
-        "parquet", data_files=f"{written}/data/*.parquet", split="train", cache_dir=str(tmp_path)
-    )
+    data = datasets.load_dataset(str(written), split="train", cache_dir=str(tmp_path))
     assert (len(data), data.column_names) == (rows, COLUMNS)
-    expected = pyarrow.dataset.dataset(written / "data").to_table()
+    expected = pyarrow.dataset.dataset(written).to_table()
     assert data[5]["transform"] == expected["transform"][5].as_py()
     assert data[5]["image"]["bytes"] == expected["image"][5].as_py()["bytes"]
 
 
+@pytest.mark.ray
+def test_ray_data(written, rows):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    pytest.importorskip("ray.data", reason="Ray is installed without Ray Data")
+    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="WARNING", ignore_reinit_error=True)
+    try:
+        data = ray.data.read_parquet(str(written))
+        assert data.schema().names == COLUMNS
+        assert data.count() == rows
+        assert data.sum("frame_index") == pyarrow.dataset.dataset(written).to_table()["frame_index"].to_numpy().sum()
+    finally:
+        ray.shutdown()
+
+
 def test_statistics_are_those_of_the_rows(written):
-    table = pyarrow.dataset.dataset(written / "data").to_table()
-    found = json.loads((written / "meta/robocache/statistics.json").read_text())
+    table = pyarrow.dataset.dataset(written).to_table()
+    found = json.loads((written / "meta/robocache/_statistics.json").read_text())
     assert list(found) == ["state", "transform", "grip"]
     for name, stats in found.items():
         valid = table[f"{name}.valid"].to_numpy()

@@ -21,7 +21,7 @@ from robocache.engine.process import Processor
 from robocache.engine.ray.connection import connected
 from robocache.engine.shards import Shard
 from robocache.errors import RoboCacheError, WorkersError
-from robocache.output.records import ShardRecord
+from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 
 logger = logging.getLogger("robocache")

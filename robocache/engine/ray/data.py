@@ -44,10 +44,12 @@ try:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import ReadTask
 except ImportError as error:
-    raise ImportError(f"robocache.engine.ray.data needs Ray Data ({error}); pip install 'robocache[ray]'") from error
+    raise ImportError(
+        f"AlignEpisodes and read_episodes need Ray Data ({error}); pip install 'robocache[ray]'"
+    ) from error
 
-from robocache.api import to_job
 from robocache.config.job import Job
+from robocache.config.load import to_job
 from robocache.engine.process import Processor, naming, pick_device
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard, plan_shards

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ray.util.metrics import Counter
 
-from robocache.output.records import ShardRecord
+from robocache.output.manifest import ShardRecord
 
 
 def counting(commit: Callable[[Sequence[ShardRecord]], None]) -> Callable[[Sequence[ShardRecord]], None]:

@@ -16,7 +16,7 @@ from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Blamed, Processor, Stages, pick_device, run_shard
 from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
-from robocache.output.records import ShardRecord
+from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 from robocache.types import Episode, EpisodeRef
 
