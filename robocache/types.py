@@ -178,6 +178,26 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """A finding that episodes of a run have in common.
+
+    episodes: how many; failed: in how many it breaks a threshold; worst: the id of the worst, whose text this is
+    """
+
+    code: str
+    subject: str
+    episodes: int
+    worst: str
+    text: str
+    failed: int
+
+    @property
+    def line(self) -> str:
+        """For a summary."""
+        return self.text if self.episodes == 1 else f"{self.text} (the worst of {self.episodes} episodes: {self.worst})"
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One recording: the streams that were asked for, by :attr:`Source.key`, and its metadata.
 
@@ -215,6 +235,7 @@ class EpisodeRef:
     key:     which episode of the file (HDF5 group, LeRobot episode index); empty where a file is one episode
     nbytes:  about how much reading it costs, for balancing shards
     failure: why it cannot be read at all, known since listing; such a reference goes straight to the quarantine
+    take:    which of the takes of a recording whose clock starts again; None: all of it
     """
 
     id: str
@@ -224,6 +245,7 @@ class EpisodeRef:
     nbytes: int = 0
     failure: str = ""
     tables: tuple[str, ...] = ()
+    take: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,24 +78,23 @@ def run(args: argparse.Namespace) -> bool:
 def preview(job: Job) -> Preview:
     """List the input, read and align one episode of it, and extrapolate by input bytes. Writes nothing."""
     from robocache.engine.process import Processor, pick_device
+    from robocache.engine.run import listing
     from robocache.engine.shards import plan_shards
-    from robocache.engine.source_types import resolve
     from robocache.errors import InputError
-    from robocache.formats import list_episodes
     from robocache.output.commit import OutputWriter
     from robocache.output.layout import IDENTITY
     from robocache.output.store import Store
 
     device = pick_device(job)
     threads = job.compute.threads or os.cpu_count() or 1
-    refs = list_episodes(job.input)
+    refs, types = listing(job)
     shards = plan_shards(refs, job.output.shard_mb)
     good = [ref for ref in refs if not ref.failure]
     store = Store(job.output.uri, job.output.storage_options)
     done = None
     if store.exists(IDENTITY):
         done = len(OutputWriter(store, job.identity()).done(shard.planned(job.output.format) for shard in shards))
-    processor = Processor(job, resolve(job, refs), device)
+    processor = Processor(job, types, device)
     sample, unusable = None, ""
     for ref in good:
         try:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from robocache.cli import terminal
+from robocache.output.layout import QUARANTINE, REPORT
 
 if TYPE_CHECKING:
     from robocache.output.tables import Summary
 
 _SHOWN_REASONS = 10
+_SHOWN_FINDINGS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +65,16 @@ def render(s: Summary) -> list[str]:
     ]
     if s.skipped_shards:
         lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
+    lines += [f"note: {note}" for note in s.notes]
+    if s.episodes:
+        lines.append(f"quality: {s.kept:.1%} of the time recorded is in rows" + (", and:" if s.findings else ""))
+        lines += [f"  {'! ' if f.failed else ''}{f.line}" for f in s.findings[:_SHOWN_FINDINGS]]
+        if (more := len(s.findings) - _SHOWN_FINDINGS) > 0:
+            lines.append(f"  ... and {more} more in {s.uri}/{REPORT}")
     if s.quarantined:
         allowed = "" if s.within_limit else ", more than max_failed_episodes allows"
         lines.append(f"quarantined: {len(s.quarantined)} of {total} episodes{allowed}")
         lines += [f"  {q.id}: {q.reason}" for q in s.quarantined[:_SHOWN_REASONS]]
         if (more := len(s.quarantined) - _SHOWN_REASONS) > 0:
-            lines.append(f"  ... and {more} more in {s.uri}/meta/robocache/_quarantine.jsonl")
+            lines.append(f"  ... and {more} more in {s.uri}/{QUARANTINE}")
     return lines

@@ -207,7 +207,7 @@ def _shared_samples(
     elif present is None:
         assert finite is not None
         if len(some) or not len(absent):
-            yield (None if len(some) == len(absent) else some), finite[:, some].all(axis=1)
+            yield (None if len(some) == len(absent) else some), np.logical_and.reduce(finite[:, some], axis=1)
     else:
         together: dict[bytes, list[int]] = {}
         for column in some:

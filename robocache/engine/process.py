@@ -24,6 +24,7 @@ from robocache.engine.align import Aligner
 from robocache.engine.retry import TRANSIENT
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
+from robocache.engine.takes import take
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
 from robocache.formats import read_episode
 from robocache.ops import _library
@@ -83,7 +84,8 @@ class Processor:
         """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
         if ref.failure:
             raise InputError(ref.failure)
-        return read_episode(ref, self.types.wanted(self.job.sources), self.job.input)
+        episode = read_episode(ref, self.types.wanted(self.job.sources), self.job.input)
+        return episode if ref.take is None else take(episode, ref.take, self.job.quality.max_late)
 
     def process(
         self,

@@ -7,13 +7,13 @@ thing once, with the number of episodes and the worst of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from robocache.config.job import QualitySpec
 from robocache.engine.timeline import NANOSECONDS, Timeline
-from robocache.types import Finding, StreamReport
+from robocache.types import Finding, Gathered, StreamReport
 
 #: The kinds of findings, in the order in which a summary tells them.
 CODES = {
@@ -30,6 +30,8 @@ CODES = {
     "rounded": "the column's type rounds what was measured",
     "overflow": "numbers do not fit the column's type",
 }
+#: From this share on the timeline is said to keep the recording.
+_WHOLE = 0.95
 #: A pause of all streams that is at least this long and this share of the recording is told.
 _PAUSE_S, _PAUSE_SHARE = 10.0, 0.1
 
@@ -41,7 +43,7 @@ def check_episode(
     held.
     """
     out = []
-    if timeline.kept < 0.99:
+    if timeline.kept < _WHOLE:
         cut = [
             f"{source} {does} {lost / NANOSECONDS:.1f} s {when}"
             for source, lost, does, when in zip(
@@ -49,40 +51,45 @@ def check_episode(
             )
             if source
         ]
-        out.append(
-            Finding(
-                "kept",
-                " and ".join(dict.fromkeys(s for s in timeline.cut_by if s)),
-                f"the timeline keeps {timeline.kept:.1%} of the recording: {', '.join(cut)}; static: true, align: "
-                "previous or timeline.range: union would keep more",
-                1 - timeline.kept,
-                timeline.kept < spec.min_kept,
-            )
+        text = (
+            f"the timeline keeps {timeline.kept:.1%} of the recording: {', '.join(cut)}; static: true, align: previous "
+            "or timeline.range: union would keep more"
         )
+        out.append(Finding("kept", "", text, 1 - timeline.kept, timeline.kept < spec.min_kept))
     for name, share in valid.items():
         if share < spec.min_valid:
             out.append(Finding("valid", name, f"{name}: {share:.1%} of the rows are valid", 1 - share, True))
-    for r in reports:
-        if not r.samples:
-            continue
+    span = (int(timeline.times[-1]) - int(timeline.times[0])) / NANOSECONDS
+    for r, name in _alike(reports):
         if r.dropped > spec.max_dropped * r.samples:
-            text = f"{r.source}: {r.dropped} of {r.samples} samples cannot be used"
-            out.append(Finding("dropped", r.source, text, r.dropped / r.samples, True))
+            text = f"{name}: {r.dropped} of {r.samples} samples cannot be used"
+            out.append(Finding("dropped", name, text, r.dropped / r.samples, True))
         if r.non_finite:
-            text = f"{r.source}: {r.non_finite} of {r.samples} samples hold a NaN or an infinity and were left out"
-            out.append(Finding("non_finite", r.source, text, r.non_finite / r.samples))
+            text = f"{name}: {r.non_finite} of {r.samples} samples hold a NaN or an infinity and were left out"
+            out.append(Finding("non_finite", name, text, r.non_finite / r.samples))
         if r.late:
-            text = f"{r.source}: {r.late} of {r.samples} samples came late, by up to {_duration(r.late_by)}"
-            out.append(Finding("late", r.source, text, r.late_by / NANOSECONDS))
+            text = f"{name}: {r.late} of {r.samples} samples came late, by up to {_duration(r.late_by)}"
+            out.append(Finding("late", name, text, r.late_by / NANOSECONDS))
         if r.duplicates:
-            text = f"{r.source}: {r.duplicates} of {r.samples} samples repeat the stamp of the one before"
-            out.append(Finding("duplicates", r.source, text, r.duplicates / r.samples))
-        span = (int(timeline.times[-1]) - int(timeline.times[0])) / NANOSECONDS
+            text = f"{name}: {r.duplicates} of {r.samples} samples repeat the stamp of the one before"
+            out.append(Finding("duplicates", name, text, r.duplicates / r.samples))
         pause = r.longest_gap / NANOSECONDS
         if pause > _PAUSE_S and pause > _PAUSE_SHARE * span:
-            text = f"{r.source}: has a gap of {_duration(r.longest_gap)}; rows in it hold nothing measured"
-            out.append(Finding("gap", r.source, text, pause))
+            text = f"{name}: has a gap of {_duration(r.longest_gap)}; rows in it hold nothing measured"
+            out.append(Finding("gap", name, text, pause))
     return out
+
+
+def _alike(reports: Sequence[StreamReport]) -> Iterator[tuple[StreamReport, str]]:
+    """Streams with samples; fields of one message, of which the same is to be said, as one with all their names."""
+    together: dict[tuple[Any, ...], list[StreamReport]] = {}
+    for r in reports:
+        if r.samples:
+            said = (r.samples, r.late, r.late_by, r.duplicates, r.non_finite, r.dropped, r.longest_gap)
+            together.setdefault((r.source.split(".")[0], *said), []).append(r)
+    for same in together.values():
+        names = [r.source for r in same]
+        yield same[0], names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def record(timeline: Timeline, valid: Mapping[str, float], findings: Sequence[Finding]) -> dict[str, Any]:
@@ -96,41 +103,29 @@ def record(timeline: Timeline, valid: Mapping[str, float], findings: Sequence[Fi
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """One thing that episodes have in common: how many, and the worst of them with its text."""
-
-    code: str
-    subject: str
-    episodes: int
-    worst: str
-    text: str
-    failed: int
-
-    @property
-    def line(self) -> str:
-        """For a summary."""
-        return self.text if self.episodes == 1 else f"{self.text} (the worst of {self.episodes} episodes: {self.worst})"
-
-
 class Gathering:
     """Findings of the episodes of a run, by code and subject; grows with the kinds of findings, not with the run."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[int, int, float, str, str]] = {}
-        self.episodes = 0
-        self.kept = 0.0
+        self._episodes = 0
+        self._kept = 0.0
 
     def add(self, episode: str, quality: Mapping[str, Any]) -> None:
         """An episode's quality record."""
-        self.episodes += 1
-        self.kept += float(quality.get("kept", 1.0))
+        self._episodes += 1
+        self._kept += float(quality.get("kept", 1.0))
         for f in quality.get("findings", ()):
             key = (str(f["code"]), str(f["subject"]))
             count, failed, share, worst, text = self._found.get(key, (0, 0, -1.0, "", ""))
             if float(f["share"]) > share:
                 share, worst, text = float(f["share"]), episode, str(f["text"])
             self._found[key] = (count + 1, failed + bool(f["failed"]), share, worst, text)
+
+    @property
+    def kept(self) -> float:
+        """Mean share of the recordings that their timelines kept."""
+        return self._kept / self._episodes if self._episodes else 1.0
 
     def lines(self) -> list[Gathered]:
         """In the order of ``CODES``, those that break a threshold first."""

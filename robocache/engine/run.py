@@ -5,6 +5,7 @@ What is common to all modes is here; a mode is a context manager that yields an 
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,17 +18,20 @@ from robocache.config.load import to_job
 from robocache.config.resolved import resolved_yaml
 from robocache.engine import local
 from robocache.engine.process import Processor
+from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard, plan_shards
 from robocache.engine.source_types import SourceTypes, resolve
-from robocache.errors import OutputError
+from robocache.engine.takes import split_takes
+from robocache.errors import ConfigError, InputError, OutputError
 from robocache.formats import list_episodes
 from robocache.output import tables
 from robocache.output.commit import OutputWriter
-from robocache.output.manifest import ShardRecord
+from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.store import Store
 from robocache.output.tables import Summary
+from robocache.types import EpisodeRef
 
 #: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
 Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]
@@ -65,30 +69,92 @@ def run(
     began = time.monotonic()
     job = to_job(config, overrides)
     with _workers(job) as execute:  # first: what they lack is said before anything is read
-        refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
+        refs, types = listing(job)
         shards = plan_shards(refs, job.output.shard_mb)
         planned = [shard.planned(job.output.format) for shard in shards]
         store = Store(job.output.uri, job.output.storage_options)
+        processor = Processor(job, types)
+        if overwrite:  # what is there goes only for a config that makes something
+            _try(processor, refs)
         begin = OutputWriter.begin(
             store, job.identity(), resolved_yaml(job), format=job.output.format, overwrite=overwrite
         )
         with begin as output:
-            types = resolve(job, refs)
             _settle(output, types)
             output.set_plan(planned)
             done = output.done(planned)
             counting = _Counting(output, shards, done, len(refs), progress)
             todo = deque(shard for shard in shards if shard.index not in done)
             del refs, shards, planned  # each shard's references go as it is done
-            execute(Processor(job, types), output.store, todo, counting.commit)
+            execute(processor, output.store, todo, counting.commit)
             output.compact()
-            return tables.finish(
+            found = gather((e.id, e.quality) for r in output.records() for e in r.episodes)
+            summary = tables.finish(
                 output,
                 bytes_in=counting.of_bytes,
                 skipped=len(done),
                 seconds=time.monotonic() - began,
                 max_failed=job.max_failed_episodes,
+                kept=found.kept,
+                findings=found.lines(),
+                notes=types.notes,
             )
+    _refuse_one_fault(summary)
+    return summary
+
+
+def listing(job: Job) -> tuple[list[EpisodeRef], SourceTypes]:
+    """The episodes of a job's input, and what its sources are. Writes nothing.
+
+    ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OSError`` where the storage fails.
+    """
+    refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
+    types = resolve(job, refs)
+    if job.quality.on_restart == "split" and types.types:
+        refs = split_takes(job, types, refs)
+    return refs, types
+
+
+#: Episodes that are tried before an older output is replaced.
+_TRIED = 3
+
+
+def _try(processor: Processor, refs: Sequence[EpisodeRef]) -> None:
+    """``ConfigError`` where the first episodes cannot be used, all of them: the config is more likely at fault."""
+    reasons = []
+    for ref in [ref for ref in refs if not ref.failure][:_TRIED]:
+        try:
+            processor.aligner.preparer.prepare(processor.read(ref))
+        except InputError as error:
+            reasons.append(f"{ref.id}: {error}")
+        else:
+            return
+    raise ConfigError([f"nothing was replaced, since the first episodes cannot be used: {'; '.join(reasons)}"])
+
+
+def _refuse_one_fault(summary: Summary) -> None:
+    """``ConfigError`` where every episode is quarantined for one reason: it is the config that is at fault, or that
+    does not fit these recordings.
+    """
+    reasons = summary.quarantined
+    if summary.episodes or len(reasons) < 2 or any(q.retry for q in reasons):
+        return
+    bare = {_bare(q) for q in reasons}
+    if len(bare) == 1:
+        raise ConfigError(
+            [
+                f"none of the {len(reasons)} episodes can be used, all for the same reason; the first, "
+                f"{reasons[0].id}: {reasons[0].reason}"
+            ]
+        )
+
+
+def _bare(q: QuarantineRecord) -> str:
+    """A reason without what differs from episode to episode: names and numbers."""
+    text = q.reason
+    for name in sorted({*q.files, q.id, *(f.rpartition("/")[2] for f in q.files)}, key=len, reverse=True):
+        text = text.replace(name, "")
+    return re.sub(r"[0-9][0-9.,:+-]*", "", text)
 
 
 def _workers(job: Job) -> AbstractContextManager[Execute]:

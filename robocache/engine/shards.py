@@ -34,7 +34,16 @@ class Shard:
         content = [
             self.first_episode,
             [
-                (r.id, r.format, [(f.uri, f.size, f.version) for f in r.files], r.key, r.nbytes, r.failure, r.tables)
+                (
+                    r.id,
+                    r.format,
+                    [(f.uri, f.size, f.version) for f in r.files],
+                    r.key,
+                    r.nbytes,
+                    r.failure,
+                    r.tables,
+                    r.take,
+                )
                 for r in self.refs
             ],
         ]

@@ -50,7 +50,9 @@ class SourceTypes:
         return {key: describe_type(kind) for key, kind in self.types.items()}
 
     def wanted(self, sources: Sequence[Source]) -> list[Source]:
-        """The sources to read, with the names of their columns in the settled order."""
+        """The sources to read, with the names of their columns in the settled order; all, where nothing is settled."""
+        if not self.types:
+            return list(sources)  # no recording could be opened; reading them says why
         return [
             Source(s.path, s.stamp, tuple(self.types[s.key].about.get("names", ())))
             for s in sources

@@ -60,9 +60,14 @@ def rounded_columns(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return np.flatnonzero(reach > exact)
     if values.dtype.itemsize <= dtype.itemsize or len(values) < 3:
         return np.zeros(0, np.int64)
+    values = values.astype(np.float64)
+    values = values[np.isfinite(values).all(axis=1)]
+    if len(values) < 3:
+        return np.zeros(0, np.int64)
     reach = np.abs(values).max(axis=0)
     with np.errstate(over="ignore"):
         distance = np.spacing(reach.astype(dtype)).astype(np.float64)
-    mean_step = np.abs(np.diff(values, axis=0)).mean(axis=0)
-    moves = values.max(axis=0) - values.min(axis=0)
+    with np.errstate(over="ignore"):  # of numbers near the largest a double holds
+        mean_step = np.abs(np.diff(values, axis=0)).mean(axis=0)
+        moves = values.max(axis=0) - values.min(axis=0)
     return np.flatnonzero(np.isfinite(distance) & (distance > ROUNDED * mean_step) & (moves > 4 * distance))

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml
+
 from robocache.errors import OutputError
 from robocache.output import layout
 from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, IDENTITY, LOCK, META, PLAN
@@ -88,7 +90,7 @@ class OutputWriter:
             if overwrite:  # the parts first: what is left of it by a crash still says whose it was
                 store.remove_all(store.files(DATA))
                 store.remove_all([name for name in store.files(META) if name != LOCK])
-            _check_owner(store, identity)
+            _check_owner(store, identity, config)
             for folder in (DATA, META):
                 store.remove_drafts(folder)
             output = cls(store, identity, check)
@@ -181,7 +183,7 @@ class OutputWriter:
         self.committed = {i: replace(self.committed[i], place=place) for i, place in places.items()}
 
 
-def _check_owner(store: Store, identity: str) -> None:
+def _check_owner(store: Store, identity: str, config: str) -> None:
     if store.exists(IDENTITY):
         try:
             owner = json.loads(store.read(IDENTITY))["identity"]
@@ -189,9 +191,35 @@ def _check_owner(store: Store, identity: str) -> None:
             raise OutputError(f"{store.uri}/{IDENTITY} cannot be read ({error}); run again with --overwrite") from error
         if owner != identity:
             raise OutputError(
-                f"{store.uri} belongs to another config (see {store.uri}/{CONFIG}); choose another output.uri, or "
-                "replace it with --overwrite"
+                f"{store.uri} belongs to another config (see {store.uri}/{CONFIG}){_difference(store, config)}; choose "
+                "another output.uri, or replace it with --overwrite"
             )
+
+
+#: Sections of a config that decide nothing of what is written.
+_INCIDENTAL = ("compute", "cluster", "output.uri")
+
+
+def _difference(store: Store, config: str) -> str:
+    """Which keys of the stored config say something else than ``config`` does, for a message."""
+    try:
+        before, now = (dict(_flat("", yaml.safe_load(text))) for text in (store.read(CONFIG), config))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return ""
+    keys = [k for k in before | now if before.get(k) != now.get(k) and not k.startswith(_INCIDENTAL)]
+    told = [f"{k} was {before.get(k, 'not there')!r} and is {now.get(k, 'not there')!r}" for k in keys[:5]]
+    return f": {', '.join(told)}{' and more' if len(keys) > 5 else ''}" if told else ""
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a config with their paths."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+        return
+    for key, inner in items:
+        here = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}" if path else str(key)
+        yield from _flat(here, inner)
 
 
 def _refuse_strangers(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -19,6 +19,7 @@ from robocache.output.commit import OutputWriter
 from robocache.output.layout import EPISODES, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
+from robocache.types import Gathered
 
 _GROUP = 4096
 #: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
@@ -59,7 +60,13 @@ EPISODE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Summary:
-    """The end of a run. ``skipped_shards``: committed by an earlier run and left as they were."""
+    """The end of a run.
+
+    skipped_shards: committed by an earlier run and left as they were
+    kept:           mean share of the recordings that their timelines kept
+    findings:       what a person must know of the episodes, the worst kinds first
+    notes:          what a person must know of the run: of the columns, of files passed over
+    """
 
     uri: str
     episodes: int
@@ -72,12 +79,26 @@ class Summary:
     seconds: float
     quarantined: tuple[QuarantineRecord, ...]
     within_limit: bool
+    kept: float = 1.0
+    findings: tuple[Gathered, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def finish(output: OutputWriter, *, bytes_in: int, skipped: int, seconds: float, max_failed: int) -> Summary:
+def finish(
+    output: OutputWriter,
+    *,
+    bytes_in: int,
+    skipped: int,
+    seconds: float,
+    max_failed: int,
+    kept: float,
+    findings: Sequence[Gathered],
+    notes: Sequence[str],
+) -> Summary:
     """Write the tables of ``meta/robocache`` from the records, in shard order.
 
-    skipped: shards that an earlier run committed; max_failed: how many quarantined episodes still count as success
+    skipped: shards that an earlier run committed; max_failed: how many quarantined episodes still count as success;
+    kept, findings, notes: see :class:`Summary`
     """
     shards = output.committed.values()
     output.write(EPISODES, _episodes(output.records()))
@@ -99,6 +120,9 @@ def finish(output: OutputWriter, *, bytes_in: int, skipped: int, seconds: float,
         seconds,
         quarantined,
         len(quarantined) <= max_failed,
+        kept,
+        tuple(findings),
+        tuple(notes),
     )
     report = {key: value for key, value in dataclasses.asdict(result).items() if key != "quarantined"}
     report |= {

@@ -319,7 +319,7 @@ def test_pixels_stay_bytes(monkeypatch):
 def test_two_takes_are_not_one_trajectory(monkeypatch):
     frames = np.concatenate([np.arange(90), np.arange(60)]) * 1000 / 30
     streams = {"s": stream(frames, np.arange(150.0))}
-    with pytest.raises(RestartError, match="the clock goes back by 2.967 s at sample 90 of 150"):
+    with pytest.raises(RestartError, match=r"the clock goes back by 2\.967 s at sample 90 of 150"):
         align(monkeypatch, {"x": [FeatureSource("s")]}, streams)
     sort = QualitySpec(on_restart="sort")
     assert aligned(monkeypatch, {"x": [FeatureSource("s")]}, streams, quality=sort).table.num_rows > 0
@@ -329,7 +329,7 @@ def test_two_takes_are_not_one_trajectory(monkeypatch):
 
 
 def test_a_policy_knows_only_what_has_been(monkeypatch):
-    """Every row changed after its time leaves the observations of earlier rows as they were; an action may look ahead."""
+    """What comes after a row changes nothing of its observations; an action may look ahead."""
     causal = replace(FIFTY, causal=True)
     features = {
         "q": [FeatureSource("q")],
@@ -383,7 +383,7 @@ def test_thresholds_warn_or_quarantine(monkeypatch):
     (said,) = texts(found, "kept")
     assert said.startswith("the timeline keeps 9.0% of the recording: b begins 0.9 s late, a ends 0.0 s early")
     strict = QualitySpec(on_fail="quarantine")
-    with pytest.raises(InputError, match="quality: the timeline keeps 9.0% of the recording"):
+    with pytest.raises(InputError, match=r"quality: the timeline keeps 9\.0% of the recording"):
         aligned(monkeypatch, features, streams, quality=strict)
     lenient = replace(strict, min_kept=0.05)
     assert aligned(monkeypatch, features, streams, quality=lenient).table.num_rows == 5

@@ -52,11 +52,10 @@ from robocache.config.job import Job
 from robocache.config.load import to_job
 from robocache.engine.process import Processor, naming, pick_device
 from robocache.engine.retry import with_retries
+from robocache.engine.run import listing
 from robocache.engine.shards import Shard, plan_shards
-from robocache.engine.source_types import resolve
 from robocache.errors import ConfigError, DeviceLostError, InputError
 from robocache.features.columns import number_array
-from robocache.formats import list_episodes
 from robocache.output.store import Store
 from robocache.types import Episode, Stream, StreamType, Values
 
@@ -87,8 +86,8 @@ class EpisodeDatasource(Datasource):
     def __init__(self, config: str | Mapping[str, Any] | Job, overrides: Sequence[str] = ()):
         super().__init__()
         job = to_job(config, overrides)
-        self._refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
-        self.processor = Processor(job, resolve(job, self._refs))
+        self._refs, types = listing(job)
+        self.processor = Processor(job, types)
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(ref.nbytes for ref in self._refs)
