@@ -92,7 +92,7 @@ def _signals_as(events: SimpleQueue[Event]) -> Iterator[None]:
 
     def put_off(signum: int, frame: object) -> None:
         restore()
-        events.put(partial(before[signum], signum, frame))
+        events.put(partial(before[signum], signum, None))
 
     def restore() -> None:
         for signum, handler in before.items():
