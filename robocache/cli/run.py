@@ -44,11 +44,12 @@ def config_of(args: argparse.Namespace) -> tuple[str, list[str]]:
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.cli.progress import display
+    from robocache.config.load import load_job
     from robocache.engine.run import run
 
-    path, overrides = config_of(args)
+    job = load_job(*config_of(args))
     with display(quiet=args.level > logging.INFO) as progress:
-        summary = run(path, overrides, overwrite=args.overwrite, progress=progress)
+        summary = run(job, overwrite=args.overwrite, progress=progress)
     if args.json:
         terminal.document(summary)
     else:

@@ -157,10 +157,15 @@ class _StandardError(logging.StreamHandler):
         pass
 
 
+def handler() -> logging.Handler:
+    """Writes log records as lines to standard error."""
+    lines = _StandardError()
+    lines.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+    return lines
+
+
 def set_up(level: int) -> None:
     """Log to standard error from ``level`` on, and let no encoding of standard output end a command."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    handler = _StandardError()
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler()])

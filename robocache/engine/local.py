@@ -7,12 +7,16 @@ Python's lock. Nothing but time depends on the number of threads.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeAlias
 
 import torch
 
@@ -22,6 +26,9 @@ from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
+
+#: What the main thread waits for: a shard that has ended, or a signal's handler to call.
+Event: TypeAlias = "Future[ShardRecord] | Callable[[], Any]"
 
 
 @contextmanager
@@ -51,12 +58,22 @@ def execute(
     torch_threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, "shard", torch.set_num_threads, (1,)) as pool:
         running: set[Future[ShardRecord]] = set()
+        events: SimpleQueue[Event] = SimpleQueue()
         try:
-            while todo or running:
-                while todo and len(running) <= threads:
-                    running.add(pool.submit(work, todo.popleft()))
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                _commit(finished, commit)
+            with _signals_as(events):
+                while todo or running:
+                    while todo and len(running) <= threads:
+                        running.add(future := pool.submit(work, todo.popleft()))
+                        future.add_done_callback(events.put)
+                    happened = [events.get()]
+                    while not events.empty():
+                        happened.append(events.get())
+                    finished = running.intersection(happened)
+                    running -= finished
+                    _commit(finished, commit)
+                    for event in happened:
+                        if not isinstance(event, Future):
+                            event()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still be committed
             if late := [f.result() for f in running if not f.cancelled() and f.exception() is None]:
@@ -64,6 +81,32 @@ def execute(
             raise
         finally:
             torch.set_num_threads(torch_threads)
+
+
+@contextmanager
+def _signals_as(events: SimpleQueue[Event]) -> Iterator[None]:
+    """Have the handlers of SIGINT and SIGTERM called by who reads ``events``, between two commits. Raised at any place,
+    a KeyboardInterrupt may leave a lock held that a worker waits for, for ever. A second signal is not put off.
+    """
+    before: dict[int, Any] = {}
+
+    def put_off(signum: int, frame: object) -> None:
+        restore()
+        events.put(partial(before[signum], signum, None))
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(signum)):
+                before[signum] = handler
+                signal.signal(signum, put_off)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _commit(finished: set[Future[ShardRecord]], commit: Callable[[Sequence[ShardRecord]], None]) -> None:

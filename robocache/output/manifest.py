@@ -84,7 +84,8 @@ class ShardRecord:
     quarantined: tuple[QuarantineRecord, ...]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        """Text that no encoding can hold, such as a file name that is not UTF-8, is escaped."""
+        return json.dumps(_encodable(dataclasses.asdict(self)), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> ShardRecord:
@@ -95,6 +96,14 @@ class ShardRecord:
         )
         data["quarantined"] = tuple(QuarantineRecord._of(q) for q in data["quarantined"])
         return cls(**data)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def open_log(store: Store, name: str = MANIFEST) -> LocalLog | ObjectLog:
