@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from robocache import cli
+from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
+from robocache.config.load import job_from_mapping
+from robocache.config.schema import Column, Input, Quality, Source, Sources, Timeline, Times
+from robocache.engine.quality import CODES
 from robocache.sample import write_samples
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs/configuration.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs/configuration.md").read_text()
 CONFIGS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 TABLES = dict(re.findall(r"^`(logs/\S+\.csv)`[^\n]*\n\n```csv\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 RIGHT = "time_ms,q\n0,1\n100,2\n"
@@ -27,7 +35,7 @@ def work(tmp_path, monkeypatch) -> Path:
 
 
 def test_each_config_has_a_test():
-    assert len(CONFIGS) == 2
+    assert len(CONFIGS) == 3
     assert PAGE.count("```csv") == len(TABLES) == 3
 
 
@@ -44,12 +52,46 @@ def test_the_first_config_and_the_overrides(work):
     assert "observation.effort" in table.column_names
 
 
+def test_most_keys_at_work(work):
+    write_samples(work / "logs", episodes=2, seconds=2.0)
+    (work / "config.yaml").write_text(CONFIGS[1])
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    table = pq.read_table(work / "out/data")
+    double, single = pa.list_(pa.float64(), 14), pa.list_(pa.float32(), 7)
+    assert (table.schema.field("observation.state").type, table.schema.field("action").type) == (double, single)
+    first = table.filter(pc.equal(table["episode_index"], 0))
+    assert len(set(map(tuple, first["observation.end"].to_pylist()))) == 1
+    stamps = first["observation.elbow.stamps"].to_pylist()
+    assert all(a <= t <= b for t, (a, b) in zip(first["time_ns"].to_pylist(), stamps, strict=True))
+    # With a causal timeline, all but the actions would have to look back; the refusal names those that do not.
+    assert cli.main(["run", "config.yaml", "timeline.causal=true", "output.uri=causal"]) == cli.USAGE
+
+
+def test_every_key_is_described():
+    """Each key of each section stands in a table of the page."""
+    sections = (Input, Times, Source, Column, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec)
+    described = set(re.findall(r"^\| `(?:[a-z]+\.)?([a-z_]+)` \|", PAGE, re.MULTILINE))
+    keys = {field.name for section in sections for field in dataclasses.fields(section)} - {"sources", "times"}
+    assert keys - described == set()
+
+
+def test_every_finding_is_described():
+    page = (ROOT / "docs/quality.md").read_text()
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)) == set(CODES)
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    thresholds = yaml.safe_load(config)
+    made = job_from_mapping(
+        {"input": {"uri": "a"}, "features": {"x": "x"}, "timeline": {"rate_hz": 1}, "output": {"uri": "b"}} | thresholds
+    )
+    assert (made.quality.min_kept, made.quality.max_late) == (0.8, 200_000_000)
+
+
 def test_csv_from_end_to_end(work, capsys):
     for name, text in TABLES.items():
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text(text)
     (work / "logs/run_2/ft.csv").write_text(TABLES["logs/run_1/ft.csv"])
-    (work / "config.yaml").write_text(CONFIGS[1])
+    (work / "config.yaml").write_text(CONFIGS[2])
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     capsys.readouterr()
 

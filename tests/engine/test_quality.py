@@ -74,7 +74,7 @@ def test_one_fault_in_every_episode_is_the_configs(tmp_path):
     wrong = job(logs, tmp_path / "out", input__times__unit="us", timeline__rate_hz=1_000_000)
     with pytest.raises(ConfigError, match="none of the 3 episodes can be used, all for the same reason") as caught:
         run(wrong)
-    assert "or the unit of time is wrong" in str(caught.value)
+    assert "is input.times.unit right?" in str(caught.value)
 
 
 @pytest.mark.parametrize(
