@@ -110,12 +110,12 @@ class Aligner:
         if failed and self.job.quality.on_fail == "quarantine":
             raise InputError(f"quality: {'; '.join(failed)}")
         return AlignedEpisode(
-            episode_table(self.preparer.schema, index, timeline.times, beside),
+            episode_table(self.preparer.schema, index, timeline.stamps, beside),
             columns,
             reports,
             quality.record(timeline, shares, findings),
             episode.metadata,
-            int(timeline.times[0]),
+            int(timeline.stamps[0]),
         )
 
     def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:

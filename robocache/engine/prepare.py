@@ -84,7 +84,9 @@ class Preparer:
         findings: list[Finding] = []
         requests = self._requests(episode, findings)
         clocks = {self._label(r.source): self._clock(r) for r in requests if r.cleaned and not r.source.static}
-        timeline = make_timeline(self.job.timeline, clocks, self._reference(episode, clocks))
+        reference = self._reference(episode, clocks)
+        offset = self.job.reference.offset if self.job.reference is not None else 0
+        timeline = make_timeline(self.job.timeline, clocks, reference, offset)
         return Prepared(tuple(requests), timeline, tuple(findings))
 
     def check_type(self, key: str, stream: Stream) -> Stream:
@@ -189,7 +191,7 @@ class Preparer:
         limit = self.job.quality.max_late if self.job.quality.on_restart != "sort" else None
         times = clean(s.key, replace(stream, present=None), computed=False, nonfinite="keep", max_late=limit).times
         clocks[self._label(s)] = Clock(times + s.offset)
-        return times + s.offset
+        return times
 
 
 def _same_kind(found: StreamType, expected: StreamType) -> bool:

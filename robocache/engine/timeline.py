@@ -34,7 +34,8 @@ class Clock:
 class Timeline:
     """The targets of one episode, and what of the recording they cover.
 
-    times:   int64 ``[T]``, T >= 1
+    times:   int64 ``[T]``, T >= 1, on the common clock
+    stamps:  int64 ``[T]``, what is written of them: the reference's own stamps, without its offset; else ``times``
     period:  nanoseconds between targets: of the rate, or the median step of the reference (0 for a lone target)
     kept:    share 0..1 of the time from the recording's first stamp to its last
     lost:    nanoseconds cut off before the first target's range and behind the last's
@@ -42,17 +43,21 @@ class Timeline:
     """
 
     times: np.ndarray
+    stamps: np.ndarray
     period: int
     kept: float
     lost: tuple[int, int]
     cut_by: tuple[str, str]
 
 
-def make_timeline(spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np.ndarray | None = None) -> Timeline:
+def make_timeline(
+    spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np.ndarray | None = None, offset: int = 0
+) -> Timeline:
     """The timeline of an episode.
 
     clocks:    of each source; those without stamps have no say
-    reference: its stamps, sorted, its offset added, where ``spec.reference`` is given
+    reference: its own stamps, sorted, where ``spec.reference`` is given, and its ``offset``, which says by how much they
+               are off: every source is read at the corrected time, and the row keeps the stamp
     ``InputError`` where the streams leave no target: none has a sample, or they do not overlap.
     """
     spans = {s: (int(c.times[0]), int(c.times[-1])) for s, c in clocks.items() if len(c.times)}
@@ -76,7 +81,8 @@ def make_timeline(spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np
                 "that holds throughout, or timeline.range: union"
             )
     if reference is not None:
-        times = reference[(reference >= start) & (reference <= stop)]
+        corrected = reference + offset
+        times = corrected[(corrected >= start) & (corrected <= stop)]
         if not len(times):
             raise InputError(f"reference {spec.reference} has no stamp in the range of the other streams")
         period = int(np.median(np.diff(times))) if len(times) > 1 else 0
@@ -85,7 +91,8 @@ def make_timeline(spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np
         times = _fixed_rate(spec, start, stop, sum(len(c.times) for c in clocks.values()))
         period = int(NANOSECONDS / spec.rate)
     kept = (stop - start) / (last - first) if last > first else 1.0
-    return Timeline(times, period, kept, (start - first, last - stop), cut_by)
+    stamps = times - offset if reference is not None else times
+    return Timeline(times, stamps, period, kept, (start - first, last - stop), cut_by)
 
 
 def _fixed_rate(spec: TimelineSpec, start: int, stop: int, samples: int) -> np.ndarray:

@@ -110,15 +110,18 @@ def test_milliseconds_beside_a_grid_of_30_hz(monkeypatch):
     assert table["x"].to_pylist()[:4] == [0, 0, 1, 3]
 
 
-def test_the_offset_of_the_reference_moves_the_rows(monkeypatch):
-    """Camera stamps are 30 ms late: rows stand where the frames were exposed."""
+def test_the_offset_of_the_reference_corrects_the_rows(monkeypatch):
+    """Camera stamps are 30 ms late: a row keeps the frame's stamp and holds the arm as the frame was exposed."""
     exposed = np.arange(0, 3000, 100)
     streams = {"cam": stream(exposed + 30, np.arange(30)), "arm": stream(np.arange(-100, 3100, 5))}
     features = {"f": [FeatureSource("cam", "nearest", offset=-30 * MS)], "q": [FeatureSource("arm")]}
     table, _ = align(monkeypatch, features, streams, TimelineSpec(reference="cam"))
-    assert (table["time_ns"].to_numpy() / MS).tolist() == exposed.tolist()
+    assert (table["time_ns"].to_numpy() / MS).tolist() == (exposed + 30).tolist()
     assert table["f"].to_pylist() == list(range(30))
     np.testing.assert_allclose(column(table, "q"), exposed, atol=1e-4)
+    around = {"f": [FeatureSource("cam", "nearest")], "q": [FeatureSource("arm", offset=30 * MS)]}
+    other, _ = align(monkeypatch, around, streams, TimelineSpec(reference="cam"))
+    assert other.select(["time_ns", "f", "q"]).equals(table.select(["time_ns", "f", "q"]))
 
 
 def test_samples_of_one_stamp_count_in_the_mean(monkeypatch):
