@@ -15,7 +15,7 @@ from robocache.formats.base import InputSpec
 from robocache.types import Source
 
 #: Raised whenever the same config and input would give other bytes than the release before.
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

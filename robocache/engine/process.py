@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -28,11 +27,12 @@ from robocache.engine.takes import take
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
 from robocache.formats import read_episode
 from robocache.ops import _library
-from robocache.output import parts
+from robocache.output import parts, statistics
+from robocache.output.layout import statistics_name
 from robocache.output.manifest import EpisodeRecord, QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
-from robocache.types import Episode, EpisodeRef, StreamType
+from robocache.types import Episode, EpisodeRef
 
 logger = logging.getLogger("robocache")
 
@@ -43,10 +43,11 @@ NOBODY: Blamed = MappingProxyType({})
 
 @dataclass
 class ShardResult:
-    """A processed shard, not yet written. ``part`` is None where no episode of it could be used."""
+    """A processed shard, not yet written: its part and the statistics of its episodes; None where none can be used."""
 
     part: pa.Buffer | None
     record: ShardRecord
+    statistics: pa.Buffer | None = None
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Processor:
         """
         read, stages = read or self.read, stages or Stages()
         tables: list[pa.Table] = []
+        found: dict[int, dict[str, Statistics]] = {}
         episodes: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []
         for index, ref in enumerate(shard.refs, shard.first_episode):
@@ -121,6 +123,12 @@ class Processor:
                 reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
             else:
                 tables.append(aligned.table)
+                with stages.time("encode"):
+                    found[index] = {
+                        name: s
+                        for name, (values, valid) in aligned.columns.items()
+                        if (s := statistics.of_column(values, valid)) is not None
+                    }
                 episodes.append(
                     EpisodeRecord(
                         index,
@@ -142,17 +150,17 @@ class Processor:
             return ShardResult(None, record)
         output = self.job.output
         with stages.time("encode"):
-            part = parts.encode(
-                self.aligner.preparer.schema, tables, self._statistics(tables), output.format, output.compression
-            )
+            part = parts.encode(self.aligner.preparer.schema, tables, output.format, output.compression)
+            beside = statistics.encode(found)
         record = replace(
             record,
             part=shard.part(output.format),
             rows=sum(t.num_rows for t in tables),
             bytes=part.size,
             sha256=hashlib.sha256(part).hexdigest(),
+            statistics=hashlib.sha256(beside).hexdigest(),
         )
-        return ShardResult(part, record)
+        return ShardResult(part, record, beside)
 
     def blame(self, error: Exception, episode_id: str, *, last_attempt: bool) -> tuple[str, bool]:
         """Why the episode that was being read or aligned goes to the quarantine, and whether the fault may pass.
@@ -174,25 +182,6 @@ class Processor:
         logger.debug("episode %s", episode_id, exc_info=error)
         return f"unexpected {type(error).__name__}: {error}", True
 
-    def _statistics(self, tables: list[pa.Table]) -> dict[str, Statistics]:
-        out = {}
-        for feature in self.aligner.preparer.features:
-            kind = StreamType(feature.arrow)
-            if not kind.numeric or kind.width == 0:
-                continue
-            per_episode = []
-            for table in tables:
-                column = table.column(feature.name).combine_chunks()
-                while isinstance(column, pa.FixedSizeListArray):
-                    column = column.flatten()
-                values = column.to_numpy(zero_copy_only=False).reshape(table.num_rows, kind.width)
-                usable = table.column(f"{feature.name}.valid").to_numpy()
-                if not np.isfinite(values).all():
-                    usable = usable & np.isfinite(values).all(axis=1)
-                per_episode.append(values if usable.all() else values[usable])
-            out[feature.name] = Statistics.of(np.concatenate(per_episode))
-        return out
-
 
 def run_shard(
     processor: Processor,
@@ -212,6 +201,7 @@ def run_shard(
     result = processor.process(shard, last_attempt=last_attempt, blamed=blamed, read=read, stages=stages)
     if result.part is not None:
         with stages.time("write"):
+            store.write(statistics_name(result.record.part), result.statistics)
             store.write(result.record.part, result.part)
     return result.record
 

@@ -17,7 +17,7 @@ import yaml
 
 from robocache.errors import OutputError
 from robocache.output import layout
-from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, IDENTITY, LOCK, META, PLAN
+from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, IDENTITY, LOCK, META, PART_STATISTICS, PLAN
 from robocache.output.lock import Check, locked
 from robocache.output.manifest import ShardRecord, open_log, read_manifest
 from robocache.output.store import Store
@@ -132,14 +132,15 @@ class OutputWriter:
         self._keep_parts({shard.part for shard in planned.values()})
 
     def done(self, shards: Iterable[Planned]) -> set[int]:
-        """Those whose record matches their input, whose part is there in full, and no fault that may pass."""
-        sizes = self.store.sizes(DATA)
+        """Those whose record matches their input, whose part and its statistics are there in full, and no fault that
+        may pass."""
+        sizes, statistics = self.store.sizes(DATA), self.store.sizes(PART_STATISTICS)
         return {
             shard.index
             for shard in shards
             if (c := self.committed.get(shard.index)) is not None
             and (c.identity, c.fingerprint, c.retry) == (self.identity, shard.fingerprint, False)
-            and (not c.part or sizes.get(c.part) == c.bytes)
+            and (not c.part or (sizes.get(c.part) == c.bytes and layout.statistics_name(c.part) in statistics))
         }
 
     def commit(self, records: Sequence[ShardRecord]) -> None:
@@ -162,8 +163,12 @@ class OutputWriter:
         self._keep_parts({c.part for c in self.committed.values()})
 
     def _keep_parts(self, names: set[str]) -> None:
+        """And their statistics; all others go."""
         self.check()
-        self.store.remove_all([name for name in self.store.files(DATA) if name not in names])
+        names = names | {layout.statistics_name(name) for name in names if name}
+        self.store.remove_all(
+            [name for folder in (DATA, PART_STATISTICS) for name in self.store.files(folder) if name not in names]
+        )
 
     def _lines(self) -> Iterator[bytes]:
         return self.log.read(self.committed[i].place for i in sorted(self.committed))

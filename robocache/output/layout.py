@@ -6,6 +6,7 @@
     meta/robocache/_identity.json       hash of what of it decides the bytes, and what is settled about the sources
     meta/robocache/_plan.jsonl          every input episode of this plan, a line each
     meta/robocache/_manifest.jsonl      a line per committed shard; on S3 also _manifest/, see robocache.output.manifest
+    meta/robocache/_statistics/         statistics of each episode, a file a part
     meta/robocache/_run.lock            while a run writes, see robocache.output.lock
     meta/robocache/_episodes.pq         made from the manifest at the end of a run: a row an episode (Parquet),
     meta/robocache/_quarantine.jsonl    a line an episode that could not be used, with the reason,
@@ -31,6 +32,7 @@ EPISODES = f"{META}/_episodes.pq"
 QUARANTINE = f"{META}/_quarantine.jsonl"
 STATISTICS = f"{META}/_statistics.json"
 REPORT = f"{META}/_report.json"
+PART_STATISTICS = f"{META}/_statistics"
 HUGGING_FACE = ".huggingface.yaml"
 
 #: Of parts, by ``output.format``.
@@ -41,6 +43,11 @@ _PART = re.compile(rf"{DATA}/(part-\d{{6,}}\.\w+|\.part-\d{{6,}}\.\w+\.\d+\.tmp)
 def part_name(shard: int, format: str) -> str:
     """Of the shard's part, the same on every run."""
     return f"{DATA}/part-{shard:06d}{SUFFIXES[format]}"
+
+
+def statistics_name(part: str) -> str:
+    """Of the file that holds the statistics of the part of that name."""
+    return f"{PART_STATISTICS}/_{part.removeprefix(f'{DATA}/').rpartition('.')[0]}.pq"
 
 
 def part_format(name: str) -> str:

@@ -71,7 +71,10 @@ class QuarantineRecord:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """A committed shard. ``part`` is empty where no episode of it could be used."""
+    """A committed shard. ``part`` is empty where no episode of it could be used.
+
+    sha256: of the part; statistics: that of the file of its statistics
+    """
 
     shard: int
     identity: str
@@ -82,6 +85,7 @@ class ShardRecord:
     sha256: str
     episodes: tuple[EpisodeRecord, ...]
     quarantined: tuple[QuarantineRecord, ...]
+    statistics: str = ""
 
     def to_json(self) -> str:
         """Text that no encoding can hold, such as a file name that is not UTF-8, is escaped."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
-from robocache.output import layout, parts
+from robocache.output import layout, statistics
 from robocache.output.commit import OutputWriter
 from robocache.output.layout import EPISODES, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord
@@ -22,8 +22,8 @@ from robocache.output.statistics import Statistics
 from robocache.types import Gathered
 
 _GROUP = 4096
-#: Parts whose ends are read at the same time, and how much of each; a larger footer is read again.
-_PARTS, _TAIL = 64, 1 << 16
+#: Parts whose statistics are read at the same time.
+_PARTS = 64
 
 EPISODE_SCHEMA = pa.schema(
     [
@@ -104,10 +104,10 @@ def finish(
     output.write(EPISODES, _episodes(output.records()))
     quarantined = tuple(q for r in output.records() for q in r.quarantined)
     output.write(QUARANTINE, quarantine_lines(quarantined))
-    merged: dict[str, Statistics] = {}
+    total: dict[str, Statistics] = {}
     for found in _part_statistics(output):
-        Statistics.add(merged, found)
-    output.write(STATISTICS, json.dumps({name: s.summary() for name, s in merged.items()}, indent=1).encode())
+        total = statistics.merged([total, found])
+    output.write(STATISTICS, json.dumps({name: s.summary() for name, s in total.items()}, indent=1).encode())
     result = Summary(
         output.store.uri,
         sum(c.episodes for c in shards),
@@ -140,24 +140,16 @@ def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
 
 
 def _part_statistics(output: OutputWriter) -> Iterator[dict[str, Statistics]]:
-    """Of each part, in shard order: from the ends of the files, many at a time."""
-    store = output.store
-    kept = (c for _, c in sorted(output.committed.items()) if c.part)
-    while group := list(islice(kept, _PARTS)):
-        try:
-            tails = store.read_tails({c.part: c.bytes for c in group}, _TAIL)
-        except FileNotFoundError as error:
-            raise OutputError(f"{store.uri}: a part is gone; run again ({error})") from error
-        for c, tail in zip(group, tails, strict=True):
-            format = layout.part_format(c.part)
+    """Of each part, in shard order, many at a time."""
+    names = (layout.statistics_name(c.part) for _, c in sorted(output.committed.items()) if c.part)
+    while group := list(islice(names, _PARTS)):
+        for name, data in zip(group, output.store.read_many(group), strict=True):
             try:
-                if (size := parts.footer_size(tail, format)) > len(tail):
-                    (tail,) = store.read_tails({c.part: c.bytes}, size)
-                yield parts.read_statistics(tail, format)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                yield statistics.decode(data)[1]
+            except (OSError, ValueError) as error:
                 raise OutputError(
-                    f"{store.uri}/{c.part}: cannot be read back ({error}); delete it and run again, `robocache verify` "
-                    "says what else is damaged"
+                    f"{output.store.uri}/{name}: cannot be read back ({error}); delete it and run again, "
+                    "`robocache verify` says what else is damaged"
                 ) from error
 
 

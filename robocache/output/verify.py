@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import RoboCacheError
-from robocache.output import layout, parts
+from robocache.output import layout, statistics
 from robocache.output.dataset import Output
-from robocache.output.layout import DATA, EPISODES, LOCK, META, PLAN, QUARANTINE, STATISTICS
+from robocache.output.layout import DATA, EPISODES, LOCK, META, PART_STATISTICS, PLAN, QUARANTINE, STATISTICS
 from robocache.output.manifest import ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
@@ -59,14 +59,14 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
         return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
 
-    merged: dict[str, Statistics] = {}
+    total: dict[str, Statistics] = {}
     damaged = False
     for record in records():
         if record.identity != identity:
             problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
         if record.part:
             try:
-                Statistics.add(merged, _check_part(store, record))
+                total = statistics.merged([total, _check_part(store, record)])
             except _DamageError as error:
                 problems.append(f"{record.part}: {error}")
                 damaged = True
@@ -84,8 +84,14 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     problems.extend(_episode_problems(store, records()))
     problems.extend(_quarantine_problems(store, records()))
     if not damaged:  # else there is nothing to compare them with
-        problems.extend(_statistics_problems(store, {name: s.summary() for name, s in merged.items()}))
-    problems += [f"{name}: no record of this file" for name in store.files(DATA) if name not in known]
+        problems.extend(_statistics_problems(store, {name: s.summary() for name, s in total.items()}))
+    known |= {layout.statistics_name(part) for part in known if part}
+    problems += [
+        f"{name}: no record of this file"
+        for folder in (DATA, PART_STATISTICS)
+        for name in store.files(folder)
+        if name not in known and not name.endswith(".tmp")
+    ]
     problems += [
         f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
     ]
@@ -108,25 +114,18 @@ def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]
 
 
 def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
-    """The statistics that it carries. ``_DamageError`` where it is not what its record says."""
+    """The statistics of its episodes together. ``_DamageError`` where it, or they, are not what its record says."""
+    data = _checked(store, record.part, record.sha256, record.bytes)
+    beside = _checked(store, layout.statistics_name(record.part), record.statistics)
     try:
-        data = store.read(record.part)
-    except OSError as error:
-        raise _DamageError(f"cannot be read ({error})") from error
-    if len(data) != record.bytes:
-        raise _DamageError(f"{len(data)} bytes, the manifest says {record.bytes}")
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise _DamageError("its sha256 is not the manifest's: changed or damaged; delete it and run again")
-    columns, format = ["episode_index", "frame_index"], layout.part_format(record.part)
-    try:
-        if format == "arrow":
-            table = pa.ipc.open_file(pa.py_buffer(data)).read_all().select(columns)
+        if layout.part_format(record.part) == "arrow":
+            table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         else:
-            table = pq.read_table(pa.BufferReader(data), columns=columns)
-        statistics = parts.read_statistics(data, format)
+            table = pq.read_table(pa.BufferReader(data))
+        episodes, frames = (table.column(c).to_numpy() for c in ("episode_index", "frame_index"))
+        each, together = statistics.decode(beside)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _DamageError(f"cannot be decoded ({error})") from error
-    episodes, frames = (table.column(c).to_numpy() for c in columns)
     wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in record.episodes])
     wanted_frames = np.concatenate([np.arange(e.rows) for e in record.episodes])
     if len(episodes) != record.rows or not np.array_equal(episodes, wanted_episodes):
@@ -134,7 +133,42 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
         raise _DamageError(f"its {len(episodes)} rows are not those of episodes {whose}")
     if not np.array_equal(frames, wanted_frames):
         raise _DamageError("frame_index does not count up from 0 in every episode")
-    return statistics
+    at = 0
+    for e in record.episodes:
+        if not _same(each.get(e.index, {}), _statistics_of(table.slice(at, e.rows))):
+            raise _DamageError(f"the statistics of episode {e.index} are not those of its rows")
+        at += e.rows
+    if not _same(together, statistics.merged(each.values())):
+        raise _DamageError("its statistics are not what those of its episodes add up to")
+    return together
+
+
+def _checked(store: Store, name: str, sha256: str, size: int | None = None) -> bytes:
+    try:
+        data = store.read(name)
+    except OSError as error:
+        raise _DamageError(f"cannot be read ({error})") from error
+    if size is not None and len(data) != size:
+        raise _DamageError(f"{len(data)} bytes, the manifest says {size}")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        of = "its" if size is not None else "its statistics'"
+        raise _DamageError(f"{of} sha256 is not the manifest's: changed or damaged; delete it and run again")
+    return data
+
+
+def _statistics_of(rows: pa.Table) -> dict[str, Statistics]:
+    """Of each column that has a validity column."""
+    found = {}
+    for name in rows.column_names:
+        if f"{name}.valid" in rows.column_names:
+            s = statistics.of_column(rows[name], rows[f"{name}.valid"].to_numpy())
+            if s is not None:
+                found[name] = s
+    return found
+
+
+def _same(found: Mapping[str, Statistics], wanted: Mapping[str, Statistics]) -> bool:
+    return found.keys() == wanted.keys() and all(found[name].agrees(s) for name, s in wanted.items())
 
 
 def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""Statistics: moments against numpy, merging in any grouping, the digest's error in ranks, bytes and back."""
+"""Statistics: moments against numpy, merging in any grouping, the digest's error in ranks, columns, files and back."""
 
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robocache.output.statistics import DIGEST, QUANTILES, Statistics, from_bytes, to_bytes
+from robocache.output.statistics import DIGEST, QUANTILES, WIDE, Statistics, decode, encode, of_column
 
 DISTRIBUTIONS = {
     "normal": lambda rng, n: rng.standard_normal(n),
@@ -100,21 +102,135 @@ def test_quantiles_ascend_and_stay_within_the_values(n):
     assert np.abs(found - exact).mean() < 0.02
 
 
-@pytest.mark.parametrize("n", [0, 1, 100, 5000])
-def test_bytes_and_back(n):
-    values = {
-        "a": np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32),
-        "b": np.ones((n, 1), np.float32),
+@pytest.mark.parametrize("n", [1, 100, 5000])
+def test_a_file_and_back(n):
+    rng = np.random.default_rng(n)
+    columns = {
+        "a": rng.standard_normal((n, 3)).astype(np.float32),
+        "b": rng.integers(0, 2**40, n),
+        "c": np.ones(n, bool),
     }
-    before = {name: Statistics.of(v) for name, v in values.items()}
-    after = from_bytes(to_bytes(before))
-    assert list(after) == ["a", "b"]
-    for name, s in before.items():
-        assert after[name].count == s.count
-        for field in ("min", "max", "mean", "m2", "weights"):
-            np.testing.assert_array_equal(getattr(after[name], field), getattr(s, field))
-        np.testing.assert_allclose(after[name].points, s.points, rtol=1e-6)
-    assert to_bytes(after) == to_bytes(before)
+    columns["holes"] = np.where(rng.random((n, 2)) < 0.3, np.inf, 1.5)
+    episodes = {i: {name: of_column(v + v.dtype.type(i), every(n)) for name, v in columns.items()} for i in (3, 7)}
+    data = encode(episodes)
+    each, together = decode(data)
+    assert list(each) == [3, 7]
+    for index, statistics in episodes.items():
+        assert list(each[index]) == list(columns)
+        for name, s in statistics.items():
+            for field in ("count", "counts", "min", "max", "mean", "m2", "points", "weights"):
+                np.testing.assert_array_equal(getattr(each[index][name], field), getattr(s, field), err_msg=name)
+    assert encode(each) == data
+    for name in columns:
+        assert together[name].agrees(Statistics.merge([episodes[3][name], episodes[7][name]]))
+        assert together[name].count == 2 * n
+
+
+def test_a_file_of_nothing():
+    assert decode(encode({3: {}})) == ({}, {})
+    with pytest.raises(ValueError, match="its columns are not"):
+        decode(parquet({"x": [1]}))
+
+
+def parquet(columns: dict) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def every(n: int) -> np.ndarray:
+    return np.ones(n, bool)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (4, 4), (2, 3, 4)])
+def test_columns_of_numbers(dtype, shape):
+    """Whatever the type, a number a statistic, of the valid rows; from numpy and from Arrow."""
+    rng = np.random.default_rng(0)
+    values = (rng.random((700, *shape)) * 200).astype(dtype) if dtype != np.bool_ else rng.random((700, *shape)) < 0.2
+    valid = rng.random(700) < 0.6
+    s = of_column(values, valid)
+    flat = values[valid].reshape(valid.sum(), -1).astype(np.float64)
+    assert_moments(s, flat)
+    for d in range(flat.shape[1]):
+        for q, found in zip(QUANTILES, s.quantiles()[:, d], strict=True):
+            assert rank_error(flat[:, d], q, found) < 0.02
+    array = pa.array(values.reshape(-1))
+    for size in reversed(shape):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    assert of_column(array, valid).agrees(s)
+    assert of_column(pa.chunked_array([array[:300], array[300:]]), valid).agrees(s)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["text"] * 3),
+        pa.array([b"jpeg"] * 3),
+        pa.array([[1.0], [], [2.0]]),
+        pa.array([{"bytes": b"x", "path": None}] * 3),
+        pa.nulls(3),
+        np.array(["a", "b", "c"]),
+        np.zeros((3, 0)),
+    ],
+    ids=lambda c: str(getattr(c, "type", c.dtype if isinstance(c, np.ndarray) else "")),
+)
+def test_columns_without_numbers(column):
+    assert of_column(column, every(3)) is None
+
+
+def test_what_is_not_finite_does_not_count():
+    values = np.random.default_rng(0).standard_normal((400, 3))
+    values[:50, 0], values[::3, 1], values[:, 2] = np.nan, np.inf, -np.inf
+    s = of_column(values, every(400))
+    assert (s.count, s.counts.tolist()) == (400, [350, 400 - 134, 0])
+    assert s.summary()["max"] == [values[50:, 0].max(), values[np.isfinite(values[:, 1]), 1].max(), None]
+    merged = Statistics.merge([s, s, of_column(np.full((10, 3), 7.0), every(10))])
+    assert merged.counts.tolist() == [710, 542, 10]
+    np.testing.assert_allclose(merged.mean[0], (2 * values[50:, 0].sum() + 70) / 710)
+    assert merged.summary()["q50"][2] == 7
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_have_statistics_a_channel(dtype):
+    """They are estimates: of some rows and some pixels."""
+    rng = np.random.default_rng(0)
+    frames = (rng.random((250, 120, 160, 3)) * [50, 100, 250]).astype(dtype)
+    frames[:, :, :, 1] += np.arange(120, dtype=dtype)[:, None]  # brighter towards the floor
+    valid = rng.random(250) < 0.9
+    s = of_column(frames, valid)
+    assert s.count == valid.sum()
+    channels = frames[valid].reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(s.mean, channels.mean(axis=0), rtol=0.02)
+    np.testing.assert_allclose(np.sqrt(s.m2 / s.count), channels.std(axis=0), rtol=0.02)
+    np.testing.assert_allclose(s.quantiles(), np.quantile(channels, QUANTILES, axis=0), rtol=0.05, atol=1.0)
+    assert len(encode({0: {"image": s}})) < 20_000
+
+
+@pytest.mark.parametrize(("shape", "width"), [((WIDE,), WIDE), ((WIDE + 1,), 1), ((500, 4), 4), ((40, 40), 1)])
+def test_wide_columns_are_summed_up(shape, width):
+    values = np.random.default_rng(0).standard_normal((150, *shape)).astype(np.float32)
+    s = of_column(values, every(150))
+    assert s.mean.shape == (width,)
+    np.testing.assert_allclose(s.weights.sum(axis=1), 150)
+    if width != WIDE:
+        flat = values.reshape(-1, width).astype(np.float64)
+        np.testing.assert_allclose(np.sqrt(s.m2 / s.count), flat.std(axis=0), rtol=0.02)
+
+
+@pytest.mark.parametrize("rows", [20, 40, 300, 1500])
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "exponential", "few values", "ascending"])
+def test_quantiles_of_many_episodes(name, rows):
+    """Their digests are small; merged by parts and then parts with parts they are still near in rank."""
+    rng = np.random.default_rng(2)
+    episodes = [DISTRIBUTIONS[name](rng, rows) + 0.02 * i for i in range(100)]
+    found = [of_column(values, every(rows)) for values in episodes]
+    total = Statistics.merge(found[:5])
+    for at in range(5, 100, 5):
+        total = Statistics.merge([total, Statistics.merge(found[at : at + 5])])
+    values = np.concatenate(episodes)
+    for q, estimate in zip(QUANTILES, total.quantiles()[:, 0], strict=True):
+        assert rank_error(values, q, estimate) < 0.01, (q, name)
 
 
 def test_nothing_is_nothing():

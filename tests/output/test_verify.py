@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from engine_kit import META, do, job, write_shards
 
 from robocache.engine.run import run
 from robocache.errors import OutputError
+from robocache.output import statistics
 from robocache.output.verify import verify
 
 
@@ -106,7 +109,7 @@ def test_rows_that_are_not_the_episodes(out):
     """A part with the right checksum and the wrong rows: parts swapped together with their checksums."""
 
     def swap(lines):
-        for key in ("part", "bytes", "sha256", "rows"):
+        for key in ("part", "bytes", "sha256", "rows", "statistics"):
             lines[0][key], lines[1][key] = lines[1][key], lines[0][key]
         return lines
 
@@ -223,17 +226,52 @@ def test_a_table_that_is_gone_or_garbage_comes_back_with_a_rerun(out, tmp_path, 
     do(job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:]))
 
 
+def beside(out: Path, index: int) -> Path:
+    return out / META / f"_statistics/_part-{index:06d}.pq"
+
+
+def test_statistics_of_a_part_that_are_gone_or_damaged_come_back_with_a_rerun(out, tmp_path):
+    beside(out, 1).unlink()
+    assert "part-000001" in problems(out) and "_statistics/_part-000001.pq" in problems(out)
+    again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
+    assert do(again).skipped_shards == 2
+    data = bytearray(beside(out, 1).read_bytes())
+    data[len(data) // 2] ^= 1
+    beside(out, 1).write_bytes(data)
+    assert "its statistics' sha256 is not the manifest's" in problems(out)
+    (out / META / "_statistics/_part-000009.pq").write_bytes(b"?")
+    assert "_statistics/_part-000009.pq: no record of this file" in problems(out)
+
+
+def test_statistics_that_are_not_those_of_the_rows(out):
+    """With the right checksums everywhere."""
+
+    def forge(columns):
+        s = columns["action"]
+        return columns | {"action": replace(s, mean=s.mean * (1 + 1e-6))}
+
+    each, together = statistics.decode(beside(out, 1).read_bytes())
+    for forged, problem in (
+        (statistics.encode({1: forge(each[1])}), "the statistics of episode 1 are not those of its rows"),
+        (statistics.encode({2: each[1]}), "the statistics of episode 1 are not those of its rows"),
+    ):
+        beside(out, 1).write_bytes(forged)
+        sha256 = hashlib.sha256(forged).hexdigest()
+        edit_lines(out, "_manifest.jsonl", lambda lines, to=sha256: [lines[0], lines[1] | {"statistics": to}, lines[2]])
+        assert problem in problems(out)
+    assert list(together) == list(each[1]) == ["observation.state", "action"]
+
+
 def test_no_output(tmp_path):
     with pytest.raises(OutputError, match=r"not an output of robocache run"):
         verify(str(tmp_path))
 
 
-def test_a_damaged_part_stops_a_rerun_with_advice(out, tmp_path):
-    """Skipping goes by size; a rerun reads the statistics of each part, and says so where it cannot."""
-    size = part(out, 1).stat().st_size
-    part(out, 1).write_bytes(bytes(size))
+def test_damaged_statistics_stop_a_rerun_with_advice(out, tmp_path):
+    """Skipping goes by names and sizes; a rerun reads the statistics of each part, and says so where it cannot."""
+    beside(out, 1).write_bytes(b"PAR1")
     again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
     with pytest.raises(OutputError, match=r"part-000001.* cannot be read back .* delete it and run again"):
         run(again)
-    part(out, 1).unlink()
+    beside(out, 1).unlink()
     do(again)
