@@ -76,7 +76,7 @@ def _tables(found: Any, problems: Problems) -> dict[str, TableTimes]:
         return {}
     tables = {}
     for name in found:
-        where = f"{path}.{name}"
+        where = f"{path}.{name!s}"
         value = resolved(found, name, where, problems)
         if value is UNREADABLE:
             continue

@@ -246,7 +246,7 @@ def positions(selector: Iterable[Item], width: int, *, where: str, names: Sequen
             picked.append(list(names).index(str(item)))
         else:
             known = f"its columns are {shown(names)}" if names else "its columns have no names, use positions"
-            raise MissingError(f"{where}: no column {str(item)!r}; {known}")
+            raise MissingError(f"{where}: no column {quoted(item)}; {known}")
     return picked
 
 
@@ -265,6 +265,11 @@ def select_columns(
     if columns == list(range(first, first + len(columns))):
         return flat[:, first : first + len(columns)]  # a view: contiguous columns cost nothing
     return flat[:, columns]
+
+
+def quoted(item: Item) -> str:
+    """An item for a message: a position as it is, a name in quotes."""
+    return str(item) if isinstance(item, int) else repr(str(item))
 
 
 def shown(names: Sequence[str], most: int = 40) -> str:

@@ -52,10 +52,10 @@ def episode_rows(file: pq.ParquetFile) -> list[Rows]:
     if column.null_count:
         return [Rows(i) for i in sorted(column.unique().drop_null().to_pylist())]
     episodes = column.to_numpy()
-    starts = np.flatnonzero(np.concatenate([[True], episodes[1:] != episodes[:-1]])) if len(episodes) else []
+    starts = [0, *(np.flatnonzero(episodes[1:] != episodes[:-1]) + 1).tolist()] if len(episodes) else []
     runs: dict[int, list[tuple[int, int]]] = {}
     for start, stop in zip(starts, [*starts[1:], len(episodes)], strict=True):
-        runs.setdefault(int(episodes[start]), []).append((int(start), int(stop)))
+        runs.setdefault(int(episodes[start]), []).append((start, stop))
     return [Rows(i, tuple(runs[i]) if len(runs[i]) <= _MOST_RUNS else ()) for i in sorted(runs)]
 
 

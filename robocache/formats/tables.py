@@ -29,8 +29,8 @@ from robocache.formats.base import (
     open_file,
     parse_source,
     positions,
+    quoted,
     read_bytes,
-    selected_width,
     shown,
 )
 from robocache.formats.columns import Column, is_list, is_number, read_column, stream_type, type_name
@@ -104,8 +104,8 @@ class _Table:
         if name:
             return None
         if selector is None:
-            kinds = ((n, self.schema.field(n).type) for n in self.columns)
-            return _Columns(tuple(n for n, kind in kinds if is_number(kind)), None, True)
+            numbers = tuple(name for name in self.columns if is_number(self.schema.field(name).type))
+            return _Columns(numbers, grouped=len(numbers) != 1)
         # Positions count the columns without the time, so that they do not depend on where the time stands.
         picked: list[str] = []
         for item in selector:
@@ -116,7 +116,7 @@ class _Table:
             elif str(item) in names:
                 picked.append(str(item))
             else:
-                raise MissingError(f"{self.where}: no column {str(item)!r}; its columns are {shown(names)}")
+                raise MissingError(f"{self.where}: no column {quoted(item)}; its columns are {shown(names)}")
         return _Columns(tuple(picked), None, True)
 
     def times(self, data: pa.Table) -> np.ndarray:
@@ -128,7 +128,7 @@ class _Table:
         parts = [
             column_times(data.column(name), unit, where=f"{self.where}: column {name!r}") for name, unit in self.time
         ]
-        return parts[0] if len(parts) == 1 else np.sum(parts, axis=0, dtype=np.int64)
+        return parts[0] if len(parts) == 1 else np.stack(parts).sum(axis=0)
 
     def read(self, sources: dict[Source, str]) -> dict[str, Stream]:
         """The streams of those sources that the table has; ``sources`` maps each to its part below the table."""
@@ -166,9 +166,8 @@ class _Table:
         if columns.single and columns.selector is None:
             return kinds[columns.names[0]]
         open_kinds = [kind for kind in kinds.values() if StreamType(kind).open]
-        if open_kinds:
-            width = selected_width(columns.selector) if columns.single else None
-            return pa.list_(_element(open_kinds[0]), -1 if width is None else width)
+        if open_kinds:  # whether a selector can be had, only the data tells
+            return pa.list_(_element(open_kinds[0]))
         empty = pa.schema(list(kinds.items())).empty_table()
         values, _ = self._values(empty, columns)
         return Stream(np.empty(0, np.int64), values).type.arrow

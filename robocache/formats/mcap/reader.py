@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, open_file, parse_source
 from robocache.formats.mcap.container import MAGIC, Channel, Summary, read_summary
 from robocache.formats.mcap.windows import read_messages
@@ -73,22 +73,22 @@ class McapReader(Reader):
         for topic, asked in requests.items():
             wanted = [request for request in asked if types[request.source.key].open or request.picks]
             channels = {channel.id for channel in summary.topics()[topic]}
-            chunk = next((c for c in summary.chunks if not c.index_offsets or channels & c.index_offsets.keys()), None)
-            if not wanted or (summary.chunks and chunk is None):
+            chunks = [c for c in summary.chunks if not c.index_offsets or channels & c.index_offsets.keys()]
+            if not wanted or (summary.chunks and not chunks):
                 continue
-            one = replace(summary, chunks=() if chunk is None else (chunk,))
-            for window in read_messages(opened, one, channels, verify=spec.verify_checksums):
-                if not window:
-                    continue
-                for few in (1, None):  # the first message tells, as a rule
-                    (collector,) = _collectors(summary, {topic: wanted}).values()
-                    for channel, messages in window.items():
-                        collector.add(channel, messages if few is None else messages.first(few))
-                    streams = collector.streams()
-                    found |= {key: stream.type for key, stream in streams.items() if len(stream.times)}
-                    if all(len(stream.times) for stream in streams.values()):
-                        break
-                break
+            lack: MissingError | None = None
+            # What the first message has not, another publisher's may have: somewhere else they are looked for, too.
+            for i in sorted({0, len(chunks) // 2, max(len(chunks) - 1, 0)}):
+                one = replace(summary, chunks=tuple(chunks[i : i + 1]))
+                try:
+                    found |= _look_into(opened, one, topic, wanted, channels, spec)
+                except MissingError as error:
+                    lack = lack or error
+                else:
+                    break
+            else:
+                assert lack is not None
+                raise lack
         return found
 
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
@@ -100,6 +100,28 @@ class McapReader(Reader):
             _collect(opened, summary, collectors, spec)
         streams = {key: stream for found in collectors.values() for key, stream in found.streams().items()}
         return Episode(ref.id, {source.key: streams[source.key] for source in sources if source.key in streams})
+
+
+def _look_into(
+    opened, summary: Summary, topic: str, wanted: Sequence[Request], channels: Collection[int], spec: InputSpec
+) -> dict[str, StreamType]:
+    """Types of sources by the first message of a chunk that tells. ``MissingError``: none does."""
+    for window in read_messages(opened, summary, channels, verify=spec.verify_checksums):
+        if not window:
+            continue
+        for few in (1, None):  # the first message tells, as a rule
+            (collector,) = _collectors(summary, {topic: wanted}).values()
+            for channel, messages in window.items():
+                collector.add(channel, messages if few is None else messages.first(few))
+            try:
+                streams = collector.streams()
+            except MissingError:
+                if few is None:
+                    raise
+                continue
+            if few is None or all(len(stream.times) for stream in streams.values()):
+                return {key: stream.type for key, stream in streams.items() if len(stream.times)}
+    return {}
 
 
 def _only(files: Sequence[FileStamp]) -> FileStamp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,9 @@ def _stamp_of(struct: Struct, key: Key) -> tuple[tuple[Key, ...], str]:
     """The leaves of a message's own stamp, and their unit; none where it has none."""
     fields = dict(struct.fields)
     header = fields.get("header")
-    places = [(("header", "stamp"), dict(header.fields).get("stamp"))] if isinstance(header, Struct) else []
-    places += [((name,), fields.get(name)) for name in ("timestamp", "stamp")]
+    places: list[tuple[Key, Any]] = [((name,), fields.get(name)) for name in ("timestamp", "stamp")]
+    if isinstance(header, Struct):
+        places.insert(0, (("header", "stamp"), dict(header.fields).get("stamp")))
     for names, kind in places:
         if isinstance(kind, Struct) and (parts := _parts(kind)):
             return tuple((*key, *names, part) for part in parts), "s"

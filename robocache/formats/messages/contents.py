@@ -38,11 +38,12 @@ class Contents:
         self._packing, self._where, self._columns = packing, where, columns
         key, struct = columns.structs[-1]
         fields = dict(struct.fields)
-        self._kind, names = "", ()
+        self._kind: str = ""
+        names: tuple[str, ...] = ()
         if columns.kind == "bytes" and columns.pieces[0].key == (*key, "data"):
             self._kind, names = _KINDS.get(struct.name.rpartition("/")[2], ("", ()))
         self._types: dict[str, tuple[Key, Type]] = {
-            name: ((*key, name), fields[name]) for name in names if name in fields
+            name: ((*key, name), fields[name]) for name in names if name in fields and _plain(fields[name])
         }
         if clock.frame is not None:
             self._types["frame"] = (clock.frame, Text())

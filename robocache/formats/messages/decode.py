@@ -36,7 +36,7 @@ class Ragged(NamedTuple):
     """Where the numbers of each message lie, as many as it has: offsets in the buffer and counts, int64 ``[n]``."""
 
     start: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     dtype: np.dtype
 
 
@@ -302,7 +302,8 @@ class _Walk:
                 inner = self._at(starts, np.full(len(starts), step.size), 0, picked=False)
                 inner.run(steps)
                 for key, block in inner.found.items():
-                    self.found[key] = block.reshape(n, len(positions), *block.shape[1:])  # numbers: all is strided
+                    assert isinstance(block, np.ndarray)  # what is strided is numbers
+                    self.found[key] = block.reshape(n, len(positions), *block.shape[1:])
                 continue
             matching = _Picked(self, (*step.key, pick))
             for i in [pick] if isinstance(pick, int) else range(int(counts.max(initial=0))):
@@ -345,8 +346,8 @@ class _Walk:
             else:
                 self.at = np.array(np.broadcast_to(at, self._start.shape))
                 self.at[rows] = inner.at
-        for pick in picked.values():
-            pick.finish()
+        for element in picked.values():
+            element.finish()
         for key, blocks in every.items():
             try:
                 self.found[key] = np.stack(blocks, axis=1)
@@ -428,7 +429,7 @@ def select_rows(block: Block, rows: np.ndarray | None) -> Block:
         return block[rows]
     if isinstance(block, Spans):
         return Spans(block.start[rows], np.asarray(block.size)[rows])
-    return Ragged(block.start[rows], block.count[rows], block.dtype)
+    return Ragged(block.start[rows], block.counts[rows], block.dtype)
 
 
 def _scatter(before: Block | None, block: Block, rows: np.ndarray, n: int, key: Key) -> Block:
@@ -451,15 +452,15 @@ def _scatter(before: Block | None, block: Block, rows: np.ndarray, n: int, key: 
 
 def ragged_numbers(buffer: np.ndarray, block: Ragged, order: ByteOrder) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of all messages one after another, and how many each has."""
-    ends = np.cumsum(block.count)
+    ends = np.cumsum(block.counts)
     dtype = np.dtype(np.uint8) if block.dtype.kind == "b" else block.dtype
     flat = np.empty(int(ends[-1]) if len(ends) else 0, dtype)
-    for count in np.unique(block.count):
+    for count in np.unique(block.counts):
         if count:
-            rows = np.flatnonzero(block.count == count)
+            rows = np.flatnonzero(block.counts == count)
             numbers = gather(buffer, block.start[rows], int(count) * dtype.itemsize).view(dtype.newbyteorder(order))
             flat[(ends[rows] - count)[:, None] + np.arange(count)] = numbers
-    return flat.astype(block.dtype, copy=False) if block.dtype.kind != "b" else flat != 0, block.count
+    return flat.astype(block.dtype, copy=False) if block.dtype.kind != "b" else flat != 0, block.counts
 
 
 def span_bytes(buffer: np.ndarray, spans: Spans) -> tuple[list[bytes], np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError, MissingError
-from robocache.formats.base import Match, positions, selected_width
+from robocache.formats.base import Match, positions
 from robocache.formats.messages.batch import Messages
 from robocache.formats.messages.clocks import Clock, split_unit, unit_of
 from robocache.formats.messages.json_values import (
@@ -83,7 +83,7 @@ class _Signal:
         self._absent: Counter[str] = Counter()
         self._stamps: list[int] = []
         self._stamped = 0
-        self._settled = False
+        self._settled = self._nameless = False
         self._clock_path: Path | None = None
         self._unit = ""
         if self._stamp not in ("header", "log", "publish"):
@@ -98,8 +98,7 @@ class _Signal:
 
     def type(self) -> StreamType:
         """JSON tells nothing before a message is read: numbers, as many as there are."""
-        width = len(self._names) or selected_width(self._path.selector)
-        return StreamType(pa.list_(pa.float64(), width or -1))
+        return StreamType(pa.list_(pa.float64(), len(self._names) or -1))
 
     def add(self, message: Any, number: int) -> None:
         if not self._settled:
@@ -112,7 +111,10 @@ class _Signal:
             self._absent[value.reason] += 1
             return
         self._found.append(value)
-        self._spoken.append(named_by(message, self._path.tokens, NAMES) if isinstance(value, list) else None)
+        names = named_by(message, self._path.tokens, NAMES) if isinstance(value, list) else None
+        if len(self._found) == 1 and names is not None and len(names) != len(value):
+            self._nameless = True  # text about something else
+        self._spoken.append(None if self._nameless else names)
 
     def _settle(self, message: Any) -> None:
         """A place in an array of things that have an identity of their own is that of the first message's."""
@@ -175,15 +177,12 @@ class _Signal:
         named = next((names for names in self._spoken if names), None)
         selector = self._path.selector
         if named is not None:
-            names = self._names or (tuple(map(str, selector)) if only_texts(selector or ()) else None)
-            if names is None:
-                at = (
-                    range(len(named))
-                    if selector is None
-                    else positions(selector, len(named), where=self._where, names=named)
-                )
-                names = tuple(named[i] for i in at)
-            return self._by_name(names)
+            order = self._names or (tuple(map(str, selector or ())) if only_texts(selector or ()) else None)
+            if order is None:
+                every = tuple(range(len(named)))
+                at = every if selector is None else positions(selector, len(named), where=self._where, names=named)
+                order = tuple(named[i] for i in at)
+            return self._by_name(order)
         values, names = column(self._found, self._where)
         if not isinstance(values, np.ndarray):
             if selector is not None:

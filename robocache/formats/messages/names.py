@@ -43,9 +43,9 @@ class ByName:
         uniform = n > 0 and len(spoken) == 1 and bool((counts == len(spoken[0])).all())
         if uniform and (order := self._order(spoken[0])) is not None and (order >= 0).all():
             self.seen[spoken[0]] += n
-            rows = flat.reshape(n, len(spoken[0]))
-            straight = len(order) == rows.shape[1] and (order == np.arange(len(order))).all()
-            return Named(rows if straight else rows[:, order], None, None)
+            whole = flat.reshape(n, len(spoken[0]))
+            straight = len(order) == whole.shape[1] and (order == np.arange(len(order))).all()
+            return Named(whole if straight else whole[:, order], None, None)
         kept, present = np.zeros(n, bool), np.zeros((n, width), bool)
         values = np.full((n, width), np.nan if flat.dtype.kind == "f" else 0, flat.dtype)
         starts = np.cumsum(counts) - counts

@@ -245,7 +245,9 @@ def follow(root: Struct, path: Path, where: str) -> _Place:
                     f"{where}: is {describe(target)}; name one element by its position, as in [0], or by a field of "
                     "it, as in [name=text]"
                 )
-            pick, selector = selector[0], None
+            chosen = selector[0]
+            assert isinstance(chosen, int | Match)
+            pick, selector = chosen, None
         if pick is not None:
             target = _element(target, pick, key, where)
         enter(target)

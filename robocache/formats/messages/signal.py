@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import MissingError
-from robocache.formats.base import Match, positions, selected_width, shown
+from robocache.formats.base import Match, positions, shown
 from robocache.formats.messages.batch import Messages
 from robocache.formats.messages.clocks import find_clock
 from robocache.formats.messages.contents import Contents
@@ -92,7 +92,8 @@ class Signal:
             assert path is not None
             self._lead(path)
             return
-        names, numbers = (reach(message, key) for key in (self.columns.named_by, self.columns.pieces[0].key))
+        names = reach(message, self.columns.named_by or ())
+        numbers = reach(message, self.columns.pieces[0].key)
         if not names or len(names) != len(numbers):  # a driver that names nothing, or text about something else
             self.columns = replace(self.columns, named_by=None)
             return
@@ -111,10 +112,9 @@ class Signal:
         columns, about = self.columns, self._about()
         if columns.dtype is None:
             return StreamType(_ARROW[columns.kind], about)
-        if columns.named_by is None:
-            width = selected_width(columns.selector) if columns.width is None else columns.width
-        else:
-            width = len(self._by_name.names) if self._by_name else selected_width(columns.selector)
+        # What can be had of a sequence, only messages tell; columns that the dataset has settled stay what they are.
+        settled = self._by_name is not None and bool(self._request.source.names)
+        width = len(self._request.source.names) if settled else columns.width if columns.named_by is None else None
         kind = array_type(columns.dtype)
         if not columns.scalar:
             kind = pa.list_(kind, -1 if width is None else width)
