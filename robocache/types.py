@@ -10,9 +10,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-# pyarrow imports pandas, where there is one, when it first converts an array. Worker threads that did so at the same
-# time would meet a half-imported module, so it happens here.
-pa.array(np.empty(0))
+
+def prepare_threads() -> None:
+    """Call before starting threads that convert between numpy and Arrow.
+
+    pyarrow imports pandas, where there is one, when it first converts an array. Threads that did so at the same time
+    would meet a half-imported module. What starts no threads need not wait the half second that it takes.
+    """
+    pa.array(np.empty(0))
+
 
 #: Values of a stream. Numbers and truth values of one shape are an array ``[n, *shape]``; everything else (text,
 #: encoded images, messages whose arrays vary in length) is an Arrow array of ``n``.
@@ -75,6 +81,15 @@ class StreamType:
     def numeric(self) -> bool:
         """Whether it is numbers (truth values are none) of one shape, which can be computed with."""
         return pa.types.is_integer(self.element) or pa.types.is_floating(self.element)
+
+    @property
+    def open(self) -> bool:
+        """Whether the schema leaves its size open: numbers or truth values in lists of any length."""
+        kind, listed = self.arrow, False
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            listed = listed or not pa.types.is_fixed_size_list(kind)
+            kind = kind.value_type
+        return listed and (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
     @property
     def width(self) -> int:
@@ -268,7 +283,8 @@ def frame_times(frames: np.ndarray, rate: Fraction | float) -> np.ndarray:
     """Times of frame numbers at a fixed rate: ``round(frame * 1e9 / rate)``, halves up, so that no rate ever drifts.
 
     frames: integers ``[n]``
-    rate:   Hz, above zero; a float stands for the simplest fraction near it (29.97002997 is 30000/1001)
+    rate:   Hz, above zero, exactly as it is; a float stands for the simplest fraction near it (29.97002997 is
+            30000/1001)
     returns int64 nanoseconds ``[n]``; ``ValueError`` for a rate that is not a positive number
     """
     if not 0 < rate < float("inf"):

@@ -22,6 +22,7 @@ from robocache.config.schema import (
 )
 from robocache.config.values import limit, parse_duration, parse_period, parsed
 from robocache.formats.base import parse_source
+from robocache.formats.base import selected_width as width_of
 from robocache.ops.modes import WIDTHS
 from robocache.output.schema import INDEX_COLUMNS
 
@@ -122,7 +123,4 @@ def selected_width(source: str, path: str, problems: Problems) -> int | None:
         return None
     if not name.strip() and selector is None:  # a table's columns need no name before them
         problems.wrong(path, source, f"write {EXPECTED['source']}")
-    bounds = [(i.start or 0, i.stop) if isinstance(i, slice) else (0, 1) for i in selector or ()]
-    if selector is None or any(stop is None or start < 0 or stop < 0 for start, stop in bounds):
-        return None
-    return sum(max(stop - start, 0) for start, stop in bounds)
+    return width_of(selector)

@@ -21,22 +21,20 @@ from omegaconf.errors import OmegaConfBaseException
 from robocache.config.checks import check_cluster, check_output, check_reach, check_reference
 from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
+from robocache.config.inputs import read_input
 from robocache.config.job import Job, QualitySpec, TimelineSpec
 from robocache.config.schema import (
     EXPECTED,
     Config,
-    Input,
     Problems,
     Quality,
     Timeline,
-    did_you_mean,
     key_names,
     read_section,
     reason,
 )
 from robocache.config.values import at_least, limit, parse_rate, parsed
 from robocache.errors import ConfigError
-from robocache.formats.base import InputSpec, TableTimes
 
 
 def to_job(config: str | Mapping[str, Any] | Job, overrides: Sequence[str] = ()) -> Job:
@@ -77,7 +75,7 @@ def job_from_mapping(mapping: Mapping[str, Any]) -> Job:
 
 def _job(config: DictConfig, problems: Problems) -> Job:
     checked = read_section(Config, config, "", problems)
-    job_input = _input(checked.input, problems)
+    job_input = read_input(checked.input, problems)
     features = read_features(checked.features, problems)
     timeline = _timeline(checked.timeline, problems)
     quality = _quality(checked.quality, checked.input.on_restart, problems)
@@ -101,47 +99,6 @@ def _job(config: DictConfig, problems: Problems) -> Job:
         quality=quality,
         max_failed_episodes=checked.input.max_failed_episodes,
     )
-
-
-def _input(cfg: Input, problems: Problems) -> InputSpec:
-    uris: tuple[str, ...] = ()
-    if not problems.under("input.uri"):
-        uris = (cfg.uri,) if isinstance(cfg.uri, str) else tuple(cfg.uri)
-        if not uris or not all(uri.strip() for uri in uris):
-            problems.wrong("input.uri", cfg.uri, f"write {EXPECTED['uri']}, or a list of them")
-    if cfg.episode not in ("file", "folder"):
-        try:
-            grouped = "episode" in re.compile(cfg.episode).groupindex
-        except re.error as error:
-            problems.wrong("input.episode", cfg.episode, f"not a regular expression: {error}")
-        else:
-            if not grouped:
-                guess = did_you_mean(cfg.episode, ["file", "folder"])
-                problems.wrong("input.episode", cfg.episode, f"{guess}write {EXPECTED['episode']}")
-    return InputSpec(
-        uri=uris,
-        format=cfg.format,
-        storage_options=cfg.storage_options,
-        times=_times(cfg, problems),
-        episode=cfg.episode,
-        stamp=cfg.stamp,
-        verify_checksums=cfg.verify_checksums,
-    )
-
-
-def _times(cfg: Input, problems: Problems) -> TableTimes | None:
-    times = cfg.times
-    if times is None or problems.under("input.times"):
-        return None
-    if cfg.format in ("mcap", "lerobot"):
-        problems.add("input.times", f"{cfg.format} carries its own time; leave it out")
-    if (times.column is None) == (times.rate_hz is None):
-        found = "neither column nor rate_hz" if times.column is None else "both column and rate_hz"
-        problems.add("input.times", f"found {found}; write a time column and its unit, or else a fixed rate_hz")
-    elif times.rate_hz is not None and times.unit is not None:
-        problems.add("input.times.unit", "a unit belongs to a time column, not to rate_hz; leave it out")
-    rate = parsed(parse_rate, times.rate_hz, "input.times.rate_hz", problems)
-    return TableTimes(column=times.column, unit=times.unit or "s", rate_hz=None if rate is None else float(rate))
 
 
 def _quality(cfg: Quality, on_restart: Any, problems: Problems) -> QualitySpec:

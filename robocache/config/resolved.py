@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from robocache.config.inputs import times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.config.schema import literal
 from robocache.config.values import duration_text
-from robocache.formats.base import TableTimes
 from robocache.ops.modes import WIDTHS
 
 
@@ -25,7 +25,7 @@ def resolved_yaml(job: Job) -> str:
         "input": {
             "uri": list(job.input.uri),
             "format": job.input.format,
-            "times": times and _times_mapping(times),
+            "times": times and times_mapping(times),
             "episode": job.input.episode,
             "stamp": job.input.stamp,
             "verify_checksums": job.input.verify_checksums,
@@ -52,10 +52,6 @@ def resolved_yaml(job: Job) -> str:
     if job.input.storage_options or job.output.storage_options:
         text = "# storage_options left out: they may hold credentials\n" + text
     return text
-
-
-def _times_mapping(times: TableTimes) -> dict[str, Any]:
-    return {"rate_hz": times.rate_hz} if times.column is None else {"column": times.column, "unit": times.unit}
 
 
 def _feature_mapping(feature: Feature) -> Any:

@@ -22,20 +22,28 @@ from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
 
 
 @dataclass
-class Times:
+class TimeKeys:
+    """Where a table keeps its time."""
+
     column: str | None = None
     unit: Literal["ns", "us", "ms", "s"] | None = None
     rate_hz: int | float | str | None = None
+    columns: list[str] | None = None
+
+
+@dataclass
+class Times(TimeKeys):
+    tables: Any = None  # a mapping from a table's name to where it keeps its time
 
 
 @dataclass
 class Input:
     uri: str | list[str]
-    format: Literal["auto", "mcap", "hdf5", "csv", "parquet", "lerobot"] = "auto"
+    format: str = "auto"
     storage_options: dict[str, Any] = field(default_factory=dict)
     times: Times | None = None
     episode: str = "file"
-    stamp: Literal["header", "log"] = "header"
+    stamp: str = "header"
     verify_checksums: bool = True
     max_failed_episodes: int = 0
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"

@@ -32,7 +32,9 @@ from robocache.output.layout import statistics_name
 from robocache.output.manifest import EpisodeRecord, QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
-from robocache.types import Episode, EpisodeRef
+from robocache.types import Episode, EpisodeRef, prepare_threads
+
+prepare_threads()  # whoever processes shards does so on several
 
 logger = logging.getLogger("robocache")
 

@@ -105,7 +105,9 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
         raise ConfigError([*problems, *_problems(job, settled, seen_in)])
     if any(is_open(t) for found in schemas.values() for t in found.values()):
         step = -(-len(good) // LOOKED_INTO)
-        looked, _, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
+        looked, missing, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
+        if not looked and missing:
+            raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
         schemas = {**{id: _closed(found) for id, found in schemas.items()}, **looked}
         settled, seen_in, notes = _majority(job, schemas)
     if problems := _problems(job, settled, seen_in):

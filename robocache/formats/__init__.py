@@ -1,8 +1,9 @@
 """Recordings in, episodes out: one reader a file format behind one face.
 
-:func:`list_episodes` finds the recordings, :func:`list_streams` says what is in one, :func:`read_episode` reads the
-signals that a config asks for. Errors are :class:`~robocache.errors.InputError` (the file is at fault, quarantine it)
-or ``OSError`` (the storage is, try again), and nothing else.
+:func:`list_episodes` finds the recordings, :func:`list_streams` says what is in one, :func:`describe_episode` what the
+signals are that a config asks for, :func:`read_episode` reads them. Errors are
+:class:`~robocache.errors.InputError` (the file is at fault, quarantine it), ``OSError`` (the storage is) or
+``MemoryError`` (both: try again), and nothing else.
 """
 
 from robocache.formats.base import InputSpec, Reader, TableTimes

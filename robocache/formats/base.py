@@ -5,32 +5,55 @@ A source path is ``name`` or ``name[selector]``:
 * ``/imu/data.angular_velocity``: a topic, then message fields; a struct lays its numbers side by side in
   definition order, so ``geometry_msgs/Pose`` is x y z qx qy qz qw
 * ``obs/eef_pos``, ``observation.state``, ``sensor_data``: a dataset, a column, a table
-* ``[0:3]``, ``[0,2]``, ``[Fx,Fy,Fz]``: columns of it, by position or by name, in the order given
+* ``[0:3]``, ``[0,2]``, ``[Fx,Fy,Fz]``: columns of it, by position or by name, in the order given; a name that holds
+  commas, quotes or single brackets stands in quotes, ``["q_RS_w []","p [m]"]``
+* ``[child_frame_id=tool]``: of an array of messages the one whose field holds that text or number
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from fractions import Fraction
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from robocache.errors import MissingError
 from robocache.storage import open_storage
-from robocache.types import Episode, EpisodeRef, FileStamp, StreamInfo
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class TableTimes:
-    """Where a table without a schema keeps its time: a column and its unit, or else a fixed rate."""
+    """Where a table without a schema keeps its time: a column and its unit, two columns, or else a fixed rate.
+
+    columns: seconds, and the nanoseconds to add to them
+    tables:  for tables, by name, that keep theirs in another way
+    """
 
     column: str | None = None
     unit: Literal["ns", "us", "ms", "s"] = "s"
-    rate_hz: float | None = None
+    rate_hz: Fraction | float | None = None
+    columns: tuple[str, str] | None = None
+    tables: Mapping[str, TableTimes] = field(default_factory=dict)
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The columns that make the time, each with its unit, to be added up."""
+        if self.columns is not None:
+            return (self.columns[0], "s"), (self.columns[1], "ns")
+        return () if self.column is None else ((self.column, self.unit),)
+
+    def of(self, table: str) -> TableTimes | None:
+        """How a table keeps its time; None where nothing is said of it."""
+        if table in self.tables:
+            return self.tables[table]
+        return self if self.named or self.rate_hz is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +63,7 @@ class InputSpec:
     uri:             one or several fsspec URIs: files, globs or folders (searched recursively)
     format:          reader name, or ``auto`` (by suffix, checked against the file's first bytes)
     storage_options: passed to fsspec
-    times:           for CSV, Parquet and HDF5 (see :class:`TableTimes`)
+    times:           for formats that carry no time of their own (see :class:`TableTimes`)
     episode:         ``file`` (each file is an episode), ``folder`` (all files of a folder are one, each file a
                      table named by its stem), or a regular expression on the path below the input root with a
                      group ``episode`` (files that agree on it are one) and optionally a group ``table``
@@ -53,32 +76,61 @@ class InputSpec:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
     times: TableTimes | None = None
     episode: str = "file"
-    stamp: Literal["header", "log"] = "header"
+    stamp: str = "header"
     verify_checksums: bool = True
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """One file format. A reader holds no open file and no state between calls, so it can be used from any thread.
 
+    What it declares of itself is all that listing, config and doctor know of it:
+
+    name:     as ``input.format`` has it
+    suffixes: of its files, in lower case
+    magic:    what its files begin with; empty: they are text
+    offsets:  where in a file that may stand
+    marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
+    parts:    the folders below such a folder whose files belong to the dataset
+    members:  its files may be tables of one episode (``input.episode``)
+    own_time: it carries its own time: ``input.times`` is not for it
+    package:  an optional package that it needs; robocache's extra for it has the reader's name
+
     Every method raises :class:`InputError` for a file that is damaged or not of this format (``MissingError`` where it
-    lacks a column, field or time that it is asked for), and ``OSError`` for storage that fails; nothing else escapes.
-    :func:`robocache.formats.guarded` enforces that.
+    lacks a column, field or time that it is asked for), and ``OSError`` for storage that fails; nothing else escapes
+    but a lack of memory. :func:`robocache.formats.guarded` enforces that.
     """
 
     name: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    magic: ClassVar[bytes] = b""
+    offsets: ClassVar[tuple[int, ...]] = (0,)
+    marker: ClassVar[str] = ""
+    parts: ClassVar[tuple[str, ...]] = ()
+    members: ClassVar[bool] = False
+    own_time: ClassVar[bool] = False
+    package: ClassVar[str] = ""
 
+    @abstractmethod
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """List the episodes of one file group cheaply, without reading their data. ``id`` names the group."""
-        ...
 
+    @abstractmethod
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-        """Describe every stream of an episode."""
-        ...
+        """Every stream of an episode, for people to read."""
 
-    def read(self, ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
-        """Read the named sources and no others. Unknown sources are left out of ``Episode.streams``."""
-        ...
+    @abstractmethod
+    def describe(
+        self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+    ) -> dict[str, StreamType]:
+        """The types of the sources that the recording has, by :attr:`Source.key`, from its schemas.
+
+        look: where a schema leaves a width open (:attr:`StreamType.open`), read one sample to settle it, and the names
+              of its columns where samples carry them. Without, nothing of the data is read.
+        """
+
+    @abstractmethod
+    def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
+        """Read these sources and no others, by :attr:`Source.key`. One that the recording lacks is left out."""
 
 
 #: What a remote file reads beyond what is asked: enough to make one request of many small reads, little beside a chunk.
@@ -97,30 +149,105 @@ def open_file(file: FileStamp, spec: InputSpec):
     return fs.open(path, "rb", block_size=READ_AHEAD)
 
 
-Selector = tuple["int | slice | str", ...]
-_SOURCE = re.compile(r"(?P<name>.*?)(?:\[(?P<select>[^\[\]]*)\])?", re.DOTALL)
+class Match(NamedTuple):
+    """``[field=text]``: of an array of messages the one whose field holds that text, or that whole number."""
+
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.text}"
+
+
+Item: TypeAlias = "int | slice | str | Match"
+Selector: TypeAlias = "tuple[Item, ...]"
+
+_QUOTED = r"\"[^\"]*\"|'[^']*'"
+_PLAIN = r"(?:[^,\[\]]|\[[^\[\]]*\])*"
+_ITEM = re.compile(rf"\s*(?:(?P<quoted>{_QUOTED})|(?P<field>[\w.]+)\s*=\s*(?P<text>{_QUOTED}|{_PLAIN})|{_PLAIN})\s*")
 
 
 def parse_source(source: str) -> tuple[str, Selector | None]:
-    """Split ``name[selector]`` into the name and its column selection (None: all columns).
+    """Split ``name[selector]`` into the name and what is selected of it (None: all).
 
-    ``ValueError`` where the selector cannot be read.
+    Names may hold brackets: a selector begins at the first bracket behind which a whole list of items ends the path,
+    so ``a[0].b[1]`` is ``a[0].b`` and its item 1. Empty brackets are part of a name. ``ValueError`` where the
+    selector cannot be read.
     """
-    match = _SOURCE.fullmatch(source)
-    if match is None or match["select"] is None:
+    if not source.endswith("]"):
         return source, None
-    items: list[int | slice | str] = []
-    for item in (part.strip() for part in match["select"].split(",")):
-        if re.fullmatch(r"-?\d+", item):
-            items.append(int(item))
-        elif re.fullmatch(r"(-?\d+)?:(-?\d+)?", item):
-            low, high = item.split(":")
-            items.append(slice(int(low) if low else None, int(high) if high else None))
-        elif item:
-            items.append(item)
+    for bracket in re.finditer(r"\[", source):
+        inner = source[bracket.end() : -1]
+        if inner.strip() and (items := _split(inner)) is not None:
+            if not all(items):
+                raise ValueError(f"source {source!r}: empty item in [{inner}]; write [0:3], [0,2] or [x,y]")
+            return source[: bracket.start()], tuple(parse_item(item) for item in items)
+    return source, None
+
+
+def _split(text: str) -> list[str] | None:
+    """The items of a list; None where brackets or quotes in it do not close."""
+    items, at = [], 0
+    while True:
+        match = _ITEM.match(text, at)
+        assert match is not None  # it matches nothing at all, too
+        items.append(match[0].strip())
+        at = match.end()
+        if at == len(text):
+            return items
+        if text[at] != ",":
+            return None
+        at += 1
+
+
+def parse_item(text: str) -> Item:
+    """One item of a selector, without its comma."""
+    match = _ITEM.fullmatch(text)
+    if match is not None and match["quoted"]:
+        return match["quoted"][1:-1]
+    if match is not None and match["field"]:
+        value = match["text"].strip()
+        return Match(match["field"], value[1:-1] if re.fullmatch(_QUOTED, value) else value)
+    if re.fullmatch(r"-?\d{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"(-?\d{1,18})?:(-?\d{1,18})?", text):
+        low, high = text.split(":")
+        return slice(int(low) if low else None, int(high) if high else None)
+    return text
+
+
+def selected_width(selector: Selector | None) -> int | None:
+    """How many columns a selector picks; None where only the recording can tell."""
+    width = 0
+    for item in selector or (None,):
+        if isinstance(item, slice):
+            start, stop = item.start or 0, item.stop
+            if stop is None or start < 0 or stop < 0:
+                return None
+            width += max(stop - start, 0)
+        elif item is None or isinstance(item, Match):
+            return None
         else:
-            raise ValueError(f"source {source!r}: empty item in [{match['select']}]; write [0:3], [0,2] or [x,y]")
-    return match["name"], tuple(items)
+            width += 1
+    return width
+
+
+def positions(selector: Iterable[Item], width: int, *, where: str, names: Sequence[str] | None = None) -> list[int]:
+    """Which of ``width`` columns a selector picks. ``MissingError``, beginning with ``where``, for one that is not."""
+    picked: list[int] = []
+    for item in selector:
+        if isinstance(item, slice):
+            picked.extend(range(*item.indices(width)))
+        elif isinstance(item, int):
+            if not -width <= item < width:
+                raise MissingError(f"{where}: column {item} asked for, it has {width}")
+            picked.append(item % width)
+        elif names is not None and str(item) in names:
+            picked.append(list(names).index(str(item)))
+        else:
+            known = f"its columns are {shown(names)}" if names else "its columns have no names, use positions"
+            raise MissingError(f"{where}: no column {quoted(item)}; {known}")
+    return picked
 
 
 def select_columns(
@@ -133,23 +260,22 @@ def select_columns(
     if selector is None:
         return values
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    columns: list[int] = []
-    for item in selector:
-        if isinstance(item, slice):
-            columns.extend(range(*item.indices(flat.shape[1])))
-        elif isinstance(item, int):
-            if not -flat.shape[1] <= item < flat.shape[1]:
-                raise MissingError(f"{where}: column {item} asked for, it has {flat.shape[1]}")
-            columns.append(item % flat.shape[1])
-        elif names is not None and item in names:
-            columns.append(list(names).index(item))
-        else:
-            known = f"its columns are {', '.join(names)}" if names else "its columns have no names, use positions"
-            raise MissingError(f"{where}: no column {item!r}; {known}")
+    columns = positions(selector, flat.shape[1], where=where, names=names)
     first = columns[0] if columns else 0
     if columns == list(range(first, first + len(columns))):
         return flat[:, first : first + len(columns)]  # a view: contiguous columns cost nothing
     return flat[:, columns]
+
+
+def quoted(item: Item) -> str:
+    """An item for a message: a position as it is, a name in quotes."""
+    return str(item) if isinstance(item, int) else repr(str(item))
+
+
+def shown(names: Sequence[str], most: int = 40) -> str:
+    """Names for a message, not more than can be read."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def natural_key(text: str) -> tuple:

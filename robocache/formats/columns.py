@@ -1,33 +1,67 @@
-"""Arrow columns to stream values: what CSV, Parquet and LeRobot share."""
+"""Arrow columns to stream values, and rows of Parquet files: what CSV, Parquet and LeRobot share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from robocache.errors import InputError
 from robocache.types import Values
 
 
-def column_values(column: pa.ChunkedArray, *, where: str) -> Values:
+class Column(NamedTuple):
+    """Values of ``n`` rows, and bool ``[n, width]``, False where a number is missing (None: none is)."""
+
+    values: Values
+    present: np.ndarray | None = None
+
+
+def read_column(column: pa.ChunkedArray, *, where: str) -> Column:
     """A column of ``n`` rows as stream values.
 
-    Numbers keep their dtype ``[n]``; lists of one length, nested or not, become ``[n, *shape]``. Nulls become NaN
-    (integers and booleans with nulls become float64). Binary, text and Hugging Face images (``struct<bytes, path>``)
-    stay payloads. ``InputError``, beginning with ``where``, for lists of differing length and for other types.
+    Numbers and truth values keep their type ``[n]``; lists of one length, nested or not, become ``[n, *shape]``, lists
+    whose lengths differ stay Arrow lists. What is null, and a list that is empty beside others, is NaN, or a zero that
+    is not present. Binary, text and Hugging Face images (``struct<bytes, path>``) stay Arrow. ``InputError``,
+    beginning with ``where``, for other types.
     """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # the data outgrew one chunk's 32-bit offsets
         raise InputError(f"{where}: more than 2 GiB of payload in one column of one episode")
     array = _plain(array)
-    kind = array.type
+    if is_payload(array.type):
+        return Column(_payloads(array, where))
+    kind = stream_type(array.type, where=where)
+    if is_payload(_innermost(kind)):
+        return Column(array)
+    found = _numbers(array, where)
+    if found is None:
+        return Column(array.cast(kind))
+    values, present = found
+    return Column(values, None if present is None else present.reshape(len(values), -1))
+
+
+def stream_type(kind: pa.DataType, *, where: str) -> pa.DataType:
+    """The type of a stream that :func:`read_column` makes of a column, as far as the schema tells: a list without a
+    fixed length stays one. ``InputError`` for types that cannot be read."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return stream_type(kind.storage_type, where=where)
+    if pa.types.is_dictionary(kind):
+        return stream_type(kind.value_type, where=where)
+    if pa.types.is_struct(kind) and is_payload(kind):
+        return kind.field("bytes").type
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(stream_type(kind.value_type, where=where), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(stream_type(kind.value_type, where=where))
     if is_payload(kind):
-        return _payloads(array, where)
-    return _numbers(array, where)
+        return kind
+    plain = _number_type(kind)
+    if plain is None:
+        raise InputError(f"{where}: values of type {kind} cannot be read as a stream")
+    return plain
 
 
 def is_payload(kind: pa.DataType) -> bool:
@@ -63,6 +97,28 @@ def type_name(kind: pa.DataType) -> str:
     return f"{ {'double': 'float64', 'float': 'float32', 'halffloat': 'float16'}.get(str(kind), kind) }{shape}"
 
 
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    while is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _number_type(kind: pa.DataType) -> pa.DataType | None:
+    """What one number of a column is read as: dates and times count their units, what is null throughout is NaN."""
+    if pa.types.is_null(kind):
+        return pa.float64()
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    if pa.types.is_decimal(kind):
+        return pa.float64()
+    return kind if is_number(kind) else None
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """True for lists of any kind."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _plain(array: pa.Array) -> pa.Array:
     """Strip what does not change the values: extension types and dictionary encoding."""
     if isinstance(array, pa.ExtensionArray):
@@ -81,77 +137,45 @@ def _payloads(array: pa.Array, where: str) -> pa.Array:
     return payload
 
 
-def _numbers(array: pa.Array, where: str) -> np.ndarray:
-    """Numbers of an array, lists as trailing axes."""
+def _numbers(array: pa.Array, where: str) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Numbers of an array, lists as trailing axes, and which of them are there; None where lengths differ."""
     kind = array.type
+    if is_list(kind):
+        return _lists(array, where)
+    plain = stream_type(kind, where=where)
     if pa.types.is_null(kind):
-        return np.full(len(array), np.nan)
-    if is_number(kind):
-        if array.null_count == 0:
-            return array.to_numpy(zero_copy_only=False)
-        wide = array if pa.types.is_floating(kind) else array.cast(pa.float64(), safe=False)
-        return wide.to_numpy(zero_copy_only=False)
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) and array.null_count == 0:
-        return array.view(pa.int32() if kind.bit_width == 32 else pa.int64()).to_numpy()
-    if pa.types.is_fixed_size_list(kind):
-        width = kind.list_size
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        width = _common_length(array, where)
-    else:
-        raise InputError(f"{where}: values of type {kind} cannot be read as a stream")
-    flat = _numbers(_plain(array.flatten()), where)  # the rows that are there
-    rows = flat.reshape(len(array) - array.null_count, width, *flat.shape[1:])
-    if array.null_count == 0:
-        return rows
-    values = np.full((len(array), *rows.shape[1:]), np.nan, np.result_type(rows.dtype, np.float32))
-    values[array.is_valid().to_numpy(zero_copy_only=False)] = rows
-    return values
+        return np.full(len(array), np.nan), None
+    if not is_number(kind):
+        array = array.cast(plain) if pa.types.is_decimal(kind) else array.view(plain)
+    if array.null_count == 0 or pa.types.is_floating(plain):
+        return array.to_numpy(zero_copy_only=False), None
+    missing = False if pa.types.is_boolean(plain) else 0
+    return pc.fill_null(array, missing).to_numpy(zero_copy_only=False), _valid(array)
 
 
-def _common_length(array: pa.Array, where: str) -> int:
-    """The one length of a variable-length list column."""
+def _lists(array: pa.Array, where: str) -> tuple[np.ndarray, np.ndarray | None] | None:
     lengths = pc.list_value_length(array)
-    if lengths.null_count == len(lengths):
-        return 0
-    width = lengths.drop_null()[0].as_py()
-    row = pc.index(pc.not_equal(lengths, width), True).as_py()
-    if row >= 0:
-        raise InputError(
-            f"{where}: rows must have one length, row {row + 1} has {lengths[row].as_py()} values, others {width}"
-        )
-    return width
+    sizes = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else int(sizes.max(initial=0))
+    there = sizes == width if width else _valid(array)
+    if width and not np.all(there | (sizes == 0)):
+        return None
+    found = _numbers(_plain(array.filter(pa.array(there)).flatten() if not there.all() else array.flatten()), where)
+    if found is None:
+        return None
+    flat, known = found
+    rows = flat.reshape(int(there.sum()), width, *flat.shape[1:])
+    if there.all():
+        return rows, None if known is None else known.reshape(len(rows), -1)
+    fill = np.nan if rows.dtype.kind == "f" else 0
+    values = np.full((len(array), *rows.shape[1:]), fill, rows.dtype)
+    values[there] = rows
+    if rows.dtype.kind == "f":
+        return values, None
+    present = np.zeros((len(array), rows[0].size if len(rows) else 0), bool)
+    present[there] = True if known is None else known.reshape(len(rows), -1)
+    return values, present
 
 
-def episode_indices(file: pq.ParquetFile) -> list[int]:
-    """The distinct values of the integer column ``episode_index``, sorted; empty where there is no such column."""
-    schema = file.schema_arrow
-    at = schema.get_field_index("episode_index")
-    if at < 0 or not pa.types.is_integer(schema.field(at).type):
-        return []
-    return sorted(_episode_column(file).unique().drop_null().to_pylist())
-
-
-def _episode_column(file: pq.ParquetFile) -> pa.ChunkedArray:
-    # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
-    return file.read(columns=["episode_index"]).column("episode_index")
-
-
-def read_rows(file: pq.ParquetFile, columns: Sequence[str], episode: int | None) -> pa.Table:
-    """Those columns of a Parquet file; with ``episode``, only the rows whose ``episode_index`` it is.
-
-    Row groups without a row of the episode are not read.
-    """
-    if episode is None:
-        return file.read(columns=list(columns)).select(list(columns))
-    rows = np.flatnonzero(_episode_column(file).to_numpy() == episode)
-    lengths = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)], np.int64)
-    ends = np.cumsum(lengths)
-    groups, nth = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
-    table = file.read_row_groups(groups.tolist(), columns=list(columns)).select(list(columns))
-    if not len(rows):
-        return table
-    skipped = (ends - lengths)[groups] - (np.cumsum(lengths[groups]) - lengths[groups])  # rows of groups left out
-    rows = rows - skipped[nth]
-    if rows[-1] - rows[0] + 1 == len(rows):  # one run, as a rule: a slice costs nothing
-        return table.slice(int(rows[0]), len(rows))
-    return table.take(pa.array(rows))
+def _valid(array: pa.Array) -> np.ndarray:
+    return array.is_valid().to_numpy(zero_copy_only=False)

@@ -12,8 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec
-from robocache.formats.lerobot import INFO
+from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
 from robocache.storage import answer, as_oserror, open_storage
 from robocache.types import FileStamp
@@ -27,7 +26,7 @@ class Found:
     """One file, or one dataset folder, that a URI led to.
 
     format:  reader that its name asks for; empty where none does
-    files:   the file; of a dataset info.json, then the files below ``meta`` and ``data``
+    files:   the file; of a dataset its marker (see :class:`robocache.formats.base.Reader`), then its other files
     path:    the first of them as ``fs`` has it
     failure: why it cannot be read, as far as its name and place tell
     """
@@ -41,14 +40,23 @@ class Found:
     @property
     def uri(self) -> str:
         """The file, or the dataset's folder."""
-        return self.files[0].uri.removesuffix(f"/{INFO}" if self.format == "lerobot" else "")
+        return self.files[0].uri.removesuffix(f"/{self.marker}")
+
+    @property
+    def marker(self) -> str:
+        """Of its format; empty where this is a file."""
+        return READERS[self.format].marker if self.format else ""
+
+
+def _asked(format: str) -> list[Reader]:
+    return list(READERS.values()) if format == "auto" else [READERS[format]]
 
 
 def known_suffixes(format: str) -> str:
     """What a listing takes, for messages."""
-    readers = READERS.values() if format == "auto" else [READERS[format]]
+    readers = _asked(format)
     suffixes = [suffix for reader in readers for suffix in reader.suffixes]
-    return ", ".join([*suffixes, f"folders with {INFO}"] if format in ("auto", "lerobot") else suffixes)
+    return ", ".join([*suffixes, *(f"folders with {reader.marker}" for reader in readers if reader.marker)])
 
 
 def expand(uri: str, spec: InputSpec) -> tuple[str, list[Found]]:
@@ -95,20 +103,22 @@ def _expand_glob(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> t
 
 
 def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> list[Found]:
-    """The recordings below a folder: LeRobot datasets as a whole, then single files."""
+    """The recordings below a folder: datasets as a whole, then single files."""
     errors: list[OSError] = []
     root = root.rstrip("/")
     files = dict(_walk_local(root, errors) if isinstance(fs, LocalFileSystem) else _walk(fs, root, errors))
     found = _unlisted(fs, errors)
     datasets: dict[str, str] = {}
-    if spec.format in ("auto", "lerobot"):
-        for path in sorted((path for path in files if path.endswith(f"/{INFO}")), key=len):
-            if not _inside(path, datasets):
-                datasets[path.removesuffix(f"/{INFO}")] = path
-    for folder, info in datasets.items():
-        parts = sorted(path for path in files if path.startswith((f"{folder}/meta/", f"{folder}/data/")))
-        stamps = (_stamp(fs, path, files[path]) for path in [info, *(path for path in parts if path != info)])
-        found.append(Found("lerobot", tuple(stamps), fs, info))
+    for reader in (reader for reader in _asked(spec.format) if reader.marker):
+        for marker in sorted((path for path in files if path.endswith(f"/{reader.marker}")), key=len):
+            folder = marker.removesuffix(f"/{reader.marker}")
+            if folder in datasets or _inside(folder, datasets):
+                continue
+            datasets[folder] = marker
+            below = tuple(f"{folder}/{part}/" for part in reader.parts)
+            others = sorted(path for path in files if path.startswith(below) and path != marker)
+            stamps = tuple(_stamp(fs, path, files[path]) for path in [marker, *others])
+            found.append(Found(reader.name, stamps, fs, marker))
     for path, details in files.items():
         format = _by_suffix(path)
         if format and spec.format in ("auto", format) and not _inside(path, datasets):
@@ -177,8 +187,8 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
     stamp, failure = _stamp(fs, path, info), ""
     if not format:
         failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
-    elif format == "lerobot":
-        format, failure = "", f"{stamp.uri}: a LeRobot dataset is a folder with {INFO}, this is a file"
+    elif marker := READERS[format].marker:
+        format, failure = "", f"{stamp.uri}: a {format} dataset is a folder with {marker}, this is a file"
     return Found(format, (stamp,), fs, path, failure)
 
 

@@ -16,7 +16,7 @@ _CONTENT_ERRNO = (None, errno.EINVAL)
 
 @contextmanager
 def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iterator[None]:
-    """Let only two kinds of error out: :class:`InputError` that names the file, and ``OSError`` of the storage.
+    """Let out :class:`InputError` that names the file, ``OSError`` of the storage, ``MemoryError``, and nothing else.
 
     Whatever a parser throws at damaged content will fail the same way again, so it is an ``InputError``, as is a file
     that is missing or may not be read. A storage error (an ``OSError`` with an error number, a timeout, a lost
@@ -42,9 +42,8 @@ def guarded(files: Sequence[FileStamp], key: str = "", format: str = "") -> Iter
             raise TimeoutError(f"{where}: the storage timed out") from error
         if isinstance(error, TimeoutError | ConnectionError):
             raise
-        if isinstance(error, MemoryError):
-            damage = f"needs more memory than there is; a damaged size, as a rule ({error})"
-            raise InputError(f"{where}: {damage}") from error
+        if isinstance(error, MemoryError):  # what a file claims is checked before it is allocated: no damage
+            raise
         if isinstance(error, OSError) and error.errno not in _CONTENT_ERRNO:
             raise
         raise InputError(f"{where}: cannot be read as {format or 'a recording'}: {_reason(error)}") from error

@@ -15,15 +15,33 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError, MissingError
-from robocache.formats.base import InputSpec, natural_key, open_file, parse_source, select_columns
+from robocache.formats.base import InputSpec, Reader, natural_key, open_file, parse_source, select_columns
 from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.times import HOW_TO_SET, to_ns
-from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
+from robocache.types import (
+    Episode,
+    EpisodeRef,
+    FileStamp,
+    Source,
+    Stream,
+    StreamInfo,
+    StreamType,
+    Values,
+    array_type,
+    rate_times,
+)
 
-try:
-    import h5py
-except ImportError:  # optional: the registry then reports the format as unavailable
-    h5py = None
+
+class _Lazy:
+    """h5py, imported when first used: it is optional, and takes a third of a second."""
+
+    def __getattr__(self, name: str) -> Any:
+        import h5py
+
+        return getattr(h5py, name)
+
+
+h5py = _Lazy()
 
 #: Longer attributes (robosuite keeps a whole MJCF model in one) are no metadata.
 MAX_ATTRIBUTE = 16_384
@@ -31,11 +49,14 @@ MAX_ATTRIBUTE = 16_384
 MAX_COMPRESSION = 1100
 
 
-class Hdf5Reader:
+class Hdf5Reader(Reader):
     """HDF5 through h5py; see the module for layouts and sources."""
 
     name: ClassVar[str] = "hdf5"
     suffixes: ClassVar[tuple[str, ...]] = (".hdf5", ".h5")
+    magic: ClassVar[bytes] = b"\x89HDF\r\n\x1a\n"
+    offsets: ClassVar[tuple[int, ...]] = (0, 512, 1024, 2048)  # behind a user block
+    package: ClassVar[str] = "h5py"
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode for each group below ``data``, in natural order; without such groups the file is one."""
@@ -61,18 +82,32 @@ class Hdf5Reader:
                     found.append(StreamInfo(path, f"{_type_name(dataset)}{shape}", (), clock.of(path, len(dataset))))
         return found
 
-    def read(self, ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
+    def describe(
+        self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+    ) -> dict[str, StreamType]:
+        """From the datasets' types and shapes; the time that the config names must be there."""
+        types = {}
+        with _open(ref.files[0], spec) as root:
+            group = _group(root, ref)
+            _Clock(group, ref, spec, read=False)
+            for source in sources:
+                dataset, columns = _find(group, source.path)
+                if dataset is not None:
+                    types[source.key] = _type(dataset, columns, f"{_where(ref)}: {source.path!r}")
+        return types
+
+    def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """Read the named datasets. One whose length is not the time's is an ``InputError``."""
         streams = {}
         with _open(ref.files[0], spec) as root:
             group = _group(root, ref)
             clock = _Clock(group, ref, spec)
             for source in sources:
-                dataset, columns = _find(group, source)
+                dataset, columns = _find(group, source.path)
                 if dataset is not None:
-                    where = f"{_where(ref)}: {source!r}"
+                    where = f"{_where(ref)}: {source.path!r}"
                     values = _values(dataset, columns, ref.files[0], where)
-                    streams[source] = Stream(clock.of(source, len(values)), values)
+                    streams[source.key] = Stream(clock.of(source.path, len(values)), values)
             metadata = _attributes(group) if not ref.key else {**_attributes(root["data"]), **_attributes(group)}
         return Episode(ref.id, streams, metadata)
 
@@ -80,7 +115,7 @@ class Hdf5Reader:
 class _Clock:
     """The times of an episode's datasets: one dataset's for all, or a rate's for each."""
 
-    def __init__(self, group: Any, ref: EpisodeRef, spec: InputSpec):
+    def __init__(self, group: Any, ref: EpisodeRef, spec: InputSpec, *, read: bool = True):
         self.group, self.where = group, _where(ref)
         self.source = spec.times.column if spec.times else None
         self.rate = spec.times.rate_hz if spec.times else None
@@ -91,6 +126,8 @@ class _Clock:
             where = f"{self.where}: time {self.source!r}"
             if dataset is None:
                 raise MissingError(f"{where} is not a dataset there; {self._listing()}")
+            if not read:
+                return
             values = _values(dataset, columns, ref.files[0], where)
             if not isinstance(values, np.ndarray):
                 raise InputError(f"{where}: times must be numbers, found {values.type}")
@@ -178,6 +215,18 @@ def _values(dataset: Any, selector: Any, file: FileStamp, where: str) -> Values:
         if vlen == np.uint8:
             return pa.array([item.tobytes() for item in dataset[()]], pa.binary())
     raise InputError(f"{where}: {_type_name(dataset)} {[rows, *dataset.shape[1:]]} cannot be read as a stream")
+
+
+def _type(dataset: Any, selector: Any, where: str) -> StreamType:
+    """The type of the stream that :func:`_values` makes of a dataset."""
+    kind = dataset.dtype
+    if kind.kind in "biuf":
+        _rows(dataset, where)
+        sample = np.broadcast_to(np.empty((), kind.newbyteorder("=")), (0, *dataset.shape[1:]))
+        values = select_columns(sample, selector, where=where)
+        return StreamType(array_type(values.dtype, values.shape[1:]))
+    text = h5py.check_string_dtype(kind)
+    return StreamType(pa.string() if text is not None and text.encoding == "utf-8" else pa.binary())
 
 
 def _type_name(dataset: Any) -> str:

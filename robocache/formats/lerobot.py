@@ -20,13 +20,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, open_file, parse_source, read_bytes, select_columns
-from robocache.formats.columns import column_values, is_payload, read_rows, type_name
+from robocache.formats.base import InputSpec, Reader, Selector, open_file, parse_source, positions, read_bytes
+from robocache.formats.columns import is_payload, read_column, stream_type, type_name
 from robocache.formats.guard import guarded
+from robocache.formats.parquet_rows import Rows, read_rows, read_schema
 from robocache.formats.times import column_times
-from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, frame_times
+from robocache.types import (
+    Episode,
+    EpisodeRef,
+    FileStamp,
+    Source,
+    Stream,
+    StreamInfo,
+    StreamType,
+    array_type,
+    frame_times,
+)
 
-INFO = "meta/info.json"
 #: A recorded timestamp this close to ``frame_index / fps`` says the same, less exactly (it is float32 seconds).
 TIMESTAMP_TOLERANCE_S = 1e-3
 _CLOCK = ("timestamp", "frame_index", "task_index")
@@ -52,33 +62,40 @@ class _Info:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One episode as the dataset's metadata lists it."""
+    """One episode as the dataset's metadata lists it: ``start`` is its first row of the dataset, -1: not told."""
 
     index: int
     length: int
     path: str
+    start: int = -1
 
 
-class LeRobotReader:
+class LeRobotReader(Reader):
     """LeRobot datasets; ``files`` of a listing is info.json, then the dataset's other files but videos and images."""
 
     name: ClassVar[str] = "lerobot"
-    suffixes: ClassVar[tuple[str, ...]] = ()
+    marker: ClassVar[str] = "meta/info.json"
+    parts: ClassVar[tuple[str, ...]] = ("meta", "data")
+    own_time: ClassVar[bool] = True
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """Every episode of the dataset; one whose data file is missing as a failed reference."""
-        root = files[0].uri.removesuffix(INFO)
+        root = files[0].uri.removesuffix(self.marker)
         below = {file.uri.removeprefix(root): file for file in files}
         info = _read_info(files[0], spec)
         listed = _list_v3(below, info, spec) if info.shared_files else _list_v2(below, info, spec)
         tasks = [below[p] for p in ("meta/tasks.parquet", "meta/tasks.jsonl") if p in below][:1]
         lengths = Counter[str]()
+        starts: dict[str, int] = {}  # the dataset's row that a file begins with
         for entry in listed:
             lengths[entry.path] += max(entry.length, 1)
+            starts[entry.path] = min(entry.start, starts.get(entry.path, entry.start))
         refs = []
         for entry in listed:
             data = below.get(entry.path)
-            ref = EpisodeRef(f"{id}#{entry.index}", self.name, (files[0],), str(entry.index))
+            first = entry.start - starts[entry.path]
+            runs = ((first, first + entry.length),) if starts[entry.path] >= 0 and entry.length else ()
+            ref = EpisodeRef(f"{id}#{entry.index}", self.name, (files[0],), str(Rows(entry.index, runs)))
             if data is None:
                 ref = replace(ref, failure=f"{root}{entry.path}: no such file")
             elif not data.size:
@@ -95,10 +112,8 @@ class LeRobotReader:
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every feature, its column names as fields; videos are listed but cannot be read."""
         info = _read_info(ref.files[1], spec)
-        with open_file(ref.files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
-            schema = parquet.schema_arrow
-            data = _load(parquet, [], ref, info)
-        times = _times(data, info, ref)
+        schema = read_schema(ref.files[0], spec)
+        times = _times(_load(ref, [], info, spec), info, ref)
         found = []
         for column in schema:
             names = _names(info.features.get(column.name, {})) or ()
@@ -107,26 +122,33 @@ class LeRobotReader:
         videos = [name for name, feature in info.features.items() if feature.get("dtype") == "video"]
         return found + [StreamInfo(v, "video, not decoded", (), times) for v in videos if v not in schema.names]
 
-    def read(self, ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
+    def describe(
+        self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+    ) -> dict[str, StreamType]:
+        """From the data file's schema and the shapes that info.json gives; rows are read where it gives none."""
+        info = _read_info(ref.files[1], spec)
+        schema = read_schema(ref.files[0], spec)
+        found = {}
+        for source in sources:
+            feature = _feature(source, schema.names, info)
+            if feature is None:
+                continue
+            kind = _declared(schema.field(feature.column).type, feature, where=_where(ref))
+            if look and kind.open:
+                head = read_rows(ref.files[0], [feature.column], None, spec, head=True)
+                if head.num_rows:
+                    kind = _stream(head, np.zeros(1, np.int64), feature, ref).type
+            found[source.key] = kind
+        return found
+
+    def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """Read the named features of one episode. Metadata: ``tasks``, ``robot_type`` and ``fps``."""
         info = _read_info(ref.files[1], spec)
-        with (
-            open_file(ref.files[0], spec) as stream,
-            pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=spec.verify_checksums) as parquet,
-        ):
-            names = parquet.schema_arrow.names
-            wanted = {s: parts for s in sources if (parts := _feature(s, names)) is not None}
-            data = _load(parquet, [name for name, _ in wanted.values()], ref, info)
+        names = read_schema(ref.files[0], spec).names
+        wanted = {s.key: feature for s in sources if (feature := _feature(s, names, info)) is not None}
+        data = _load(ref, [feature.column for feature in wanted.values()], info, spec)
         times = _times(data, info, ref)
-        streams = {}
-        for source, (name, selector) in wanted.items():
-            where = f"{_where(ref)}: {name!r}"
-            values = column_values(data.column(name), where=where)
-            if selector is not None:
-                if not isinstance(values, np.ndarray):
-                    raise InputError(f"{where}: holds payloads, numbers are needed to select {source!r}")
-                values = select_columns(values, selector, where=where, names=_names(info.features.get(name, {})))
-            streams[source] = Stream(times, values)
+        streams = {key: _stream(data, times, feature, ref) for key, feature in wanted.items()}
         metadata: dict[str, Any] = {"fps": info.fps, "robot_type": info.robot_type}
         if len(ref.files) > 2 and "task_index" in data.column_names:
             tasks = _read_tasks(ref.files[2], spec)
@@ -134,32 +156,86 @@ class LeRobotReader:
         return Episode(ref.id, streams, metadata)
 
 
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """What a source stands for: a column, which of its values, and what info.json says of it."""
+
+    column: str
+    selector: Selector | None
+    names: tuple[str, ...] | None
+    shape: tuple[int, ...] | None
+
+
 def _where(ref: EpisodeRef) -> str:
-    return f"{ref.files[0].uri}#{ref.key}"
+    return f"{ref.files[0].uri}#{Rows.parse(ref.key).episode}"
 
 
-def _feature(source: str, names: Sequence[str]) -> tuple[str, Any] | None:
-    """The column that a source names and its selector; a column that exists wins over a selector."""
-    if source in names:
-        return source, None
-    name, selector = parse_source(source)
-    return (name, selector) if name in names else None
+def _feature(source: Source, columns: Sequence[str], info: _Info) -> _Feature | None:
+    """The column that a source names and its selector; a column that exists wins over a selector.
+
+    Where the order of its columns is settled, they are selected by these names.
+    """
+    name, selector = (source.path, None) if source.path in columns else parse_source(source.path)
+    if name not in columns:
+        return None
+    declared = info.features.get(name, {})
+    shape = declared.get("shape")
+    known = tuple(shape) if isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) else None
+    names = _names(declared)
+    if source.names and names and set(source.names) <= set(names):
+        selector = tuple(source.names)
+    return _Feature(name, selector, tuple(names) if names else None, known)
 
 
-def _load(parquet: pq.ParquetFile, columns: Sequence[str], ref: EpisodeRef, info: _Info) -> pa.Table:
+def _declared(kind: pa.DataType, feature: _Feature, *, where: str) -> StreamType:
+    """The type of a source as schema and info.json tell it."""
+    found = StreamType(stream_type(kind, where=f"{where}: {feature.column!r}"))
+    shape = feature.shape if found.open else found.shape
+    if shape is None or (not found.open and not (found.numeric or pa.types.is_boolean(found.element))):
+        return found
+    element = found.element
+    while pa.types.is_list(element):
+        element = element.value_type
+    sample = np.empty((0, *shape), element.to_pandas_dtype())
+    picked, names = _pick(sample, None, feature, where)
+    return StreamType(array_type(picked[0].dtype, picked[0].shape[1:]), {"names": names} if names else {})
+
+
+def _pick(values: np.ndarray, present: np.ndarray | None, feature: _Feature, where: str):
+    """The columns that a source selects (with which are present), and their names."""
+    if feature.selector is None:
+        return (values, present), list(feature.names or ())
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    where = f"{where}: {feature.column!r}"
+    at = positions(feature.selector, flat.shape[1], where=where, names=feature.names)
+    return (flat[:, at], None if present is None else present[:, at]), [feature.names[i] for i in at if feature.names]
+
+
+def _stream(data: pa.Table, times: np.ndarray, feature: _Feature, ref: EpisodeRef) -> Stream:
+    where = f"{_where(ref)}: {feature.column!r}"
+    values, present = read_column(data.column(feature.column), where=where)
+    if not isinstance(values, np.ndarray):
+        if feature.selector is not None:
+            raise InputError(f"{where}: holds payloads, numbers are needed to select from it")
+        return Stream(times, values)
+    (values, present), names = _pick(values, present, feature, _where(ref))
+    return Stream(times, values, {"names": names} if names else {}, present)
+
+
+def _load(ref: EpisodeRef, columns: Sequence[str], info: _Info, spec: InputSpec) -> pa.Table:
     """Those columns of the episode's rows, and the clock's."""
-    clock = [name for name in _CLOCK if name in parquet.schema_arrow.names]
-    episode = int(ref.key) if info.shared_files else None
-    data = read_rows(parquet, list(dict.fromkeys([*columns, *clock])), episode)
+    clock = [name for name in _CLOCK if name in read_schema(ref.files[0], spec).names]
+    rows = Rows.parse(ref.key)
+    data = read_rows(ref.files[0], list(dict.fromkeys([*columns, *clock])), rows if info.shared_files else None, spec)
     if info.shared_files and not data.num_rows:
-        raise InputError(f"{_where(ref)}: the file holds no row of episode {ref.key}")
+        raise InputError(f"{_where(ref)}: the file holds no row of episode {rows.episode}")
     return data
 
 
 def _times(data: pa.Table, info: _Info, ref: EpisodeRef) -> np.ndarray:
     """int64 nanoseconds ``[n]``: ``frame_index / fps`` where the stamps agree with it, else the stamps."""
     columns = {
-        name: column_values(data.column(name), where=f"{_where(ref)}: {name!r}")
+        name: read_column(data.column(name), where=f"{_where(ref)}: {name!r}").values
         for name in ("timestamp", "frame_index")
         if name in data.column_names
     }
@@ -228,13 +304,16 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
         raise InputError("meta/episodes/ holds no Parquet file")
     entries: list[_Entry] = []
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    start = "dataset_from_index"
     for file in tables:
         with guarded((file,), format="LeRobot's table of episodes"):
             with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
-                rows = parquet.read(columns=columns).select(columns).to_pydict()
-            for index, length, chunk, number in zip(*rows.values(), strict=True):
-                path = info.data_path.format(chunk_index=int(chunk), file_index=int(number))
-                entries.append(_Entry(int(index), int(length), path))
+                told = [start] if start in parquet.schema_arrow.names else []
+                rows = parquet.read(columns=[*columns, *told]).select([*columns, *told]).to_pydict()
+            for row in zip(*rows.values(), strict=True):
+                index, length, chunk, number, *first = (-1 if item is None else int(item) for item in row)
+                path = info.data_path.format(chunk_index=chunk, file_index=number)
+                entries.append(_Entry(index, length, path, *first))
     return _once(entries, tables[0])
 
 

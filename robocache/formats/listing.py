@@ -18,10 +18,6 @@ from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
 from robocache.types import EpisodeRef, FileStamp
 
-#: What a file of a format begins with, and where (HDF5 may stand behind a user block).
-_MAGIC = {"mcap": b"\x89MCAP0\r\n", "hdf5": b"\x89HDF\r\n\x1a\n", "parquet": b"PAR1"}
-_OFFSETS = {"hdf5": (0, 512, 1024, 2048)}
-_HEAD = 2048 + 8
 #: Known only to say what a misnamed file is.
 _FOREIGN = {
     "a ROS 1 bag": b"#ROSBAG",
@@ -31,7 +27,6 @@ _FOREIGN = {
     "zip": b"PK\x03\x04",
     "a Git LFS pointer instead of the file": b"version https://git-lfs",
 }
-_TABLES = ("csv", "parquet")
 _THREADS = 16  # listing waits for storage, not for the processor
 
 
@@ -49,8 +44,8 @@ class _Group:
 def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
     """Every episode below ``spec.uri``, in natural order of their ids, each once.
 
-    A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with
-    ``meta/info.json`` is one LeRobot dataset. A file asked for by name or glob that no reader knows, or any file that
+    A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's marker
+    (``meta/info.json``) is one dataset. A file asked for by name or glob that no reader knows, or any file that
     is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are passed
     over. Raises :class:`InputError` where a URI matches nothing or ``format`` or ``episode`` cannot be, and
     ``OSError`` where the storage fails.
@@ -66,7 +61,7 @@ def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
             raise InputError(f"input.uri: nothing at {uri!r} is a recording; known are {known_suffixes(spec.format)}")
         bases.append(base)
         found |= {item.uri: item for item in items}
-    datasets = tuple(f"{uri}/" for uri, item in found.items() if item.format == "lerobot")
+    datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
     items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)])
     groups = _group(items, _common_folder(bases), spec.episode, pattern)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -92,9 +87,14 @@ def _verify(items: Sequence[Found]) -> list[Found]:
     for fs in {id(item.fs): item.fs for item in items}.values():
         mine = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
         paths = [item.path for item in mine]
-        read = fs.cat_ranges(paths, [0] * len(paths), [_HEAD] * len(paths), on_error="return") if paths else []
+        read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
     return [item if item.failure else replace(item, failure=_check(item, heads.get(item.uri, b""))) for item in items]
+
+
+def _head() -> int:
+    """Bytes of a file's beginning that tell every format."""
+    return max(reader.offsets[-1] + len(reader.magic) for reader in READERS.values())
 
 
 def _check(item: Found, head: bytes | Exception) -> str:
@@ -108,10 +108,12 @@ def _check(item: Found, head: bytes | Exception) -> str:
             return str(error)
     if not head:
         return f"{uri}: empty file"
-    magic = _MAGIC.get(item.format)
-    if magic and any(head.startswith(magic, at) for at in _OFFSETS.get(item.format, (0,))):
+    reader = READERS[item.format]
+    magic = b"" if reader.marker else reader.magic
+    if magic and any(head.startswith(magic, at) for at in reader.offsets):
         return ""
-    looks = next((name for name, other in (_MAGIC | _FOREIGN).items() if head.startswith(other)), "")
+    known = {name: other.magic for name, other in READERS.items() if other.magic} | _FOREIGN
+    looks = next((name for name, other in known.items() if head.startswith(other)), "")
     if not magic and not looks and b"\0" not in head:
         return ""
     meaning = f", which is {looks}" if looks else ""
@@ -124,7 +126,7 @@ def _group(items: Sequence[Found], root: str, episode: str, pattern: re.Pattern[
     for item in sorted(items, key=lambda item: natural_key(item.uri)):
         path, table = _below(root, item.uri), ""
         key = (path, item.uri)
-        if item.format in _TABLES and episode != "file":
+        if item.format and READERS[item.format].members and episode != "file":
             folder, _, name = item.uri.rpartition("/")
             table = name.rpartition(".")[0] or name
             match = pattern.fullmatch(path) if pattern else None

@@ -19,42 +19,55 @@ READERS: dict[str, Reader] = {
     reader.name: reader for reader in (McapReader(), Hdf5Reader(), CsvReader(), ParquetReader(), LeRobotReader())
 }
 #: Formats that cannot be read here, and what would change that.
-UNAVAILABLE: dict[str, str] = (
-    {} if find_spec("h5py") else {"hdf5": "reading HDF5 needs h5py: pip install 'robocache[hdf5]'"}
-)
+UNAVAILABLE: dict[str, str] = {
+    name: f"reading {name} needs {reader.package}: pip install 'robocache[{name}]'"
+    for name, reader in READERS.items()
+    if reader.package and not find_spec(reader.package)
+}
 
 
 def list_streams(ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-    """Describe every stream of an episode. Errors as :func:`guarded` has them."""
-    with guarded(ref.files, ref.key, ref.format):
+    """Every stream of an episode, for people to read. Errors as :func:`guarded` has them."""
+    with guarded(ref.files, _name(ref), ref.format):
         return _reader(ref).streams(ref, spec)
 
 
-def read_episode(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
-    """Read the named sources of an episode and no others; unknown ones are absent from ``Episode.streams``.
+def describe_episode(
+    ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSpec, *, look: bool = False
+) -> dict[str, StreamType]:
+    """The types of sources, by :attr:`Source.key`, from the recording's schemas; one that it lacks is absent.
+
+    look: where a schema leaves a width open (:attr:`StreamType.open`), read one sample to settle it, and the names of
+          its columns where samples carry them. Without, nothing of the data is read.
+
+    ``MissingError`` where a source has no such field, naming those there are; errors as :func:`guarded` has them.
+    """
+    with guarded(ref.files, _name(ref), ref.format):
+        return _reader(ref).describe(ref, _sources(sources), spec, look=look)
+
+
+def read_episode(ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSpec) -> Episode:
+    """Read the named sources of an episode and no others, by :attr:`Source.key`; one that it lacks is absent.
 
     Errors as :func:`guarded` has them.
     """
-    with guarded(ref.files, ref.key, ref.format):
-        sources = [s if isinstance(s, str) else s.path for s in sources]
-        for source in sources:
-            _check_source(source)
-        return _reader(ref).read(ref, sources, spec)
+    with guarded(ref.files, _name(ref), ref.format):
+        return _reader(ref).read(ref, _sources(sources), spec)
 
 
-def describe_episode(
-    ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
-) -> dict[str, StreamType]:
-    """PLACEHOLDER until the readers describe."""
-    episode = read_episode(ref, sources, spec)
-    return {k: s.type for k, s in episode.streams.items()}
+def _name(ref: EpisodeRef) -> str:
+    """Which episode of its file, without the rows that it has there."""
+    return ref.key.partition(":")[0]
 
 
-def _check_source(source: str) -> None:
-    try:
-        parse_source(source)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+def _sources(sources: Sequence[str | Source]) -> list[Source]:
+    found = [Source(source) if isinstance(source, str) else source for source in sources]
+    for source in found:
+        try:
+            parse_source(source.path)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    return found
 
 
 def _reader(ref: EpisodeRef) -> Reader:

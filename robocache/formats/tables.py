@@ -8,11 +8,12 @@ what exists wins, the longest table name first.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,47 +22,90 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError, MissingError
-from robocache.formats.base import InputSpec, Selector, open_file, parse_source, read_bytes, select_columns
-from robocache.formats.columns import column_values, episode_indices, is_number, read_rows, type_name
-from robocache.formats.times import column_times, time_column
-from robocache.types import Episode, EpisodeRef, FileStamp, Stream, StreamInfo, Values, rate_times
+from robocache.formats.base import (
+    InputSpec,
+    Reader,
+    Selector,
+    open_file,
+    parse_source,
+    positions,
+    quoted,
+    read_bytes,
+    shown,
+)
+from robocache.formats.columns import Column, is_list, is_number, read_column, stream_type, type_name
+from robocache.formats.parquet_rows import Rows, episode_rows, read_rows, read_schema
+from robocache.formats.times import column_times, time_columns
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, rate_times
 
 _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
+#: A unit behind a column's name: ``p [m]``, ``w_x [rad s^-1]``.
+_UNIT = re.compile(r".*\S\s*\[(?P<unit>[^\[\]]*)\]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a source stands for: columns side by side, and a selector within a single one."""
+
+    names: tuple[str, ...]
+    selector: Selector | None = None
+    grouped: bool = False
+
+    @property
+    def single(self) -> bool:
+        return len(self.names) == 1 and not self.grouped
 
 
 @dataclass(frozen=True)
 class _Table:
     """One open table: its columns, where its time is, and how to read columns by name.
 
-    time: ``(column, unit)``, or None for a fixed rate
+    load: columns by name, of all rows or (``head``) of a few at the beginning
+    time: the columns that make it, each with its unit; none for a fixed rate
     """
 
     where: str
+    name: str
     schema: pa.Schema
-    load: Callable[[list[str]], pa.Table]
+    load: Callable[..., pa.Table]
     spec: InputSpec
-    time: tuple[str, str] | None = field(init=False)
+    time: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "time", time_column(self.schema, self.spec.times, where=self.where))
+        times = self.spec.times.of(self.name) if self.spec.times else None
+        object.__setattr__(self, "time", time_columns(self.schema, times, where=self.where))
 
     @property
     def columns(self) -> list[str]:
         """Every column but the time."""
-        return [name for name in self.schema.names if self.time is None or name != self.time[0]]
+        clock = [name for name, _ in self.time]
+        return [name for name in self.schema.names if name not in clock]
 
-    def resolve(self, source: str) -> tuple[tuple[str, ...], Selector | None] | None:
-        """The columns that a source (without a table's name) stands for, and the selector within them."""
+    def resolve(self, rest: str, source: Source) -> _Columns | None:
+        """What a source (``rest`` of it behind the table's name) stands for; None where the table has no such column.
+
+        A source of several columns whose names are settled is these, wherever they stand.
+        """
+        found = self._resolve(rest)
+        if found is None or found.single or not source.names:
+            return found
+        missing = [name for name in source.names if name not in self.schema.names]
+        if missing:
+            raise MissingError(f"{self.where}: no column {missing[0]!r}; its columns are {shown(self.schema.names)}")
+        return _Columns(source.names, None, True)
+
+    def _resolve(self, rest: str) -> _Columns | None:
         names = self.schema.names
-        if source in names:
-            return (source,), None
-        name, selector = parse_source(source)
+        if rest in names:
+            return _Columns((rest,))
+        name, selector = parse_source(rest)
         if name in names:
-            return (name,), selector
+            return _Columns((name,), selector)
         if name:
             return None
         if selector is None:
-            return tuple(n for n in self.columns if is_number(self.schema.field(n).type)), None
+            numbers = tuple(name for name in self.columns if is_number(self.schema.field(name).type))
+            return _Columns(numbers, grouped=len(numbers) != 1)
         # Positions count the columns without the time, so that they do not depend on where the time stands.
         picked: list[str] = []
         for item in selector:
@@ -69,54 +113,117 @@ class _Table:
                 picked.extend(self.columns[item])
             elif isinstance(item, int) and -len(self.columns) <= item < len(self.columns):
                 picked.append(self.columns[item])
-            elif item in names:
+            elif str(item) in names:
                 picked.append(str(item))
             else:
-                raise MissingError(f"{self.where}: no column {item!r}; its columns are {', '.join(names)}")
-        return tuple(picked), ()
+                raise MissingError(f"{self.where}: no column {quoted(item)}; its columns are {shown(names)}")
+        return _Columns(tuple(picked), None, True)
 
     def times(self, data: pa.Table) -> np.ndarray:
         """int64 nanoseconds ``[n]`` of the rows loaded."""
-        if self.time is None:
-            rate = self.spec.times.rate_hz if self.spec.times else None
-            assert rate is not None  # else there would be a column
-            return rate_times(data.num_rows, rate)
-        name, unit = self.time
-        return column_times(data.column(name), unit, where=f"{self.where}: column {name!r}")
+        if not self.time:
+            times = self.spec.times.of(self.name) if self.spec.times else None
+            assert times is not None and times.rate_hz is not None  # else there would be a column
+            return rate_times(data.num_rows, times.rate_hz)
+        parts = [
+            column_times(data.column(name), unit, where=f"{self.where}: column {name!r}") for name, unit in self.time
+        ]
+        return parts[0] if len(parts) == 1 else np.stack(parts).sum(axis=0)
 
-    def read(self, sources: dict[str, str]) -> dict[str, Stream]:
+    def read(self, sources: dict[Source, str]) -> dict[str, Stream]:
         """The streams of those sources that the table has; ``sources`` maps each to its part below the table."""
-        found = {s: columns for s, rest in sources.items() if (columns := self.resolve(rest)) is not None}
+        found = {s: columns for s, rest in sources.items() if (columns := self.resolve(rest, s)) is not None}
         if not found:
             return {}
-        names = [name for columns, _ in found.values() for name in columns]
-        data = self.load(list(dict.fromkeys(names + ([self.time[0]] if self.time else []))))
+        names = [name for columns in found.values() for name in columns.names]
+        data = self.load(list(dict.fromkeys([*names, *(name for name, _ in self.time)])))
         times = self.times(data)
-        return {s: Stream(times, self._values(data, *columns)) for s, columns in found.items()}
+        streams = {}
+        for source, columns in found.items():
+            values, present = self._values(data, columns)
+            streams[source.key] = Stream(times, values, _about(columns), present)
+        return streams
 
-    def _values(self, data: pa.Table, names: tuple[str, ...], selector: Selector | None) -> Values:
-        parts: list[Values] = []
-        for name in names:
-            where = f"{self.where}: column {name!r}"
-            values = column_values(data.column(name), where=where)
-            if selector is not None or len(names) > 1:
-                if not isinstance(values, np.ndarray):
-                    raise InputError(f"{where}: holds {data.column(name).type}, numbers are needed to select from it")
-                values = select_columns(values, selector or (slice(None),), where=where)
-            parts.append(values)
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts, axis=1) if parts else np.empty((data.num_rows, 0), np.float32)
+    def describe(self, sources: dict[Source, str], *, look: bool) -> dict[str, StreamType]:
+        """The types of those sources that the table has."""
+        types = {}
+        for source, rest in sources.items():
+            columns = self.resolve(rest, source)
+            if columns is None:
+                continue
+            found = StreamType(self._type(columns), _about(columns))
+            if look and found.open:
+                head = self.load(list(columns.names), head=True)
+                sample, _ = self._values(head, columns)
+                if len(sample):
+                    found = Stream(np.zeros(len(sample), np.int64), sample, _about(columns)).type
+            types[source.key] = found
+        return types
+
+    def _type(self, columns: _Columns) -> pa.DataType:
+        """As far as the schema tells."""
+        kinds = {name: stream_type(self.schema.field(name).type, where=self._where(name)) for name in columns.names}
+        if columns.single and columns.selector is None:
+            return kinds[columns.names[0]]
+        open_kinds = [kind for kind in kinds.values() if StreamType(kind).open]
+        if open_kinds:  # whether a selector can be had, only the data tells
+            return pa.list_(_element(open_kinds[0]))
+        empty = pa.schema(list(kinds.items())).empty_table()
+        values, _ = self._values(empty, columns)
+        return Stream(np.empty(0, np.int64), values).type.arrow
+
+    def _values(self, data: pa.Table, columns: _Columns) -> Column:
+        whole = [(name, read_column(data.column(name), where=self._where(name))) for name in columns.names]
+        if columns.single and columns.selector is None:
+            return whole[0][1]
+        parts = []
+        for name, (values, present) in whole:
+            if not isinstance(values, np.ndarray):
+                kind = data.column(name).type
+                what = "lists of differing length" if is_list(kind) else str(kind)
+                raise InputError(f"{self._where(name)}: holds {what}, numbers of one size are needed to select from it")
+            flat = values.reshape(len(values), -1) if values.size else values.reshape(len(values), _width(values))
+            if columns.selector is not None:
+                picked = positions(columns.selector, flat.shape[1], where=self._where(name))
+                flat, present = flat[:, picked], None if present is None else present[:, picked]
+            parts.append((flat, present))
+        if not parts:
+            return Column(np.empty((data.num_rows, 0), np.float32))
+        if all(present is None for _, present in parts):
+            return Column(np.concatenate([flat for flat, _ in parts], axis=1))
+        masks = [np.ones(flat.shape, bool) if present is None else present for flat, present in parts]
+        return Column(np.concatenate([flat for flat, _ in parts], axis=1), np.concatenate(masks, axis=1))
+
+    def _where(self, column: str) -> str:
+        return f"{self.where}: column {column!r}"
 
 
-class _TableReader(ABC):
+def _width(values: np.ndarray) -> int:
+    return int(np.prod(values.shape[1:]))
+
+
+def _element(kind: pa.DataType) -> pa.DataType:
+    while is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _about(columns: _Columns) -> dict[str, Any]:
+    """Names of columns side by side, and the unit that their names state."""
+    about: dict[str, Any] = {} if columns.single else {"names": list(columns.names)}
+    units = {match["unit"] if (match := _UNIT.fullmatch(name)) else "" for name in columns.names}
+    if len(units) == 1 and (unit := units.pop()):
+        about["unit"] = unit
+    return about
+
+
+class _TableReader(Reader):
     """What CSV and Parquet share; a format adds how a file becomes a :class:`_Table`."""
 
-    name: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
+    members: ClassVar[bool] = True
 
     @abstractmethod
-    def _open(self, file: FileStamp, key: str, spec: InputSpec) -> AbstractContextManager[_Table]: ...
+    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> AbstractContextManager[_Table]: ...
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode: the file, or the files that ``input.episode`` puts together."""
@@ -126,8 +233,9 @@ class _TableReader(ABC):
         """Each column is a stream where the episode is one table; else each table, its columns as fields."""
         found = []
         for table_name, file in zip(ref.tables or ("",), ref.files, strict=True):
-            with self._open(file, ref.key, spec) as table:
-                times = table.times(table.load([table.time[0] if table.time else table.schema.names[0]]))
+            with self._open(file, table_name, ref.key, spec) as table:
+                clock = [name for name, _ in table.time]
+                times = table.times(table.load(clock or table.schema.names[:1]))
                 fields = tuple((name, type_name(table.schema.field(name).type)) for name in table.columns)
             if ref.tables:
                 found.append(StreamInfo(table_name, self.name, fields, times))
@@ -135,16 +243,34 @@ class _TableReader(ABC):
                 found.extend(StreamInfo(name, kind, (), times) for name, kind in fields)
         return found
 
-    def read(self, ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
+    def describe(
+        self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+    ) -> dict[str, StreamType]:
+        """From each table's schema, and its first rows where lists leave a width open."""
+        return self._each(ref, sources, spec, lambda table, mine: table.describe(mine, look=look))
+
+    def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """Read the named sources: of each table only the columns asked for, once."""
-        streams: dict[str, Stream] = {}
+        return Episode(ref.id, self._each(ref, sources, spec, lambda table, mine: table.read(mine)))
+
+    def _each(
+        self,
+        ref: EpisodeRef,
+        sources: Sequence[Source],
+        spec: InputSpec,
+        ask: Callable[[_Table, dict[Source, str]], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """What each table answers for the sources that it may hold, the longest table name first."""
+        answers: dict[str, Any] = {}
         tables = sorted(zip(ref.tables or ("",), ref.files, strict=True), key=lambda t: len(t[0]), reverse=True)
         for table_name, file in tables:
-            mine = {s: rest for s in sources if s not in streams for rest in _below(s, table_name, ref.tables)}
-            if mine:
-                with self._open(file, ref.key, spec) as table:
-                    streams.update(table.read(mine))
-        return Episode(ref.id, {s: streams[s] for s in sources if s in streams})
+            rests = {
+                s: rest for s in sources if s.key not in answers for rest in _below(s.path, table_name, ref.tables)
+            }
+            if rests:
+                with self._open(file, table_name, ref.key, spec) as table:
+                    answers |= ask(table, rests)
+        return {s.key: answers[s.key] for s in sources if s.key in answers}
 
 
 def _below(source: str, table: str, tables: Sequence[str]) -> list[str]:
@@ -161,26 +287,35 @@ class CsvReader(_TableReader):
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
 
     @contextmanager
-    def _open(self, file: FileStamp, key: str, spec: InputSpec) -> Iterator[_Table]:
+    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[_Table]:
         data = pa.py_buffer(read_bytes(file, spec))
         head = pacsv.open_csv(pa.BufferReader(data), read_options=pacsv.ReadOptions(use_threads=False)).schema
         original = {name.strip(): name for name in head.names}
         if len(original) < len(head.names):
             raise InputError(f"{file.uri}: two columns have one name; the header is {', '.join(head.names)}")
 
-        def load(names: list[str]) -> pa.Table:
-            table = pacsv.read_csv(
+        def load(names: list[str], head: bool = False) -> pa.Table:
+            # Time is read as text where it is a number: a float64 would lose the nanoseconds.
+            texts = {original[name]: pa.string() for name, _ in opened.time if _is_number(opened.schema, name)}
+            loaded = pacsv.read_csv(
                 pa.BufferReader(data),
                 read_options=pacsv.ReadOptions(use_threads=False),  # with threads, errors name no row
                 convert_options=pacsv.ConvertOptions(
-                    include_columns=[original[name] for name in names], strings_can_be_null=True
+                    include_columns=[original[name] for name in names], strings_can_be_null=True, column_types=texts
                 ),
             ).rename_columns(names)
             for name in names:
-                _reject_bad_numbers(table.column(name), f"{file.uri}: column {name!r}")
-            return table
+                if original[name] not in texts:
+                    _reject_bad_numbers(loaded.column(name), f"{file.uri}: column {name!r}")
+            return loaded
 
-        yield _Table(file.uri, _renamed(head, list(original)), load, spec)
+        opened = _Table(file.uri, table, _renamed(head, list(original)), load, spec)
+        yield opened
+
+
+def _is_number(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _renamed(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
@@ -202,6 +337,7 @@ class ParquetReader(_TableReader):
 
     name: ClassVar[str] = "parquet"
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+    magic: ClassVar[bytes] = b"PAR1"
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode, or one for each ``episode_index`` of a file that holds several."""
@@ -209,17 +345,17 @@ class ParquetReader(_TableReader):
         if spec.episode != "file":
             return whole
         with open_file(files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
-            found = episode_indices(parquet)
+            found = episode_rows(parquet)
         if len(found) < 2:
             return whole
         share = files[0].size // len(found)
-        return [EpisodeRef(f"{id}#{i}", self.name, tuple(files), str(i), share) for i in found]
+        return [EpisodeRef(f"{id}#{rows.episode}", self.name, tuple(files), str(rows), share) for rows in found]
 
     @contextmanager
-    def _open(self, file: FileStamp, key: str, spec: InputSpec) -> Iterator[_Table]:
-        with (
-            open_file(file, spec) as stream,
-            pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=spec.verify_checksums) as parquet,
-        ):
-            episode = int(key) if key else None
-            yield _Table(file.uri, parquet.schema_arrow, lambda names: read_rows(parquet, names, episode), spec)
+    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[_Table]:
+        rows = Rows.parse(key) if key else None
+
+        def load(names: list[str], head: bool = False) -> pa.Table:
+            return read_rows(file, names, rows, spec, head=head)
+
+        yield _Table(file.uri, table, read_schema(file, spec), load, spec)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from robocache.config.job import ClusterSpec, Feature, FeatureSource, Job, OutputSpec, TimelineSpec
 from robocache.config.load import job_from_mapping, load_job
 from robocache.config.resolved import resolved_yaml
-from robocache.config.schema import Input, Source
+from robocache.config.schema import Source
 from robocache.config.values import parse_duration, parse_rate
 from robocache.formats import READERS
 from robocache.formats.base import InputSpec, TableTimes
@@ -24,9 +24,9 @@ from robocache.ops import MODES
 
 
 def test_the_closed_sets_are_those_of_the_code_behind_them():
-    formats, modes = get_type_hints(Input)["format"], get_type_hints(Source)["align"]
-    assert get_args(formats) == ("auto", *READERS)
-    assert get_args(modes) == ("auto", *MODES)
+    assert get_args(get_type_hints(Source)["align"]) == ("auto", *MODES)
+    for format in ("auto", *READERS):
+        assert job(MINIMAL, f"input.format={format}").input.format == format
 
 
 def test_minimal_config_has_the_defaults_of_the_job_types():
@@ -211,6 +211,7 @@ SOURCES = st.builds(
     offset=st.integers(-(2**62), 2**62),
     optional=st.booleans(),
 )
+TABLES = st.builds(TableTimes, column=TEXT, unit=st.sampled_from(["ns", "us", "ms", "s"]))
 JOBS = st.builds(
     Job,
     input=st.builds(
@@ -219,7 +220,8 @@ JOBS = st.builds(
         format=st.sampled_from(["auto", "csv"]),
         times=st.none()
         | st.builds(TableTimes, column=TEXT, unit=st.sampled_from(["ns", "us", "ms", "s"]))
-        | st.builds(TableTimes, rate_hz=st.floats(1e-3, 1e6)),
+        | st.builds(TableTimes, rate_hz=st.fractions(Fraction(1, 1000), 10**6, max_denominator=10**6))
+        | st.builds(TableTimes, columns=st.tuples(TEXT, TEXT), tables=st.dictionaries(TEXT, TABLES, max_size=2)),
         episode=st.sampled_from(["file", "folder", r"(?P<episode>\d+)\.x$", r"\\\${(?P<episode>.)}"]),
         stamp=st.sampled_from(["header", "log"]),
         verify_checksums=st.booleans(),

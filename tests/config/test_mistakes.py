@@ -13,7 +13,7 @@ from robocache.errors import ConfigError
 def test_all_problems_are_reported_together_each_with_its_path():
     found = problems(
         """
-        input: {uri: 7, formt: mcap, format: mpcap, stamp: 3, verify_checksums: 2, max_failed_episodes: -1}
+        input: {uri: 7, formt: mcap, format: mpcap, stamp: " ", verify_checksums: 2, max_failed_episodes: -1}
         features:
           observation.state:
             - {source: /q, align: liner, max_gap: 50}
@@ -34,7 +34,7 @@ def test_all_problems_are_reported_together_each_with_its_path():
         "input.uri": "found 7; write a path or URI",
         "input.formt": "unknown key; did you mean 'format'?",
         "input.format": "found 'mpcap'; did you mean 'mcap'?",
-        "input.stamp": "found 3; write header or log",
+        "input.stamp": "found ' '; write header, log, publish, or the path of a field of the message",
         "input.verify_checksums": "found 2; write true or false",
         "input.max_failed_episodes": "found -1; write a whole number of 0 or more",
         "features.observation.state[0].align": "found 'liner'; did you mean 'linear'?",

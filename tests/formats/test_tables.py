@@ -103,9 +103,12 @@ def test_csv_values(tmp_path: Path) -> None:
     assert values["n"].dtype == np.int64
     assert values["b"].dtype == np.bool_
     assert values["label"].to_pylist() == ["go", "stop", None]
-    np.testing.assert_array_equal(values["gap"], [1, np.nan, 3])
+    assert values["gap"].tolist() == [1, 0, 3] and values["gap"].dtype == np.int64  # a whole number has no NaN
+    assert streams["gap"].present.tolist() == [[True], [False], [True]]
     assert np.isnan(values["void"]).all()
-    np.testing.assert_array_equal(values["[n,b,gap]"], [[1, 1, 1], [2, 0, np.nan], [3, 1, 3]])
+    assert values["[n,b,gap]"].tolist() == [[1, 1, 1], [2, 0, 0], [3, 1, 3]]
+    assert streams["[n,b,gap]"].present.tolist() == [[True] * 3, [True, True, False], [True] * 3]
+    assert streams["[n,b,gap]"].about == {"names": ["n", "b", "gap"]} and streams["Fx [N]"].about == {"unit": "N"}
     np.testing.assert_array_equal(values["[0:2]"], [[1.5, 1], [-2000, 2], [np.nan, 3]])
     assert all(stream.times.tolist() == [0, 5, 9] for stream in streams.values())
 
@@ -125,7 +128,7 @@ def test_only_the_columns_asked_for_are_parsed(tmp_path: Path) -> None:
         ("time_ns,b\n1,2\n2,x7\n3,4\n", "b", None, r"column 'b', row 2: 'x7' is not a number"),
         ("time_ns,b\n1,2\nsoon,3\n", "b", None, r"column 'time_ns', row 2: 'soon' is not a number"),
         ("time_ns,b\n1,2\n,3\n", "b", None, r"column 'time_ns': row 2 \(of 2\) has no time"),
-        ("time_ns,b,c\n1,up,1\n2,down,2\n", "[b,c]", None, r"column 'b': holds string, numbers are needed"),
+        ("time_ns,b,c\n1,up,1\n2,down,2\n", "[b,c]", None, r"column 'b': holds string, numbers of one size are needed"),
         ("time_ns,b,c\n1,1,1\n", "[b,d]", None, r"no column 'd'; its columns are time_ns, b, c"),
         ("time_ns,b,b\n1,1,1\n", "b", None, r"two columns have one name"),
         ("time_ns,b\n1,2\n3\n", "b", None, r"Row #3.*Expected 2 columns, got 1"),
@@ -183,27 +186,34 @@ def test_parquet_types(tmp_path: Path) -> None:
     })  # fmt: skip
     path = parquet(tmp_path / "a.parquet", table)
     good = [n for n in table.column_names if n not in ("time", "ragged", "struct", "outside")]
-    values = {source: s.values for source, s in read(path, *good, "obs.state[1]", "[gap,half]").streams.items()}
+    streams = read(path, *good, "ragged", "obs.state[1]", "[gap,half]").streams
+    values = {source: stream.values for source, stream in streams.items()}
+    present = {source: stream.present.tolist() for source, stream in streams.items() if stream.present is not None}
     assert values["obs.state"].dtype == np.float32
     assert values["obs.state"].shape == (3, 2)
     assert values["obs.state[1]"].tolist() == [[1], [3], [5]]
     assert values["nested"].tolist() == [[[1, 2], [3, 4]]] * 3
     assert values["nested"].dtype == np.int32
     np.testing.assert_array_equal(values["holes"], [[1, 2], [np.nan, np.nan], [5, np.nan]])
-    np.testing.assert_array_equal(values["fixed_holes"], [[np.nan, np.nan], [1, 2], [3, 4]])
+    assert values["fixed_holes"].tolist() == [[0, 0], [1, 2], [3, 4]] and values["fixed_holes"].dtype == np.int64
+    assert present["fixed_holes"] == [[False, False], [True, True], [True, True]]
     assert values["half"].dtype == np.float16
-    np.testing.assert_array_equal(values["gap"], [1, np.nan, 3])
-    np.testing.assert_array_equal(values["flag"], [1, np.nan, 0])
-    np.testing.assert_array_equal(values["[gap,half]"], [[1, 1], [np.nan, 2], [3, 3]])
+    assert values["gap"].tolist() == [1, 0, 3] and values["gap"].dtype == np.int64
+    assert values["flag"].tolist() == [True, False, False] and values["flag"].dtype == bool
+    assert present["gap"] == present["flag"] == [[True], [False], [True]]
+    assert values["[gap,half]"].tolist() == [[1, 1], [0, 2], [3, 3]]
+    assert present["[gap,half]"] == [[True, True], [False, True], [True, True]]
+    assert values["ragged"].type == pa.list_(pa.float64())
+    assert values["ragged"].to_pylist() == [[1.0], [1.0, 2.0], [1.0]]
     assert values["image"].to_pylist() == [b"x"] * 3
     assert values["blob"].to_pylist() == [b"a", b"bc", None]
     assert values["text"].to_pylist() == ["u", "v", "w"]
     assert read(path, "half").streams["half"].times.tolist() == [0, 1_000_000, 2_000_000]
     for source, message in [
-        ("ragged", "row 2 has 2 values, others 1"),
+        ("ragged[0]", "holds lists of differing length"),
         ("struct", "cannot be read as a stream"),
         ("outside", "separate files"),
-        ("text[0]", "numbers are needed"),
+        ("text[0]", "numbers of one size are needed"),
     ]:
         with pytest.raises(InputError, match=rf"a\.parquet: column '{source.partition('[')[0]}': .*{message}"):
             read(path, source)
@@ -219,7 +229,7 @@ def test_a_parquet_file_of_several_episodes(tmp_path: Path, row_group_size: int,
     table = {"episode_index": [0, 0, 0, 7, 7, 12], "time_ns": [0, 1, 2, 0, 1, 0], "x": [0.0, 1, 2, 3, 4, 5]}
     path = parquet(tmp_path / "a.parquet", table, row_group_size=row_group_size, write_statistics=statistics)
     refs = list_episodes(InputSpec((str(path),)))
-    assert [(ref.id, ref.key) for ref in refs] == [("a.parquet#0", "0"), ("a.parquet#7", "7"), ("a.parquet#12", "12")]
+    assert [ref.id for ref in refs] == ["a.parquet#0", "a.parquet#7", "a.parquet#12"]
     assert [read(path, "x", which=i).streams["x"].values.tolist() for i in range(3)] == [[0, 1, 2], [3, 4], [5]]
     alternating = {"episode_index": [1, 2, 1, 2], "time_ns": [0, 0, 1, 1], "x": [1.0, 2, 3, 4]}
     path = parquet(tmp_path / "b.parquet", alternating, row_group_size=row_group_size, write_statistics=statistics)

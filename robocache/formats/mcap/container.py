@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from robocache.errors import InputError
+from robocache.formats.messages.batch import Schema
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = 0x03, 0x04, 0x05, 0x06, 0x07, 0x08
@@ -21,13 +22,6 @@ RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
 _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
 _TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    name: str
-    encoding: str
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
-from robocache.errors import InputError
-from robocache.formats.base import InputSpec, Selector, open_file, parse_source
-from robocache.formats.mcap.container import Channel, Summary, read_summary
+from robocache.errors import InputError, MissingError
+from robocache.formats.base import InputSpec, Reader, open_file, parse_source
+from robocache.formats.mcap.container import MAGIC, Channel, Summary, read_summary
 from robocache.formats.mcap.windows import read_messages
-from robocache.formats.messages.ros2msg import parse_ros2msg
-from robocache.formats.messages.topics import CdrTopic, Collector, JsonTopic, Topic, UnknownTopic
-from robocache.types import Episode, EpisodeRef, FileStamp, StreamInfo
+from robocache.formats.messages.paths import parse_path
+from robocache.formats.messages.registry import decode_topic
+from robocache.formats.messages.topic import Collector, Request, info
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
 
 
-class McapReader:
+class McapReader(Reader):
     """MCAP files, one episode each. Only the chunks that hold the topics asked for are read.
 
-    Messages: ROS 2 CDR with ``ros2msg`` schemas, and JSON. Times are those of the messages' own headers or of the
-    log, as ``spec.stamp`` says. Streams come in the order of the file; channels of one topic are merged by log time.
+    Messages: see :mod:`robocache.formats.messages.registry`. Times are those of the messages' own headers, of a field,
+    or of the log, as ``stamp`` of the source or of ``spec`` says. Streams come in the order of the file; channels of
+    one topic are merged by log time.
     """
 
     name: ClassVar[str] = "mcap"
     suffixes: ClassVar[tuple[str, ...]] = (".mcap",)
+    magic: ClassVar[bytes] = MAGIC
+    own_time: ClassVar[bool] = True
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode, after a look at the file's first bytes, footer and summary."""
@@ -37,29 +42,86 @@ class McapReader:
         with open_file(file, spec) as opened:
             summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
             topics = summary.topics()
-            collected = _collect(opened, summary, {topic: {} for topic in topics}, spec)
-        return [
-            StreamInfo(topic, _type(channels[0]), collected[topic].fields(), collected[topic].times()[0])
-            for topic, channels in topics.items()
-        ]
+            collectors = _collectors(summary, {topic: [] for topic in topics})
+            _collect(opened, summary, collectors, spec)
+        return [info(topic, _type(channels[0]), collectors[topic], spec.stamp) for topic, channels in topics.items()]
 
-    def read(self, ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> Episode:
-        """The sources that the file has a topic for. A topic without such a field is an ``InputError``."""
+    def describe(
+        self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
+    ) -> dict[str, StreamType]:
+        """From the channels' schemas, and where these leave a width open from the first message that tells, of one
+        chunk for each topic."""
         file = _only(ref.files)
         with open_file(file, spec) as opened:
             summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
-            wanted: dict[str, dict[str, tuple[str, Selector | None]]] = {}
-            for source in sources:
+            requests = _requests(sources, summary, spec, file.uri)
+            collectors = _collectors(summary, requests)
+            types = {key: kind for found in collectors.values() for key, kind in found.topic.types().items()}
+            if look:
+                types |= self._look(opened, summary, requests, types, spec)
+        return {source.key: types[source.key] for source in sources if source.key in types}
+
+    @staticmethod
+    def _look(
+        opened,
+        summary: Summary,
+        requests: Mapping[str, Sequence[Request]],
+        types: Mapping[str, StreamType],
+        spec: InputSpec,
+    ) -> dict[str, StreamType]:
+        found: dict[str, StreamType] = {}
+        for topic, asked in requests.items():
+            wanted = [request for request in asked if types[request.source.key].open or request.picks]
+            channels = {channel.id for channel in summary.topics()[topic]}
+            chunks = [c for c in summary.chunks if not c.index_offsets or channels & c.index_offsets.keys()]
+            if not wanted or (summary.chunks and not chunks):
+                continue
+            lack: MissingError | None = None
+            # What the first message has not, another publisher's may have: somewhere else they are looked for, too.
+            for i in sorted({0, len(chunks) // 2, max(len(chunks) - 1, 0)}):
+                one = replace(summary, chunks=tuple(chunks[i : i + 1]))
                 try:
-                    name, selector = parse_source(source)
-                except ValueError as error:
-                    raise InputError(f"{file.uri}: {error}") from None
-                topic = _topic_of(name, summary)
-                if topic is not None:
-                    wanted.setdefault(topic, {})[source] = (name[len(topic) :], selector)
-            collected = _collect(opened, summary, wanted, spec)
-        streams = {source: stream for topic in collected.values() for source, stream in topic.streams().items()}
-        return Episode(ref.id, {source: streams[source] for source in sources if source in streams})
+                    found |= _look_into(opened, one, topic, wanted, channels, spec)
+                except MissingError as error:
+                    lack = lack or error
+                else:
+                    break
+            else:
+                assert lack is not None
+                raise lack
+        return found
+
+    def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
+        """The sources that the file has a topic for. A topic without such a field is a ``MissingError``."""
+        file = _only(ref.files)
+        with open_file(file, spec) as opened:
+            summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
+            collectors = _collectors(summary, _requests(sources, summary, spec, file.uri))
+            _collect(opened, summary, collectors, spec)
+        streams = {key: stream for found in collectors.values() for key, stream in found.streams().items()}
+        return Episode(ref.id, {source.key: streams[source.key] for source in sources if source.key in streams})
+
+
+def _look_into(
+    opened, summary: Summary, topic: str, wanted: Sequence[Request], channels: Collection[int], spec: InputSpec
+) -> dict[str, StreamType]:
+    """Types of sources by the first message of a chunk that tells. ``MissingError``: none does."""
+    for window in read_messages(opened, summary, channels, verify=spec.verify_checksums):
+        if not window:
+            continue
+        for few in (1, None):  # the first message tells, as a rule
+            (collector,) = _collectors(summary, {topic: wanted}).values()
+            for channel, messages in window.items():
+                collector.add(channel, messages if few is None else messages.first(few))
+            try:
+                streams = collector.streams()
+            except MissingError:
+                if few is None:
+                    raise
+                continue
+            if few is None or all(len(stream.times) for stream in streams.values()):
+                return {key: stream.type for key, stream in streams.items() if len(stream.times)}
+    return {}
 
 
 def _only(files: Sequence[FileStamp]) -> FileStamp:
@@ -68,54 +130,54 @@ def _only(files: Sequence[FileStamp]) -> FileStamp:
     return files[0]
 
 
+def _requests(sources: Sequence[Source], summary: Summary, spec: InputSpec, uri: str) -> dict[str, list[Request]]:
+    """The sources that the file has a topic for, by topic."""
+    requests: dict[str, list[Request]] = {}
+    for source in sources:
+        try:
+            name, selector = parse_source(source.path)
+        except ValueError as error:
+            raise InputError(f"{uri}: {error}") from None
+        topic = _topic_of(name, summary)
+        if topic is not None:
+            path = parse_path(name[len(topic) :], selector, f"{uri}: {source.path}")
+            requests.setdefault(topic, []).append(Request(source, path, source.stamp or spec.stamp))
+    return requests
+
+
 def _topic_of(name: str, summary: Summary) -> str | None:
     """The topic that a source begins with; the longest where a topic's own name holds a dot."""
     topics = [topic for topic in summary.topics() if name == topic or name.startswith(f"{topic}.")]
     return max(topics, key=len, default=None)
 
 
-def _collect(
-    opened, summary: Summary, wanted: Mapping[str, Mapping[str, tuple[str, Selector | None]]], spec: InputSpec
-) -> dict[str, Collector]:
-    """Read the wanted topics, each with its sources, in one pass over the file."""
+def _collectors(summary: Summary, requests: Mapping[str, Sequence[Request]]) -> dict[str, Collector]:
+    """By topic, each with its sources."""
     channels_of = summary.topics()
-    collectors: dict[str, Collector] = {}
-    by_channel: dict[int, Collector] = {}
     # A count is only a hint, and no more messages can be there than their indexes, or the file, have room for.
     room = sum(chunk.index_length for chunk in summary.chunks) // 16 if summary.chunks else summary.data_end // 31
-    for topic, sources in wanted.items():
+    collectors = {}
+    for topic, wanted in requests.items():
         channels = channels_of[topic]
+        first = channels[0]
+        for other in channels[1:]:
+            if (other.encoding, other.schema) != (first.encoding, first.schema):
+                where, kinds = f"{summary.uri}: {topic}", f"{_type(first)} and {_type(other)}"
+                raise InputError(f"{where}: its channels have schemas {kinds}, which do not mix")
         reserve = min(sum(summary.message_counts.get(channel.id, 0) for channel in channels), room)
-        collectors[topic] = Collector(_decoder(channels, sources, spec, reserve, summary.uri), reserve)
-        by_channel.update({channel.id: collectors[topic] for channel in channels})
+        decoder = decode_topic(topic, first.encoding, first.schema, wanted, reserve=reserve, uri=summary.uri)
+        collectors[topic] = Collector(decoder, reserve)
+    return collectors
+
+
+def _collect(opened, summary: Summary, collectors: Mapping[str, Collector], spec: InputSpec) -> None:
+    """Read their topics in one pass over the file."""
+    channels_of = summary.topics()
+    by_channel = {channel.id: found for topic, found in collectors.items() for channel in channels_of[topic]}
     if by_channel:
         for window in read_messages(opened, summary, by_channel.keys(), verify=spec.verify_checksums):
             for channel_id, messages in window.items():
                 by_channel[channel_id].add(channel_id, messages)
-    return collectors
-
-
-def _decoder(
-    channels: Sequence[Channel],
-    sources: Mapping[str, tuple[str, Selector | None]],
-    spec: InputSpec,
-    reserve: int,
-    uri: str,
-) -> Topic:
-    first, where = channels[0], f"{uri}: {channels[0].topic}"
-    for other in channels[1:]:
-        if (other.encoding, other.schema) != (first.encoding, first.schema):
-            raise InputError(f"{where}: its channels have schemas {_type(first)} and {_type(other)}, which do not mix")
-    schema, stamped = first.schema, spec.stamp == "header"
-    if first.encoding == "json":
-        return JsonTopic(first.topic, sources, stamped=stamped, where=uri)
-    if first.encoding == "cdr" and schema is not None and schema.encoding == "ros2msg":
-        root = parse_ros2msg(schema.name, schema.data, where)
-        return CdrTopic(first.topic, root, sources, stamped=stamped, reserve=reserve, where=uri)
-    if not sources:
-        return UnknownTopic()
-    encoding = f"message encoding {first.encoding!r} with schema encoding {schema.encoding if schema else ''!r}"
-    raise InputError(f"{where}: {encoding}; cdr with ros2msg, and json, can be read")
 
 
 def _type(channel: Channel) -> str:

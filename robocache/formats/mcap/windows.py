@@ -18,38 +18,18 @@ import pyarrow as pa
 
 from robocache.errors import InputError
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
+from robocache.formats.messages.batch import Messages, gather
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 _CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
 _MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
-_HEADER = np.dtype([("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8")])
+_HEADER = np.dtype(
+    [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8"),
+     ("publish_time", "<u8")]
+)  # fmt: skip
 _PAYLOAD = 31  # from a message record's first byte to its payload: record 9, channel 2, sequence 4, two times
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """The messages of one channel in a window, in file order.
-
-    buffer:    uint8, the window, valid until the next window is asked for
-    start:     int64 ``[n]`` offset of each payload in the buffer
-    size:      int64 ``[n]`` its bytes
-    log_times: int64 ``[n]`` nanoseconds
-    """
-
-    buffer: np.ndarray
-    start: np.ndarray
-    size: np.ndarray
-    log_times: np.ndarray
-
-
-def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:
-    """``nbytes`` from each offset as uint8 ``[n, nbytes]``: one memcpy a row. The caller has checked the bounds."""
-    if not len(start) or not nbytes:
-        return np.empty((len(start), nbytes), np.uint8)
-    rows = np.ndarray(len(buffer) - nbytes + 1, f"V{nbytes}", buffer, strides=1)
-    return rows[start].view(np.uint8).reshape(len(start), nbytes)
 
 
 def read_messages(
@@ -288,7 +268,8 @@ def _locate(
     times = header["log_time"].astype(np.int64)
     if times.size and times.min() < 0:
         raise InputError(f"{uri}: a message of channel {channel} has a log time beyond 2262; the file is damaged")
-    return Messages(buffer, at + _PAYLOAD, length.astype(np.int64) - (_PAYLOAD - RECORD.size), times)
+    size = length.astype(np.int64) - (_PAYLOAD - RECORD.size)
+    return Messages(buffer, at + _PAYLOAD, size, times, header["publish_time"].astype(np.int64))
 
 
 def _scan_chunk(buffer: np.ndarray, start: int, end: int, wanted: frozenset[int], where: str) -> dict[int, np.ndarray]:

@@ -1,64 +1,104 @@
-"""Columnar CDR: one program run over all messages of a window at once.
+"""Columnar decoding: one program run over all messages of a window at once.
 
-The cursor that a CDR decoder moves through a message is here a vector with one position a message, and stays a plain
+The cursor that a decoder moves through a message is here a vector with one position a message, and stays a plain
 number as long as all messages agree, which they mostly do. Strings and sequences of varying length before a field
 need no other path: every length is read from the message and checked against its end, nothing is assumed.
-
-Format: OMG CDR 2 (PLAIN_CDR, either byte order) with alignment counted from the end of the 4-byte encapsulation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError
-from robocache.formats.mcap.windows import Messages, gather
-from robocache.formats.messages.layout import Key, NumberSequence, Repeat, Run, Step, String, dotted
+from robocache.formats.base import Match
+from robocache.formats.messages.batch import Messages, gather
+from robocache.formats.messages.packing import Packing
+from robocache.formats.messages.paths import Key, dotted
+from robocache.formats.messages.program import NumberSequence, Repeat, Run, Step, String, Whole
 
 #: One position or length a message, or one for all of them.
 Vector: TypeAlias = "int | np.ndarray"
-#: Numbers ``[n, *elements, width]``, or where payloads are: their offsets in the buffer and their sizes, int64 ``[n]``.
-Block: TypeAlias = "np.ndarray | tuple[np.ndarray, np.ndarray]"
+
+
+class Spans(NamedTuple):
+    """Where something of each message lies in the buffer: offsets and sizes in bytes, int64 ``[n]``."""
+
+    start: np.ndarray
+    size: np.ndarray
+
+
+class Ragged(NamedTuple):
+    """Where the numbers of each message lie, as many as it has: offsets in the buffer and counts, int64 ``[n]``."""
+
+    start: np.ndarray
+    counts: np.ndarray
+    dtype: np.dtype
+
+
+#: Numbers ``[n, *elements, width]``, or where things of any size are.
+Block: TypeAlias = "np.ndarray | Spans | Ragged"
 
 ByteOrder: TypeAlias = Literal["<", ">"]
 
-_ENCAPSULATION = 4
 _HEAD = 1024  # bytes of a message that are copied out in one go at most
 _LENGTH = np.dtype(np.uint32)
 _NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy along than to gather apart
 
 
+@dataclass(slots=True)
+class Decoded:
+    """What a program found in ``n`` messages: blocks by key, and for the key of an element that not all of them have,
+    bool ``[n]`` which do."""
+
+    blocks: dict[Key, Block]
+    having: dict[Key, np.ndarray]
+    order: ByteOrder
+
+
 class Decoder:
     """A program with what its last window taught: how far into a message it reaches."""
 
-    def __init__(self, program: Sequence[Step], where: str):
-        self._program, self._where, self._reach = program, where, _HEAD
+    def __init__(self, program: Sequence[Step], packing: Packing, where: str):
+        self._program, self._packing, self._where, self._reach = program, packing, where, _HEAD
 
-    def decode(self, messages: Messages) -> dict[Key, Block]:
+    def decode(self, messages: Messages) -> Decoded:
         """What the program takes from every message (at least one). ``InputError`` where a message ends early."""
         if not self._program:
-            return {}
+            return Decoded({}, {}, "<")
+        lead = self._packing.encapsulation
         shortest = int(messages.size.min())
-        if shortest < _ENCAPSULATION:
-            raise InputError(f"{self._where}: a message of {shortest} bytes, the CDR encapsulation alone takes 4")
+        if shortest < lead:
+            raise InputError(f"{self._where}: a message of {shortest} bytes, the CDR encapsulation alone takes {lead}")
         # One copy of each message's beginning; what lies at one position in all of them is then a view.
-        head = gather(messages.buffer, messages.start, min(shortest, _ENCAPSULATION + self._reach))
-        kinds = head[:, :2].view(">u2")[:, 0]
-        kind = int(kinds[0])
-        if kind > 1 or (kinds != kind).any():
-            raise InputError(
-                f"{self._where}: CDR encapsulation {', '.join(f'{found:#06x}' for found in np.unique(kinds))}; "
-                "plain CDR of one byte order (0x0000 or 0x0001) can be read"
-            )
-        start, size = messages.start + _ENCAPSULATION, messages.size - _ENCAPSULATION
-        walk = _Walk(messages.buffer, start, size, 0, "<" if kind else ">", self._where, head[:, _ENCAPSULATION:])
+        head = gather(messages.buffer, messages.start, min(shortest, lead + self._reach))
+        order = byte_order(head[:, :2], self._where) if lead else "<"
+        walk = _Walk(
+            _Window(messages.buffer, order, self._packing, self._where),
+            messages.start + lead,
+            messages.size - lead,
+            0,
+            head[:, lead:],
+        )
         walk.run(self._program)
         self._reach = min(_HEAD, int(np.max(walk.at)))
-        return walk.found
+        return Decoded(walk.found, walk.having, order)
+
+
+def byte_order(encapsulation: np.ndarray, where: str) -> ByteOrder:
+    """Of messages whose first two bytes are ``[n, 2]``. ``InputError`` for anything but plain CDR of one order."""
+    kinds = np.ascontiguousarray(encapsulation).view(">u2")[:, 0]
+    kind = int(kinds[0])
+    if kind > 1 or (kinds != kind).any():
+        raise InputError(
+            f"{where}: CDR encapsulation {', '.join(f'{found:#06x}' for found in np.unique(kinds))}; "
+            "plain CDR of one byte order (0x0000 or 0x0001) can be read"
+        )
+    return "<" if kind else ">"
 
 
 def to_arrow(buffer: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, text: bool, where: str) -> pa.Array:
@@ -85,28 +125,36 @@ def _common(values: np.ndarray) -> Vector:
     return int(first) if (values == first).all() else values.astype(np.int64)
 
 
-def _align(at: Vector, size: int) -> Vector:
-    return at + (-at % size)
+class _Window(NamedTuple):
+    """What is the same for all messages that are walked together."""
+
+    buffer: np.ndarray
+    order: ByteOrder
+    packing: Packing
+    where: str
 
 
 class _Walk:
-    """A cursor over ``n`` messages. ``start``: offset of each in the buffer; ``size``: its bytes; ``at``: cursor."""
+    """A cursor over ``n`` messages.
+
+    start: offset of each in the buffer; size: its bytes; at: the cursor; head: a copy of their beginnings
+    picked: these are elements picked from a message each, met now here, now there: their sequences are never columns
+    """
 
     def __init__(
         self,
-        buffer: np.ndarray,
+        window: _Window,
         start: np.ndarray,
         size: np.ndarray,
         at: Vector,
-        order: ByteOrder,
-        where: str,
         head: np.ndarray | None = None,
+        picked: bool = False,
     ) -> None:
-        self._buffer, self._start, self._size, self._order, self._where = buffer, start, size, order, where
+        self._window, self._start, self._size, self._head, self.at = window, start, size, head, at
+        self._picked = picked
         self._shortest = int(size.min())
-        self._head = head
-        self.at = at
         self.found: dict[Key, Block] = {}
+        self.having: dict[Key, np.ndarray] = {}
 
     def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -116,8 +164,13 @@ class _Walk:
                 self._string(step)
             elif isinstance(step, NumberSequence):
                 self._sequence(step)
+            elif isinstance(step, Whole):
+                self._whole(step)
             else:
                 self._repeat(step)
+
+    def _align(self, at: Vector, size: int) -> Vector:
+        return at + (-at % size) if self._window.packing.aligned else at
 
     def _need(self, count: Vector, nbytes: int) -> None:
         """Check that ``count`` elements of ``nbytes`` follow in every message. Divides, so that nothing overflows."""
@@ -130,13 +183,13 @@ class _Walk:
             short = (left < 0) | (count > left // max(nbytes, 1))
         if np.any(short):
             raise InputError(
-                f"{self._where}: message {int(np.argmax(short))} of this window ends in the middle of a field "
+                f"{self._window.where}: message {int(np.argmax(short))} of this window ends in the middle of a field "
                 f"({np.count_nonzero(short)} of {len(self._size)} do); the messages do not match their schema"
             )
 
     def _length(self) -> Vector:
         """The uint32 at the cursor."""
-        self.at = _align(self.at, 4)
+        self.at = self._align(self.at, 4)
         self._need(1, 4)
         words = self._numbers(_LENGTH, 0, 1)[:, 0]
         self.at = self.at + 4
@@ -152,12 +205,12 @@ class _Walk:
         if self._head is not None and isinstance(self.at, int) and self.at + skip + nbytes <= self._head.shape[1]:
             rows = self._head[:, self.at + skip : self.at + skip + nbytes]
         else:
-            rows = gather(self._buffer, self._start + (self.at + skip), nbytes)
-        return rows.view(dtype.newbyteorder(self._order))
+            rows = gather(self._window.buffer, self._start + (self.at + skip), nbytes)
+        return rows.view(dtype.newbyteorder(self._window.order))
 
     def _run(self, step: Run) -> None:
         item = step.dtype.itemsize
-        self.at = _align(self.at, item)
+        self.at = self._align(self.at, item)
         self._need(step.count, item)
         pending = step.takes
         while pending:  # neighbouring takes are cut out together and become views
@@ -178,99 +231,253 @@ class _Walk:
         self._need(count, 1)
         if step.key is not None:
             # The terminating NUL belongs to CDR, not to the text; some writers leave an empty string without.
-            self._payload(step.key, np.maximum(count, 1) - 1)
+            size = np.maximum(count, 1) - 1 if self._window.packing.nul else count
+            self._span(step.key, size)
         self.at = self.at + count
 
-    def _payload(self, key: Key, sizes: Vector) -> None:
-        self.found[key] = (self._start + self.at, np.broadcast_to(sizes, self._start.shape))
+    def _span(self, key: Key, sizes: Vector) -> None:
+        self.found[key] = Spans(self._start + self.at, np.broadcast_to(sizes, self._start.shape))
+
+    def _whole(self, step: Whole) -> None:
+        self.at = self._align(self.at, 4)  # of the length; arrays of structs and text only stand here
+        begin = self._start + self.at
+        self.run(step.steps)
+        self.found[step.key] = Spans(begin, self._start + self.at - begin)
 
     def _sequence(self, step: NumberSequence) -> None:
         count = self._length()
         item = step.dtype.itemsize
         # An empty sequence is not padded to its elements' alignment.
         if isinstance(count, int):
-            self.at = _align(self.at, item) if count else self.at
+            self.at = self._align(self.at, item) if count else self.at
         else:
-            self.at = np.where(count > 0, _align(self.at, item), self.at)
+            self.at = np.where(count > 0, self._align(self.at, item), self.at)
         self._need(count, item * step.width)
         if step.key is not None and step.dtype == np.uint8:
-            self._payload(step.key, count)
+            self._span(step.key, count)
+        elif step.key is not None and isinstance(count, int) and not self._picked:
+            self.found[step.key] = self._numbers(step.dtype, 0, count)
         elif step.key is not None:
-            self.found[step.key] = self._numbers(step.dtype, 0, self._same(count, step.key))
+            counts = np.broadcast_to(np.asarray(count, np.int64), self._start.shape)
+            self.found[step.key] = Ragged(self._start + self.at, counts, step.dtype)
         self.at = self.at + count * (item * step.width)
-
-    def _same(self, count: Vector, key: Key) -> int:
-        if isinstance(count, int):
-            return count
-        odd = int(np.argmax(count != count[0]))
-        raise InputError(
-            f"{self._where}{dotted(key)}: its length differs between messages ({count.min()} to {count.max()}, "
-            f"first {count[0]}, then {count[odd]}), so it has no columns; name a field, or one element, of fixed size"
-        )
 
     def _repeat(self, step: Repeat) -> None:
         count: Vector = self._length() if step.count is None else step.count
         self._need(count, step.least)
-        last = max((pick for pick in step.picks if pick is not None), default=-1)
-        if np.any(last >= count):
-            fewest = int(np.min(count))
-            raise InputError(
-                f"{self._where}{dotted(step.key)}: element [{last}] asked for, a message has only {fewest}"
-            )
         if None in step.picks and not self._same(count, step.key):
             raise InputError(
-                f"{self._where}{dotted(step.key)}: its messages hold no element, so its columns are not known"
+                f"{self._window.where}{dotted(step.key)}: its messages hold no element, so its columns are not known"
             )
         if step.stride is None:
             self._each(step, count)
         else:
             self._strided(step, count)
 
+    def _same(self, count: Vector, key: Key) -> int:
+        if isinstance(count, int):
+            return count
+        odd = int(np.argmax(count != count[0]))
+        raise InputError(
+            f"{self._window.where}{dotted(key)}: its length differs between messages ({count.min()} to {count.max()}, "
+            f"first {count[0]}, then {count[odd]}), so it has no columns; name one element of it, as in [0] or "
+            "[name=text]"
+        )
+
     def _strided(self, step: Repeat, count: Vector) -> None:
         """Elements of one layout: those wanted are walked as if each were a message of its own."""
         assert step.stride is not None
         n = len(self._start)
-        some = np.asarray(count) > 0
-        begin = np.broadcast_to(np.where(some, _align(self.at, step.align), self.at), n)
+        counts = np.broadcast_to(count, n)
+        some = counts > 0
+        begin = np.broadcast_to(np.where(some, self._align(self.at, step.align), self.at), n)
         gap = step.stride - step.size  # the last element is not padded
-        self.at = _common(np.broadcast_to(begin + np.asarray(count) * step.stride - gap * some, n))
+        self.at = _common(begin + counts * step.stride - gap * some)
         self._need(0, 1)
+        base = self._start + begin
         for pick, steps in step.picks.items():
-            positions = np.array([pick]) if pick is not None else np.arange(self._same(count, step.key))
-            starts = ((self._start + begin)[:, None] + positions * step.stride).ravel()
-            inner = self._at(starts, np.full(len(starts), step.size), 0)
-            inner.run(steps)
-            for key, block in inner.found.items():
-                if pick is None and isinstance(block, np.ndarray):
-                    block = block.reshape(n, len(positions), *block.shape[1:])
-                self.found[key] = block
+            if pick is None:
+                positions = np.arange(self._same(count, step.key))
+                starts = (base[:, None] + positions * step.stride).ravel()
+                inner = self._at(starts, np.full(len(starts), step.size), 0, picked=False)
+                inner.run(steps)
+                for key, block in inner.found.items():
+                    assert isinstance(block, np.ndarray)  # what is strided is numbers
+                    self.found[key] = block.reshape(n, len(positions), *block.shape[1:])
+                continue
+            matching = _Picked(self, (*step.key, pick))
+            for i in [pick] if isinstance(pick, int) else range(int(counts.max(initial=0))):
+                rows = np.flatnonzero((counts > i) & ~matching.having)
+                if len(rows):
+                    inner = self._at(base[rows] + i * step.stride, np.full(len(rows), step.size), 0, picked=True)
+                    inner.run(steps)
+                    matching.take(inner, None if len(rows) == n else rows)
+            matching.finish()
 
     def _each(self, step: Repeat, count: Vector) -> None:
         """Elements of varying layout, one after another, each in all messages at once."""
-        fewest, most = (count, count) if isinstance(count, int) else (int(count.min()), int(count.max()))
+        counts = np.broadcast_to(count, self._start.shape)
+        fewest, most = int(counts.min()), int(counts.max())
         every: dict[Key, list[np.ndarray]] = {}
-        for i in range(fewest):
-            at = self.at
+        picked = {pick: _Picked(self, (*step.key, pick)) for pick in step.picks if pick is not None}
+        for i in range(most):
+            rows = None if i < fewest else np.flatnonzero(counts > i)
+            at, inner = self.at, None
             # The steps of a wanted element lead to its end as those of the body do.
-            wanted = [(pick, step.picks[pick]) for pick in (None, i) if pick in step.picks]
-            for pick, steps in wanted or [(i, step.body)]:
-                inner = self._at(self._start, self._size, at, self._head)
-                inner.run(steps)
-                self.at = inner.at
-                for key, block in inner.found.items():
-                    if pick is None and isinstance(block, np.ndarray):
-                        every.setdefault(key, []).append(block)
+            for pick, steps in step.picks.items():
+                if pick is None or isinstance(pick, Match) or pick == i:
+                    inner = self._inside(rows, at, picked=pick is not None)
+                    inner.run(steps)
+                    if pick is None:
+                        for key, block in inner.found.items():
+                            if not isinstance(block, np.ndarray):
+                                raise InputError(
+                                    f"{self._window.where}{dotted(key)}: differs in length between elements, so it "
+                                    "has no columns; name one element"
+                                )
+                            every.setdefault(key, []).append(block)
                     else:
-                        self.found[key] = block
+                        picked[pick].take(inner, rows)
+            if inner is None:
+                inner = self._inside(rows, at, picked=False)
+                inner.run(step.body)
+            if rows is None:
+                self.at = inner.at
+            else:
+                self.at = np.array(np.broadcast_to(at, self._start.shape))
+                self.at[rows] = inner.at
+        for element in picked.values():
+            element.finish()
         for key, blocks in every.items():
-            self.found[key] = np.stack(blocks, axis=1)
-        for i in range(fewest, most):  # only some messages still have one; nothing in it can be wanted
-            some = np.flatnonzero(count > i)
-            at = np.array(np.broadcast_to(self.at, self._start.shape))
-            inner = self._at(self._start[some], self._size[some], at[some])
-            inner.run(step.body)
-            at[some] = inner.at
-            self.at = at
+            try:
+                self.found[key] = np.stack(blocks, axis=1)
+            except ValueError:
+                raise InputError(
+                    f"{self._window.where}{dotted(key)}: its length differs between elements, so it has no columns"
+                ) from None
 
-    def _at(self, start: np.ndarray, size: np.ndarray, at: Vector, head: np.ndarray | None = None) -> _Walk:
-        return _Walk(self._buffer, start, size, at, self._order, self._where, head)
+    def _inside(self, rows: np.ndarray | None, at: Vector, *, picked: bool) -> _Walk:
+        """A walk over the messages ``rows`` (None: all) from where the cursor stands."""
+        if rows is None:
+            return _Walk(self._window, self._start, self._size, at, self._head, picked)
+        at = np.broadcast_to(at, self._start.shape)[rows]
+        return self._at(self._start[rows], self._size[rows], at, picked=picked)
+
+    def _at(self, start: np.ndarray, size: np.ndarray, at: Vector, *, picked: bool) -> _Walk:
+        return _Walk(self._window, start, size, at, None, picked)
+
+    @property
+    def count(self) -> int:
+        return len(self._start)
+
+    def matches(self, key: Key, pick: Match) -> np.ndarray:
+        """bool ``[n]``: whether the field that ``pick`` names, of the element ``key``, holds what it says."""
+        block = self.found[(*key, *pick.field.split("."))]
+        if isinstance(block, np.ndarray):
+            return block[:, 0] == int(pick.text)
+        assert isinstance(block, Spans)
+        text = np.frombuffer(pick.text.encode(), np.uint8)
+        found = np.asarray(block.size) == len(text)
+        rows = np.flatnonzero(found)
+        if len(text) and len(rows):
+            found[rows] = (gather(self._window.buffer, block.start[rows], len(text)) == text).all(axis=1)
+        return found
+
+
+class _Picked:
+    """One element of an array, picked by position or by a match: put together as it is met, now here, now there."""
+
+    def __init__(self, walk: _Walk, key: Key):
+        self._walk, self._key = walk, key
+        self._whole: _Walk | None = None
+        self._found: dict[Key, Block] = {}
+        self._inner: dict[Key, np.ndarray] = {}
+        self.having = np.zeros(walk.count, bool)
+
+    def take(self, inner: _Walk, rows: np.ndarray | None) -> None:
+        """What ``inner`` found in the messages ``rows`` (None: all), where it is the element meant."""
+        pick = self._key[-1]
+        met = inner.matches(self._key, pick) if isinstance(pick, Match) else np.ones(inner.count, bool)
+        met = met & ~(self.having if rows is None else self.having[rows])
+        if rows is None and met.all():
+            self.having, self._whole = met, inner
+            return
+        here = np.flatnonzero(met)
+        there = here if rows is None else rows[here]
+        self.having[there] = True
+        for key, block in inner.found.items():
+            self._found[key] = _scatter(self._found.get(key), select_rows(block, here), there, len(self.having), key)
+        for key, mask in inner.having.items():
+            known = self._inner.setdefault(key, np.zeros(len(self.having), bool))
+            known[there] = mask[here]
+
+    def finish(self) -> None:
+        if self._whole is not None:
+            self._walk.found |= self._whole.found
+            self._walk.having |= self._whole.having
+            return
+        self._walk.found |= self._found
+        self._walk.having |= self._inner
+        self._walk.having[self._key] = self.having
+
+
+def select_rows(block: Block, rows: np.ndarray | None) -> Block:
+    """Those of some messages (None: all)."""
+    if rows is None:
+        return block
+    if isinstance(block, np.ndarray):
+        return block[rows]
+    if isinstance(block, Spans):
+        return Spans(block.start[rows], np.asarray(block.size)[rows])
+    return Ragged(block.start[rows], block.counts[rows], block.dtype)
+
+
+def _scatter(before: Block | None, block: Block, rows: np.ndarray, n: int, key: Key) -> Block:
+    """``block`` in the rows where it belongs, among what was there before (nothing: zeros, and nowhere)."""
+    if isinstance(block, np.ndarray) and isinstance(before, np.ndarray | None):
+        if before is None:
+            before = np.zeros((n, *block.shape[1:]), block.dtype)
+        if before.shape[1:] == block.shape[1:]:
+            before[rows] = block
+            return before
+        raise InputError(f"{dotted(key)}: its length differs between messages, so it has no columns")
+    if isinstance(block, np.ndarray) or isinstance(before, np.ndarray):
+        raise InputError(f"{dotted(key)}: its length differs between messages, so it has no columns")
+    if before is None:
+        zeros = np.zeros(n, np.int64)
+        before = Spans(zeros, zeros.copy()) if isinstance(block, Spans) else Ragged(zeros, zeros.copy(), block.dtype)
+    before[0][rows], before[1][rows] = block[0], block[1]
+    return before
+
+
+def ragged_numbers(buffer: np.ndarray, block: Ragged, order: ByteOrder) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of all messages one after another, and how many each has."""
+    ends = np.cumsum(block.counts)
+    dtype = np.dtype(np.uint8) if block.dtype.kind == "b" else block.dtype
+    flat = np.empty(int(ends[-1]) if len(ends) else 0, dtype)
+    for count in np.unique(block.counts):
+        if count:
+            rows = np.flatnonzero(block.counts == count)
+            numbers = gather(buffer, block.start[rows], int(count) * dtype.itemsize).view(dtype.newbyteorder(order))
+            flat[(ends[rows] - count)[:, None] + np.arange(count)] = numbers
+    return flat.astype(block.dtype, copy=False) if block.dtype.kind != "b" else flat != 0, block.counts
+
+
+def span_bytes(buffer: np.ndarray, spans: Spans) -> tuple[list[bytes], np.ndarray]:
+    """The distinct contents of spans, and which of them each message has: int64 ``[n]``."""
+    start, size = spans.start, np.asarray(spans.size)
+    if not len(start):
+        return [], np.empty(0, np.int64)
+    known: dict[bytes, int] = {}
+    which = np.empty(len(start), np.int64)
+    for length in np.unique(size):
+        rows = np.flatnonzero(size == length)
+        texts = gather(buffer, start[rows], int(length))
+        same = (texts == texts[:1]).all()
+        if same or not length:
+            which[rows] = known.setdefault(texts[0].tobytes(), len(known))
+            continue
+        distinct, inverse = np.unique(texts.view(f"V{length}")[:, 0], return_inverse=True)
+        codes = [known.setdefault(text.tobytes(), len(known)) for text in distinct]
+        which[rows] = np.array(codes)[inverse]
+    return list(known), which

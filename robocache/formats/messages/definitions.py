@@ -1,4 +1,4 @@
-"""ROS 2 message definitions (``ros2msg`` schemas) as a tree of types."""
+"""Message definitions of ROS 2 (``ros2msg`` schemas) and ROS 1 (``ros1msg``) as a tree of types."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ _BUILTIN = {
     **dict.fromkeys(STAMPS, "int32 sec\nuint32 nanosec"),
     HEADER: "builtin_interfaces/Time stamp\nstring frame_id",
 }
+#: ROS 1 has times as types of its own, and counts messages in their headers.
+_BUILTIN_ROS1 = {
+    STAMPS[0]: "uint32 sec\nuint32 nanosec",
+    STAMPS[1]: "int32 sec\nint32 nanosec",
+    HEADER: "uint32 seq\ntime stamp\nstring frame_id",
+}
 _ALIASES = {"Header": HEADER, "time": STAMPS[0], "duration": STAMPS[1]}
 _MAX_FIXED = 1 << 24  # elements of a fixed array; more is a damaged schema, and keeps offsets far from overflow
 _FIELD = re.compile(
@@ -62,21 +68,21 @@ _FIELD = re.compile(
 )
 
 
-def parse_ros2msg(name: str, data: bytes, where: str) -> Struct:
+def parse_definition(name: str, data: bytes, where: str, *, ros1: bool = False) -> Struct:
     """The root type of a concatenated ``.msg`` definition. ``InputError`` names the line that cannot be read."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: schema {name!r} is not UTF-8 text ({error})") from None
     root, *others = re.split(r"^={3,}[ \t]*\r?$", text, flags=re.MULTILINE)
-    definitions = dict(_BUILTIN)
+    definitions = dict(_BUILTIN_ROS1 if ros1 else _BUILTIN)
     for section in others:
         title, _, body = section.strip().partition("\n")
         if not title.startswith("MSG:"):
             raise InputError(f"{where}: schema {name!r} has a section {title[:80]!r}, expected 'MSG: package/Type'")
         definitions[_plain(title[4:].strip())] = body
     definitions[_plain(name)] = root
-    return _Parser(definitions, f"{where}: schema {name!r}").struct(_plain(name))
+    return _Parser(definitions, f"{where}: schema {name!r}", ros1).struct(_plain(name))
 
 
 def _plain(name: str) -> str:
@@ -84,20 +90,9 @@ def _plain(name: str) -> str:
     return name.replace("/msg/", "/")
 
 
-def has_stamp(root: Struct) -> bool:
-    """Whether messages begin with a ``std_msgs/Header header`` whose stamp is 32-bit ``sec`` and ``nanosec``."""
-    name, kind = root.fields[0]
-    if name != "header" or not isinstance(kind, Struct) or kind.name != HEADER:
-        return False
-    stamp = dict(kind.fields).get("stamp")
-    parts = dict(stamp.fields) if isinstance(stamp, Struct) else {}
-    found = [part.dtype for name in ("sec", "nanosec") if isinstance(part := parts.get(name), Number)]
-    return len(found) == 2 and all(dtype.kind in "iu" and dtype.itemsize == 4 for dtype in found)
-
-
 class _Parser:
-    def __init__(self, definitions: dict[str, str], where: str):
-        self._definitions, self._where = definitions, where
+    def __init__(self, definitions: dict[str, str], where: str, ros1: bool):
+        self._definitions, self._where, self._ros1 = definitions, where, ros1
         self._done: dict[str, Struct] = {}
         self._open: list[str] = []
 
@@ -125,8 +120,10 @@ class _Parser:
                 raise InputError(f"{self._where}: {name} has two fields named {match['name']}")
             fields[match["name"]] = self._array(match, name)
         self._open.pop()
-        # IDL has no empty struct: rosidl gives it this member, and it takes its byte in the message.
-        members = tuple(fields.items()) or (("structure_needs_at_least_one_member", _NUMBERS["uint8"]),)
+        members = tuple(fields.items())
+        if not members and not self._ros1:
+            # IDL has no empty struct: rosidl gives it this member, and it takes its byte in the message.
+            members = (("structure_needs_at_least_one_member", _NUMBERS["uint8"]),)
         self._done[name] = Struct(name, members)
         return self._done[name]
 
@@ -142,6 +139,8 @@ class _Parser:
         return Array(element, length)
 
     def _type(self, name: str, parent: str) -> Type:
+        if self._ros1 and name == "byte":
+            return _NUMBERS["int8"]
         if name in _NUMBERS:
             return _NUMBERS[name]
         if name in ("string", "wstring"):

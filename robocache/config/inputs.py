@@ -1,0 +1,119 @@
+"""The section ``input``: which recordings, and where those that carry no time of their own keep it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from robocache.config.schema import (
+    EXPECTED,
+    UNREADABLE,
+    Input,
+    Problems,
+    TimeKeys,
+    did_you_mean,
+    key_names,
+    read_section,
+    resolved,
+)
+from robocache.config.values import parse_rate, parsed
+from robocache.formats.base import InputSpec, TableTimes
+from robocache.formats.registry import READERS
+
+
+def read_input(cfg: Input, problems: Problems) -> InputSpec:
+    """The section as the readers take it."""
+    uris: tuple[str, ...] = ()
+    if not problems.under("input.uri"):
+        uris = (cfg.uri,) if isinstance(cfg.uri, str) else tuple(cfg.uri)
+        if not uris or not all(uri.strip() for uri in uris):
+            problems.wrong("input.uri", cfg.uri, f"write {EXPECTED['uri']}, or a list of them")
+    formats = ["auto", *READERS]
+    if cfg.format not in formats and not problems.under("input.format"):
+        guess = did_you_mean(cfg.format, formats)
+        problems.wrong("input.format", cfg.format, f"{guess}write one of {', '.join(formats)}")
+    if cfg.episode not in ("file", "folder"):
+        try:
+            grouped = "episode" in re.compile(cfg.episode).groupindex
+        except re.error as error:
+            problems.wrong("input.episode", cfg.episode, f"not a regular expression: {error}")
+        else:
+            if not grouped:
+                guess = did_you_mean(cfg.episode, ["file", "folder"])
+                problems.wrong("input.episode", cfg.episode, f"{guess}write {EXPECTED['episode']}")
+    if not problems.under("input.stamp") and not cfg.stamp.strip():
+        problems.wrong("input.stamp", cfg.stamp, f"write {EXPECTED['stamp']}")
+    return InputSpec(
+        uri=uris,
+        format=cfg.format,
+        storage_options=cfg.storage_options,
+        times=_times(cfg, problems),
+        episode=cfg.episode,
+        stamp=cfg.stamp,
+        verify_checksums=cfg.verify_checksums,
+    )
+
+
+def _times(cfg: Input, problems: Problems) -> TableTimes | None:
+    if cfg.times is None or problems.under("input.times"):
+        return None
+    reader = READERS.get(cfg.format)
+    if reader is not None and reader.own_time:
+        problems.add("input.times", f"{cfg.format} carries its own time; leave it out")
+    tables: dict[str, TableTimes] = {}
+    if cfg.times.tables is not None:
+        tables = _tables(cfg.times.tables, problems)
+    return _one(cfg.times, "input.times", problems, tables)
+
+
+def _tables(found: Any, problems: Problems) -> dict[str, TableTimes]:
+    path = "input.times.tables"
+    if not isinstance(found, DictConfig) or not found:
+        problems.wrong(path, found, "write a mapping from tables' names to their time, each as input.times")
+        return {}
+    tables = {}
+    for name in found:
+        where = f"{path}.{name!s}"
+        value = resolved(found, name, where, problems)
+        if value is UNREADABLE:
+            continue
+        if not isinstance(value, DictConfig):
+            problems.wrong(where, value, f"write a mapping with the keys {key_names(TimeKeys)}")
+            continue
+        tables[str(name)] = _one(read_section(TimeKeys, value, where, problems), where, problems, {})
+    return tables
+
+
+def _one(cfg: TimeKeys, path: str, problems: Problems, tables: Mapping[str, TableTimes]) -> TableTimes:
+    """One of the ways to tell time; with ``tables`` it may be none, for the others state their unit themselves."""
+    given = [key for key in ("column", "columns", "rate_hz") if getattr(cfg, key) is not None]
+    if not problems.under(path):
+        if len(given) > 1 or not (given or tables):
+            both = f"both {given[0]} and {given[1]}" if given else "neither column nor rate_hz"
+            right = "write a time column and its unit, or two columns, or else a fixed rate_hz"
+            problems.add(path, f"found {both}; {right}")
+        elif cfg.unit is not None and given != ["column"]:
+            what = given[0] if given else "tables"
+            problems.add(f"{path}.unit", f"a unit belongs to a time column, not to {what}; leave it out")
+        elif cfg.columns is not None and len(cfg.columns) != 2:
+            problems.wrong(f"{path}.columns", list(cfg.columns), "write two: of seconds, and of nanoseconds")
+    columns = (cfg.columns[0], cfg.columns[1]) if cfg.columns is not None and len(cfg.columns) == 2 else None
+    rate = parsed(parse_rate, cfg.rate_hz, f"{path}.rate_hz", problems)
+    return TableTimes(cfg.column, cfg.unit or "s", rate, columns, tables)
+
+
+def times_mapping(times: TableTimes) -> dict[str, Any]:
+    """Times as a config has them."""
+    mapping: dict[str, Any] = {}
+    if times.columns is not None:
+        mapping["columns"] = list(times.columns)
+    elif times.column is not None:
+        mapping |= {"column": times.column, "unit": times.unit}
+    elif times.rate_hz is not None:
+        mapping["rate_hz"] = str(times.rate_hz)
+    if times.tables:
+        mapping["tables"] = {name: times_mapping(inner) for name, inner in times.tables.items()}
+    return mapping

@@ -1,0 +1,177 @@
+"""Rows of a Parquet file that holds many episodes: by their range, and each row group decoded once.
+
+The episodes of such a file are read one after another, each a few rows of a row group that may hold thousands of them.
+So the last row groups are kept, up to a bound, by what tells their file's version.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robocache.formats.base import InputSpec, open_file
+from robocache.types import FileStamp
+
+#: The column that says which episode a row is of.
+EPISODE = "episode_index"
+_MOST_RUNS = 16  # an episode in more pieces than this is found by its column
+_KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one episode: ranges ``[start, stop)`` of its file; none: those that the episode's column names."""
+
+    episode: int
+    runs: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        """As :attr:`EpisodeRef.key` keeps it."""
+        return ":".join([str(self.episode), *(f"{start}-{stop}" for start, stop in self.runs)])
+
+    @staticmethod
+    def parse(key: str) -> Rows:
+        episode, *runs = key.split(":")
+        return Rows(int(episode), tuple((int(start), int(stop)) for start, _, stop in (r.partition("-") for r in runs)))
+
+
+def episode_rows(file: pq.ParquetFile) -> list[Rows]:
+    """The episodes of a file by the integer column ``episode_index``, sorted; none where there is no such column."""
+    schema = file.schema_arrow
+    at = schema.get_field_index(EPISODE)
+    if at < 0 or not pa.types.is_integer(schema.field(at).type):
+        return []
+    # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
+    column = file.read(columns=[EPISODE]).column(EPISODE)
+    if column.null_count:
+        return [Rows(i) for i in sorted(column.unique().drop_null().to_pylist())]
+    episodes = column.to_numpy()
+    starts = [0, *(np.flatnonzero(episodes[1:] != episodes[:-1]) + 1).tolist()] if len(episodes) else []
+    runs: dict[int, list[tuple[int, int]]] = {}
+    for start, stop in zip(starts, [*starts[1:], len(episodes)], strict=True):
+        runs.setdefault(int(episodes[start]), []).append((start, stop))
+    return [Rows(i, tuple(runs[i]) if len(runs[i]) <= _MOST_RUNS else ()) for i in sorted(runs)]
+
+
+def read_schema(file: FileStamp, spec: InputSpec) -> pa.Schema:
+    """The columns of a Parquet file."""
+    metadata = _KEPT.get((file, "metadata"))
+    if metadata is None:
+        with open_file(file, spec) as stream:
+            metadata = pq.read_metadata(stream)
+        _KEPT.put((file, "metadata"), metadata, metadata.serialized_size)
+    return metadata.schema.to_arrow_schema()
+
+
+def read_rows(
+    file: FileStamp, columns: Sequence[str], rows: Rows | None, spec: InputSpec, *, head: bool = False
+) -> pa.Table:
+    """Those columns of a Parquet file: all its rows, one episode's, or one row of it (``head``)."""
+    with open_file(file, spec) as stream:
+        metadata = _KEPT.get((file, "metadata"))
+        with pq.ParquetFile(
+            stream, metadata=metadata, pre_buffer=True, page_checksum_verification=spec.verify_checksums
+        ) as parquet:
+            if metadata is None:
+                _KEPT.put((file, "metadata"), parquet.metadata, parquet.metadata.serialized_size)
+            if head:
+                first = next(parquet.iter_batches(batch_size=1, columns=list(columns)), None)
+                table = parquet.schema_arrow.empty_table() if first is None else pa.Table.from_batches([first])
+                return table.select(list(columns))
+            if rows is None:
+                return parquet.read(columns=list(columns)).select(list(columns))
+            groups = _Groups(file, parquet, columns, spec)
+            return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
+
+
+class _Groups:
+    """Rows of an open file by their number."""
+
+    def __init__(self, file: FileStamp, parquet: pq.ParquetFile, columns: Sequence[str], spec: InputSpec):
+        self._file, self._parquet, self._spec = file, parquet, spec
+        self._columns = list(columns)
+        lengths = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        self._ends = np.cumsum(np.array(lengths, np.int64))
+
+    def found(self, rows: Rows) -> pa.Table:
+        """The rows of known ranges; those of the column, where that says otherwise."""
+        checked = EPISODE in self._parquet.schema_arrow.names
+        names = list(dict.fromkeys([*self._columns, EPISODE])) if checked else self._columns
+        total = int(self._ends[-1]) if len(self._ends) else 0
+        if any(not 0 <= start <= stop <= total for start, stop in rows.runs):
+            return self.scanned(rows.episode)
+        table = self._slices(rows.runs, names)
+        if checked and not np.all(table.column(EPISODE).to_numpy() == rows.episode):
+            return self.scanned(rows.episode)
+        return table.select(self._columns)
+
+    def scanned(self, episode: int) -> pa.Table:
+        """The rows that the column ``episode_index`` names."""
+        total = int(self._ends[-1]) if len(self._ends) else 0
+        column = self._slices(((0, total),), [EPISODE]).column(EPISODE).to_numpy()
+        return self._slices(_runs(np.flatnonzero(column == episode)), self._columns)
+
+    def _slices(self, runs: Sequence[tuple[int, int]], columns: Sequence[str]) -> pa.Table:
+        pieces = []
+        for start, stop in runs:
+            group = int(np.searchsorted(self._ends, start, side="right"))
+            while start < stop:
+                begin = int(self._ends[group - 1]) if group else 0
+                length = min(stop, int(self._ends[group])) - start
+                pieces.append(self._group(group, columns).slice(start - begin, length))
+                start, group = start + length, group + 1
+        if not pieces:
+            return self._parquet.schema_arrow.empty_table().select(list(columns))
+        return pa.concat_tables(pieces)
+
+    def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        key = (self._file, self._spec.verify_checksums, group, tuple(columns))
+        table = _KEPT.get(key)
+        if table is None:
+            table = self._parquet.read_row_group(group, columns=list(columns)).select(list(columns))
+            _KEPT.put(key, table, table.nbytes)
+        return table
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """Rising row numbers as ranges ``[start, stop)``."""
+    if not len(rows):
+        return []
+    breaks = np.flatnonzero(np.diff(rows) > 1)
+    starts, lasts = rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [len(rows) - 1]])]
+    return [(int(start), int(last) + 1) for start, last in zip(starts, lasts, strict=True)]
+
+
+class _Kept:
+    """What was read last, up to a number of bytes; shared by threads."""
+
+    def __init__(self, most: int):
+        self._most, self._bytes, self._lock = most, 0, threading.Lock()
+        self._items: OrderedDict[tuple, tuple[object, int]] = OrderedDict()
+
+    def get(self, key: tuple):
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key][0]
+
+    def put(self, key: tuple, item: object, size: int) -> None:
+        file: FileStamp = key[0]
+        if not file.version or size > self._most // 2:
+            return
+        with self._lock:
+            self._bytes += size - self._items.pop(key, (None, 0))[1]
+            self._items[key] = (item, size)
+            while self._bytes > self._most:
+                _, (_, freed) = self._items.popitem(last=False)
+                self._bytes -= freed
+
+
+_KEPT = _Kept(_KEPT_BYTES)
