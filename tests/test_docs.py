@@ -160,7 +160,7 @@ def test_what_is_quarantined(work, text, reason):
 
 
 def test_words_for_a_number_that_is_not_there(work):
-    listed = re.search(r"an empty cell, (.*?) are NaN", PAGE)[1]
+    listed = re.search(r"an empty cell, (.*?) are NaN,", PAGE)[1]
     words = ["", *re.findall(r"`(.*?)`", listed)]
     assert len(words) == 5
     rows = [f"{10 * i},{word}" for i, word in enumerate(["1", *words, "2"])]
@@ -169,4 +169,4 @@ def test_words_for_a_number_that_is_not_there(work):
     Path("config.yaml").write_text(json.dumps(config))
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     (episode,) = pq.read_table("out/meta/robocache/_episodes.pq").to_pylist()
-    assert [s["non_finite"] for s in episode["streams"]] == [len(words)]
+    assert [s["dropped"] for s in episode["streams"]] == [len(words)]
