@@ -305,8 +305,9 @@ def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], d
     arrays = [table[name].combine_chunks() for name in _SCHEMA.names[3:]]
     for row, (index, name, count) in enumerate(zip(*keys, strict=True)):
         counts, low, high, mean, m2, points, weights = (a[row].values.to_numpy() for a in arrays)
-        points = points.reshape(len(counts), -1)
-        weights = np.broadcast_to(weights.reshape(-1, points.shape[1]), points.shape)
+        points = points.reshape(len(counts), -1) if len(points) else np.zeros((len(counts), 0))
+        weights = weights.reshape(-1, points.shape[1]) if points.size else points
+        weights = np.broadcast_to(weights, points.shape)
         of = together if index is None else episodes.setdefault(index, {})
         of[name] = Statistics(count, counts, low, high, mean, m2, points, weights)
     return episodes, together

@@ -7,12 +7,14 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from robocache.engine.process import AlignedEpisode, Processor, ShardResult
+from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
 from robocache.output.manifest import EpisodeRecord, ShardRecord
@@ -50,6 +52,18 @@ class Hiccup(Processor):
 
 
 @dataclass(frozen=True)
+class ShortOfMemory(Aligner):
+    """Once, at one episode."""
+
+    folder: str = ""
+
+    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+        if episode.id == "log_020.parquet" and first(self.folder, "memory"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")
+        return super().align(index, episode)
+
+
+@dataclass(frozen=True)
 class Chaos(Mortal):
     """Everything that may go wrong inside a worker, once each but for what ``ways`` says; slow besides."""
 
@@ -61,10 +75,9 @@ class Chaos(Mortal):
             raise OSError(5, "the disk hiccups")
         return super().read(ref)
 
-    def align(self, index: int, episode: Episode) -> AlignedEpisode:
-        if episode.id == "log_020.parquet" and first(self.folder, "memory"):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")
-        return super().align(index, episode)
+    @cached_property
+    def aligner(self) -> Aligner:
+        return ShortOfMemory(self.job, self.types, self.device, self.folder)
 
     def process(self, shard: Shard, **options: object) -> ShardResult:
         first(self.folder, f"shard by {os.getpid()}")

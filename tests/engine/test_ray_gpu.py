@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from ray_kit import first
 
 from robocache.engine import retry
 from robocache.engine import run as engine
-from robocache.engine.process import AlignedEpisode, Processor, ShardResult
+from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.types import Episode
 
@@ -43,7 +45,7 @@ def gpu_job(logs: Path, out: Path, workers: int = 1):
 
 
 @dataclass(frozen=True)
-class Faulty(Processor):
+class FaultyAligner(Aligner):
     """Real faults of the device, once each: no memory left, and an assertion in a kernel, which ends the context."""
 
     folder: str = ""
@@ -55,6 +57,15 @@ class Faulty(Processor):
         if episode.id == "log_005.parquet" and first(self.folder, "device"):
             torch.zeros(4, device=self.device)[torch.tensor([9], device=self.device)].cpu()
         return super().align(index, episode)
+
+
+@dataclass(frozen=True)
+class Faulty(Processor):
+    folder: str = ""
+
+    @cached_property
+    def aligner(self) -> Aligner:
+        return FaultyAligner(self.job, self.types, self.device, self.folder)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,14 @@ def test_a_file_and_back(n):
         assert together[name].count == 2 * n
 
 
+def test_a_file_of_episodes_without_a_valid_row():
+    none = of_column(np.ones((5, 2)), np.zeros(5, bool))
+    each, together = decode(encode({3: {"a": none}, 4: {"a": none}}))
+    assert each[3]["a"].agrees(none) and together["a"].agrees(none)
+    some = of_column(np.ones((5, 2)), every(5))
+    assert decode(encode({3: {"a": none}, 4: {"a": some}}))[1]["a"].agrees(some)
+
+
 def test_a_file_of_nothing():
     assert decode(encode({3: {}})) == ({}, {})
     with pytest.raises(ValueError, match="its columns are not"):
