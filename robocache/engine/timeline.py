@@ -56,8 +56,8 @@ def make_timeline(
     """The timeline of an episode.
 
     clocks:    of each source; those without stamps have no say
-    reference: its own stamps, sorted, where ``spec.reference`` is given, and its ``offset``, which says by how much they
-               are off: every source is read at the corrected time, and the row keeps the stamp
+    reference: its own stamps, sorted, where ``spec.reference`` is given, and its ``offset``, by how much they are off:
+               every source is read at the corrected time, and the row keeps the stamp
     ``InputError`` where the streams leave no target: none has a sample, or they do not overlap.
     """
     spans = {s: (int(c.times[0]), int(c.times[-1])) for s, c in clocks.items() if len(c.times)}
