@@ -201,7 +201,7 @@ class Aligner:
             return Aligned(recorded, parts[0].valid, rows, absent, finite, stamps)
         blocks = [_finished(part, r, recorded) for part in parts]
         block = blocks[0] if whole else _side_by_side(parts, blocks, r.kind.width)
-        valid = np.logical_and.reduce([part.valid for part in parts])
+        valid = np.logical_and.reduce([part.valid for part in parts]) & (not cleaned.missing.any())
         return Aligned(block, valid, None, absent, finite, stamps)
 
     def _columns(

@@ -57,14 +57,16 @@ class Columns:
 class Cleaned:
     """A stream after its repairs.
 
-    groups: its columns, those that come in the same samples together; none where no sample can be used
-    absent: bool ``[width]``, the columns that never hold a finite number (of numbers), and are in no group
-    notes:  what a person must know of the repairs, a sentence each
+    groups:  its columns, those that come in the same samples together; none where no sample can be used
+    absent:  bool ``[width]``, the columns that never hold a finite number, and are in no group
+    missing: bool ``[width]``, those of them that no message carries at all, by its names
+    notes:   what a person must know of the repairs, a sentence each
     """
 
     stream: Stream
     groups: tuple[Columns, ...]
     absent: np.ndarray
+    missing: np.ndarray
     report: StreamReport
     notes: tuple[str, ...] = ()
 
@@ -95,7 +97,8 @@ def clean(
     stream, late, late_by, notes = _in_order(source, stream, max_late)
     samples, width = len(stream.times), stream.type.width
     if not samples:
-        return Cleaned(stream, (), np.zeros(width, bool), StreamReport(source, 0), tuple(notes))
+        none = np.zeros(width, bool)
+        return Cleaned(stream, (), none, none, StreamReport(source, 0), tuple(notes))
     rows = np.argsort(stream.times, kind="stable") if late else np.arange(samples)
     times = stream.times[rows] if late else stream.times
     values = None
@@ -129,7 +132,8 @@ def clean(
         non_finite=non_finite,
         dropped=samples - int(used.sum()),
     )
-    return Cleaned(stream, tuple(groups), absent, report, tuple(notes))
+    missing = np.zeros(width, bool) if present is None else ~present.any(axis=0)
+    return Cleaned(stream, tuple(groups), absent, missing, report, tuple(notes))
 
 
 def with_gaps(report: StreamReport, times: np.ndarray, max_gap: int | None) -> StreamReport:

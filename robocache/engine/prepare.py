@@ -159,8 +159,19 @@ class Preparer:
         found = clean(key, stream, computed=computed, nonfinite=nonfinite, repeats=repeats, max_late=limit)
         if not said:
             findings += [Finding("clock", key, f"{key}: {note}") for note in (*stream.notes, *found.notes)]
-            names = stream.about.get("names") or range(len(found.absent))
-            never = [str(name) for name, none in zip(names, found.absent, strict=True) if none]
+            names = [str(name) for name in stream.about.get("names") or range(len(found.absent))]
+            missing = [name for name, none in zip(names, found.missing, strict=True) if none]
+            never = [name for name, none in zip(names, found.absent, strict=True) if none and name not in missing]
+            if missing and found.groups:
+                findings.append(
+                    Finding(
+                        "missing_names",
+                        key,
+                        f"{key}: no message carries {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; every "
+                        "row of this episode is invalid",
+                        len(missing),
+                    )
+                )
             if never and found.groups:
                 findings.append(
                     Finding(

@@ -19,6 +19,7 @@ from robocache.types import Finding, Gathered, StreamReport
 CODES = {
     "kept": "the timeline leaves out much of the recording",
     "valid": "a feature has few valid rows",
+    "missing_names": "a recording lacks a joint, or another of the dataset's columns",
     "never_finite": "a column never holds a finite number",
     "dropped": "many samples cannot be used",
     "non_finite": "samples hold a NaN or an infinity",

@@ -71,6 +71,18 @@ def test_two_publishers_do_not_alternate(monkeypatch):
     assert reports["j"].dropped == 0
 
 
+def test_a_joint_that_no_message_carries_makes_the_rows_invalid(monkeypatch):
+    present = np.tile([True, True, False], (11, 1))
+    values = np.where(present, 1.0, np.nan)
+    about = {"names": ["a", "b", "c"]}
+    streams = {"j": stream(np.arange(0, 110, 10), values, present=present, about=about)}
+    found = aligned(monkeypatch, {"x": [FeatureSource("j")]}, streams)
+    assert column(found.table)[:, :2].tolist() == [[1, 1]] * 6
+    assert not valid(found.table).any()
+    assert texts(found, "missing_names") == ["j: no message carries c; every row of this episode is invalid"]
+    assert texts(found, "never_finite") == []
+
+
 # Holding
 
 
