@@ -61,6 +61,7 @@ class _Table:
     """One open table: its columns, where its time is, and how to read columns by name.
 
     load: columns by name, of all rows or (``head``) of a few at the beginning
+    untyped: its types are what its cells look like
     time: the columns that make it, each with its unit; none for a fixed rate
     """
 
@@ -69,6 +70,7 @@ class _Table:
     schema: pa.Schema
     load: Callable[..., pa.Table]
     spec: InputSpec
+    untyped: bool = False
     time: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -151,6 +153,8 @@ class _Table:
             columns = self.resolve(rest, source)
             if columns is None:
                 continue
+            if self.untyped:  # text among numbers is a fault of the file, which reading names: no type of its own
+                self.load([name for name in columns.names if pa.types.is_string(self.schema.field(name).type)])
             found = StreamType(self._type(columns), _about(columns))
             if look and found.open:
                 head = self.load(list(columns.names), head=True)
@@ -295,6 +299,8 @@ class CsvReader(_TableReader):
             raise InputError(f"{file.uri}: two columns have one name; the header is {', '.join(head.names)}")
 
         def load(names: list[str], head: bool = False) -> pa.Table:
+            if not names:
+                return pa.table({})
             # Time is read as text where it is a number: a float64 would lose the nanoseconds.
             texts = {original[name]: pa.string() for name, _ in opened.time if _is_number(opened.schema, name)}
             loaded = pacsv.read_csv(
@@ -309,7 +315,7 @@ class CsvReader(_TableReader):
                     _reject_bad_numbers(loaded.column(name), f"{file.uri}: column {name!r}")
             return loaded
 
-        opened = _Table(file.uri, table, _renamed(head, list(original)), load, spec)
+        opened = _Table(file.uri, table, _renamed(head, list(original)), load, spec, untyped=True)
         yield opened
 
 
