@@ -292,7 +292,8 @@ def _rounding(r: Request, column: FeatureType) -> list[Finding]:
         return []
     dtype, out = np.dtype(kind.to_pandas_dtype()), []
     for group in cleaned.groups:
-        values = recorded.reshape(len(recorded), -1)[group.rows]
+        values = recorded.reshape(len(recorded), -1)
+        values = values if len(group.rows) == len(values) else values[group.rows]
         lost = rounded_columns(values if group.columns is None else values[:, group.columns], dtype)
         if len(lost):
             names = ", ".join(_column_name(r, group, int(c)) for c in lost[:4])

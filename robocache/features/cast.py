@@ -60,14 +60,12 @@ def rounded_columns(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return np.flatnonzero(reach > exact)
     if values.dtype.itemsize <= dtype.itemsize or len(values) < 3:
         return np.zeros(0, np.int64)
-    values = values.astype(np.float64)
-    values = values[np.isfinite(values).all(axis=1)]
-    if len(values) < 3:
-        return np.zeros(0, np.int64)
-    reach = np.abs(values).max(axis=0)
-    with np.errstate(over="ignore"):
-        distance = np.spacing(reach.astype(dtype)).astype(np.float64)
-    with np.errstate(over="ignore"):  # of numbers near the largest a double holds
-        mean_step = np.abs(np.diff(values, axis=0)).mean(axis=0)
-        moves = values.max(axis=0) - values.min(axis=0)
-    return np.flatnonzero(np.isfinite(distance) & (distance > ROUNDED * mean_step) & (moves > 4 * distance))
+    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinities, and of numbers that the type cannot hold
+        distance = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(dtype)).astype(np.float64)
+        moves = high - low
+        # A column's steps add up to no less than the way from its lowest to its highest number.
+        doubtful = np.isfinite(distance) & (distance > ROUNDED * moves / (len(values) - 1)) & (moves > 4 * distance)
+        columns = np.flatnonzero(doubtful)
+        mean_step = np.abs(np.diff(values[:, columns].astype(np.float64), axis=0)).mean(axis=0)
+    return columns[distance[columns] > ROUNDED * mean_step]
