@@ -86,13 +86,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.set_defaults(level=logging.INFO)
     _add_levels(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    if asked is not None and asked not in COMMANDS:
+        parser.error(f"no command {asked!r}{_did_you_mean(asked, list(COMMANDS))}")
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         command.set_defaults(parser=command)
         _add_levels(command)
-        import_module(f"robocache.cli.{name}").add_arguments(command)
-    if (word := next((word for word in argv if not word.startswith("-")), None)) and word not in COMMANDS:
-        parser.error(f"no command {word!r}{_did_you_mean(word, list(COMMANDS))}")
+        if name == asked:
+            import_module(f"robocache.cli.{name}").add_arguments(command)
     args, left = parser.parse_known_args(argv)
     if args.command is None:
         parser.print_help(sys.stderr)

@@ -75,11 +75,12 @@ def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _machine() -> list[Check]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from robocache.engine.cores import usable_cores
+
     return [
         Check("python", "ok", f"{platform.python_version()} ({sys.executable})"),
         Check("platform", "ok", platform.platform()),
-        Check("cores", "ok", f"{usable} usable of {os.cpu_count()}"),
+        Check("cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}"),
         Check("memory", "ok", _memory()),
     ]
 

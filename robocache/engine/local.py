@@ -6,7 +6,6 @@ Python's lock. Nothing but time depends on the number of threads.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 import torch
 
 from robocache.config.job import Job
+from robocache.engine.cores import usable_cores
 from robocache.engine.process import Processor, pick_device, run_shard
 from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard
@@ -42,7 +42,7 @@ def execute(
     processor: Processor, store: Store, todo: deque[Shard], commit: Callable[[Sequence[ShardRecord]], None]
 ) -> None:
     """See :data:`robocache.engine.run.Execute`."""
-    cluster, threads = processor.job.cluster, processor.job.compute.threads or os.cpu_count() or 1
+    cluster, threads = processor.job.cluster, processor.job.compute.threads or usable_cores()
 
     def work(shard: Shard) -> ShardRecord:
         # The last attempt quarantines the episodes whose faults did not pass.

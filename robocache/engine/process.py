@@ -20,7 +20,7 @@ import torch
 
 from robocache.config.job import Job
 from robocache.engine.align import Aligner
-from robocache.engine.retry import TRANSIENT
+from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
 from robocache.engine.takes import take
@@ -37,6 +37,10 @@ from robocache.types import Episode, EpisodeRef, prepare_threads
 prepare_threads()  # whoever processes shards does so on several
 
 logger = logging.getLogger("robocache")
+
+# pyarrow imports pandas, where there is one, when it first converts an array. Worker threads that did so at the same
+# time would meet a half-imported module, so it happens here.
+pa.array(np.empty(0))
 
 #: Episodes that are not to be tried any more: index -> reason.
 Blamed = Mapping[int, str]
@@ -174,7 +178,7 @@ class Processor:
             raise error
         if isinstance(error, InputError):
             return str(error), False
-        if isinstance(error, TRANSIENT):
+        if transient(error):
             if not last_attempt:
                 raise error
             return f"{type(error).__name__} on every attempt: {error}", True

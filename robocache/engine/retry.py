@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 logger = logging.getLogger("robocache")
 
-TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
 #: First wait before the next attempt; doubles each time.
 BACKOFF_S = 0.5
 
 T = TypeVar("T")
 
 
+def transient(error: BaseException) -> bool:
+    """Whether another attempt may go well: storage failed, or memory ran out, here or on a device."""
+    torch = sys.modules.get("torch")  # who has not imported it has no error of its
+    return isinstance(error, OSError | MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+
+
 def with_retries(attempts: int, what: str, call: Callable[[], T], last: Callable[[], T] | None = None) -> T:
-    """``call()``, up to ``attempts`` times while it raises one of TRANSIENT. ``what`` names it in the log.
+    """``call()``, up to ``attempts`` times while it raises what is :func:`transient`. ``what`` names it in the log.
 
     The last attempt calls ``last`` where it is given, and what it raises passes.
     """
     for attempt in range(1, attempts):
         try:
             return call()
-        except TRANSIENT as error:
+        except Exception as error:
+            if not transient(error):
+                raise
             logger.warning("%s, attempt %d of %d: %s; trying again", what, attempt, attempts, error)
             time.sleep(BACKOFF_S * 2 ** (attempt - 1))
     return (last or call)()

@@ -17,15 +17,13 @@ from robocache.config.job import Job
 from robocache.config.load import to_job
 from robocache.config.resolved import resolved_yaml
 from robocache.engine import local
+from robocache.engine.listing import listing
 from robocache.engine.process import Processor
 from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
-from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard, plan_shards
-from robocache.engine.source_types import SourceTypes, resolve
-from robocache.engine.takes import split_takes
+from robocache.engine.source_types import SourceTypes
 from robocache.errors import ConfigError, InputError, OutputError
-from robocache.formats import list_episodes
 from robocache.output import tables
 from robocache.output.commit import OutputWriter
 from robocache.output.manifest import QuarantineRecord, ShardRecord
@@ -101,18 +99,6 @@ def run(
             )
     _refuse_one_fault(summary)
     return summary
-
-
-def listing(job: Job) -> tuple[list[EpisodeRef], SourceTypes]:
-    """The episodes of a job's input, and what its sources are. Writes nothing.
-
-    ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OSError`` where the storage fails.
-    """
-    refs = with_retries(job.cluster.max_attempts, "listing", lambda: list_episodes(job.input))
-    types = resolve(job, refs)
-    if job.quality.on_restart == "split" and types.types:
-        refs = split_takes(job, types, refs)
-    return refs, types
 
 
 #: Episodes that are tried before an older output is replaced.

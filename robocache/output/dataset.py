@@ -98,7 +98,7 @@ class Output:
         """A row for each episode in it, in order: see :data:`robocache.output.tables.EPISODE_SCHEMA`."""
         data = self._read(EPISODES)
         try:
-            return pq.read_table(pa.BufferReader(data))
+            return pq.ParquetFile(pa.BufferReader(data)).read()
         except (OSError, ValueError) as error:
             raise OutputError(f"{self.uri}/{EPISODES} cannot be read ({error}); run again") from error
 

@@ -121,7 +121,7 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
         if layout.part_format(record.part) == "arrow":
             table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         else:
-            table = pq.read_table(pa.BufferReader(data))
+            table = pq.ParquetFile(pa.BufferReader(data)).read()
         episodes, frames = (table.column(c).to_numpy() for c in ("episode_index", "frame_index"))
         each, together = statistics.decode(beside)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -173,7 +173,7 @@ def _same(found: Mapping[str, Statistics], wanted: Mapping[str, Statistics]) -> 
 
 def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
     try:
-        table = pq.read_table(pa.BufferReader(store.read(EPISODES)))
+        table = pq.ParquetFile(pa.BufferReader(store.read(EPISODES))).read()
     except (OSError, ValueError) as error:
         yield f"{EPISODES}: cannot be read ({error}); run the job again"
         return
