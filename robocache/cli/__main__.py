@@ -1,15 +1,28 @@
-"""``robocache``, and ``python -m robocache.cli`` where that script is not on the path: the command line as a process."""
+"""The command line as a process: ``robocache``, or ``python -m robocache.cli`` where that is not on the path."""
+
+from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 
 from robocache.cli import main
 
 
-def entry() -> int:
-    """The exit code. To pyarrow and all else in this process there is no pandas: nothing here uses it, and pyarrow would
-    import it (a quarter of a second, and not safe from threads) as soon as it converts anything.
+class _NoPandas(MetaPathFinder):
+    """Nothing here uses pandas, and pyarrow would import one that is there as soon as it converts anything, which takes
+    a quarter of a second and is not safe from threads. So in this process there is none.
     """
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("robocache does without pandas", name=fullname)
+
+
+def entry() -> int:
+    """The exit code."""
+    sys.meta_path.insert(0, _NoPandas())
     return main()
 
 

@@ -296,7 +296,7 @@ def encode(episodes: Mapping[int, Mapping[str, Statistics]]) -> pa.Buffer:
 
 def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], dict[str, Statistics]]:
     """The reverse of :func:`encode`: of each episode, and of all together. ``ValueError`` where it is none."""
-    table = pq.read_table(pa.BufferReader(data))
+    table = pq.ParquetFile(pa.BufferReader(data)).read()
     if not table.schema.equals(_SCHEMA):
         raise ValueError(f"its columns are not {', '.join(_SCHEMA.names)}")
     episodes: dict[int, dict[str, Statistics]] = {}

@@ -1,0 +1,136 @@
+"""Imports run one way, layer by layer, and a command imports what it needs and no more."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robocache.sample import write_samples
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Each may import those of its own row and of the rows below it; of two rooms of one row neither may import the other.
+LAYERS = (
+    ("cli",),
+    ("engine",),
+    ("config",),
+    ("features", "formats", "output"),
+    ("ops",),
+    ("sample",),
+    ("types", "errors", "storage"),
+)
+#: Arrows that go down although the rows alone would not say so, or that must not be there although they would.
+ALLOWED = {("features", "output"), ("cli", "sample"), ("types", "errors"), ("storage", "errors")}
+#: What a room may not import, wherever it stands.
+WITHOUT = {"output": {"torch", "ray"}, "formats": {"torch", "ray"}, "config": {"torch", "ray"}, "types": {"torch"}}
+#: A room's modules that are about just that.
+EXCEPT = {"robocache/output/torch.py"}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if module.startswith("robocache.") else ""
+
+
+def imports(path: Path) -> list[str]:
+    """Every module that a file imports, at its top or anywhere in it, but not for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            assert node.module is not None
+            found += [
+                f"{node.module}.{alias.name}" if node.module == "robocache" else node.module for alias in node.names
+            ]
+    return found
+
+
+def modules() -> list[tuple[str, str, str]]:
+    """(file, its room, a module that it imports)."""
+    out = []
+    for path in sorted((ROOT / "robocache").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        own = path.relative_to(ROOT / "robocache").parts[0].removesuffix(".py")
+        if own not in ("__init__", "_version"):
+            out += [(name, own, module) for module in imports(path)]
+    return out
+
+
+def test_every_room_has_its_layer():
+    known = {name for row in LAYERS for name in row}
+    assert {own for _, own, _ in modules()} <= known
+
+
+def test_no_arrow_runs_back():
+    row = {name: k for k, names in enumerate(LAYERS) for name in names}
+    back = [
+        f"{file} imports {module}"
+        for file, own, module in modules()
+        if (other := room(module)) and other != own and other in row
+        if row[other] <= row[own] and (own, other) not in ALLOWED
+    ]
+    assert not back
+
+
+def test_what_a_room_does_without():
+    wrong = [
+        f"{file} imports {module}"
+        for file, own, module in modules()
+        if module.partition(".")[0] in WITHOUT.get(own, ()) and file not in EXCEPT
+    ]
+    assert not wrong
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """Two logs, a config, and its output."""
+    work = tmp_path_factory.mktemp("imports")
+    write_samples(work / "logs", episodes=1, seconds=1.0)
+    (work / "config.yaml").write_text(
+        "input: {uri: logs, max_failed_episodes: 1}\nfeatures: {x: /joint_states.position}\n"
+        "timeline: {rate_hz: 50}\noutput: {uri: out}\n"
+    )
+    subprocess.run(command("run", "-q", "config.yaml"), cwd=work, env=ENVIRONMENT, check=True)
+    return work
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, *options, "-m", "robocache.cli", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("line", "without"),
+    [
+        ("--help", {"torch", "pandas.core", "ray", "numpy", "pyarrow", "omegaconf", "fsspec"}),
+        ("--version", {"torch", "pandas.core", "ray", "numpy", "pyarrow", "omegaconf", "fsspec"}),
+        ("plan config.yaml", {"torch", "pandas.core", "ray"}),
+        ("verify out", {"torch", "pandas.core", "ray", "omegaconf", "h5py"}),
+        ("inspect out", {"torch", "pandas.core", "ray", "omegaconf", "h5py"}),
+        ("inspect logs/episode_000.mcap", {"torch", "pandas.core", "ray", "omegaconf"}),
+    ],
+)
+def test_a_command_starts_without(work, line, without):
+    done = subprocess.run(
+        command(*line.split(), options=("-X", "importtime")),
+        cwd=work,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {said.rpartition("|")[2].strip() for said in done.stderr.splitlines() if said.startswith("import time:")}
+    assert "robocache.cli" in imported
+    assert not imported & without
