@@ -38,10 +38,6 @@ prepare_threads()  # whoever processes shards does so on several
 
 logger = logging.getLogger("robocache")
 
-# pyarrow imports pandas, where there is one, when it first converts an array. Worker threads that did so at the same
-# time would meet a half-imported module, so it happens here.
-pa.array([0])
-
 #: Episodes that are not to be tried any more: index -> reason.
 Blamed = Mapping[int, str]
 NOBODY: Blamed = MappingProxyType({})
