@@ -24,7 +24,7 @@ from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from robocache.formats import InputSpec
-    from robocache.types import EpisodeRef, StreamInfo
+    from robocache.types import EpisodeRef, Stream, StreamInfo
 
 #: A step this many times the median is a gap.
 GAP_FACTOR = 3
@@ -66,8 +66,8 @@ class StreamStatistics:
 class InspectedStream:
     """One stream: what a config may name of it (see :class:`robocache.types.StreamInfo`), and its clock.
 
-    non_finite: where values were read, by source path of its numbers: samples with NaN or infinity in them, which a
-                run drops
+    non_finite: where values were read, by source path of its numbers: samples with a NaN, an infinity or nothing in
+                them
     """
 
     source: str
@@ -268,7 +268,6 @@ def _numbers(info: StreamInfo) -> list[str]:
 
 def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dict[str, int]:
     """Read in one go; where that fails by halves, so that what cannot be read hides nothing else."""
-    from robocache.engine.clean import clean
     from robocache.formats import read_episode
 
     try:
@@ -278,7 +277,18 @@ def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dic
             return {}
         half = len(sources) // 2
         return _non_finite(ref, sources[:half], spec) | _non_finite(ref, sources[half:], spec)
-    return {source: clean(source, stream, computed=False).report.non_finite for source, stream in streams.items()}
+    return {source: _without_number(stream) for source, stream in streams.items()}
+
+
+def _without_number(stream: Stream) -> int:
+    """Samples with a NaN, an infinity, or nothing where a number should be."""
+    if not isinstance(stream.values, np.ndarray):
+        return 0
+    values = stream.values.reshape(len(stream.values), -1)
+    good = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+    if stream.present is not None:
+        good &= stream.present
+    return int(np.count_nonzero(~good.all(axis=1)))
 
 
 def render_episode(episode: InspectedEpisode) -> RenderableType:
