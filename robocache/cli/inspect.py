@@ -24,7 +24,7 @@ from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from robocache.formats import InputSpec
-    from robocache.types import EpisodeRef, Stream, StreamInfo
+    from robocache.types import EpisodeRef, StreamInfo
 
 #: A step this many times the median is a gap.
 GAP_FACTOR = 3
@@ -277,17 +277,15 @@ def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dic
             return {}
         half = len(sources) // 2
         return _non_finite(ref, sources[:half], spec) | _non_finite(ref, sources[half:], spec)
-    return {source: _without_number(stream) for source, stream in streams.items()}
+    numbers = {source: s for source, s in streams.items() if isinstance(s.values, np.ndarray)}
+    return {source: _without_number(s.values.reshape(len(s.values), -1), s.present) for source, s in numbers.items()}
 
 
-def _without_number(stream: Stream) -> int:
-    """Samples with a NaN, an infinity, or nothing where a number should be."""
-    if not isinstance(stream.values, np.ndarray):
-        return 0
-    values = stream.values.reshape(len(stream.values), -1)
+def _without_number(values: np.ndarray, present: np.ndarray | None) -> int:
+    """Samples ``[n, width]`` with a NaN, an infinity, or nothing where a number should be."""
     good = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    if stream.present is not None:
-        good &= stream.present
+    if present is not None:
+        good &= present
     return int(np.count_nonzero(~good.all(axis=1)))
 
 
