@@ -1,7 +1,8 @@
 """HDF5 demonstrations: robomimic, robosuite, Isaac Lab (groups below ``data``), or one episode a file (ACT, ALOHA).
 
-Sources are dataset paths below the episode's group, ``obs/eef_pos``, ``actions``, ``states[0]``. HDF5 keeps no time:
-``input.times`` names a dataset in the same language, or a rate.
+Sources are dataset paths below the episode's group, ``obs/eef_pos``, ``actions``, ``states[0]``, and attributes,
+``@success``, ``obs@frame``. HDF5 keeps no time: ``input.times`` names a dataset in the same language, or a rate. What
+is no row for each time but a single value (an attribute, a scalar, a dataset of one row) is one sample at the first.
 """
 
 from __future__ import annotations
@@ -9,39 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from robocache.errors import InputError, MissingError
-from robocache.formats.base import InputSpec, Reader, natural_key, open_file, parse_source, select_columns
+from robocache.formats.base import InputSpec, Reader, Selector, natural_key, open_file, parse_source, shown
 from robocache.formats.hdf5_heap import HeapCheckedFile
-from robocache.formats.times import HOW_TO_SET, to_ns
-from robocache.types import (
-    Episode,
-    EpisodeRef,
-    FileStamp,
-    Source,
-    Stream,
-    StreamInfo,
-    StreamType,
-    Values,
-    array_type,
-    rate_times,
+from robocache.formats.hdf5_values import (
+    Samples,
+    attribute_samples,
+    h5py,
+    kind_of,
+    read_samples,
+    type_name,
 )
-
-
-class _Lazy:
-    """h5py, imported when first used: it is optional, and takes a third of a second."""
-
-    def __getattr__(self, name: str) -> Any:
-        import h5py
-
-        return getattr(h5py, name)
-
-
-h5py = _Lazy()
+from robocache.formats.times import HOW_TO_SET, to_ns
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, rate_times
 
 #: Longer attributes (robosuite keeps a whole MJCF model in one) are no metadata.
 MAX_ATTRIBUTE = 16_384
@@ -72,96 +57,108 @@ class Hdf5Reader(Reader):
         return [EpisodeRef(f"{id}#{key}", self.name, (file,), key, file.size // len(keys)) for key in keys]
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-        """Every dataset with a row for each time; with a rate, every dataset."""
+        """Every dataset with a row for each time (with a rate, every dataset), every single value and attribute."""
         with _open(ref.files[0], spec) as root:
-            clock = _Clock(_group(root, ref), ref, spec)
+            group = _group(root, ref)
+            clock = _Clock(group, ref, spec)
             found = []
-            for path, dataset in clock.datasets().items():
+            for path, dataset in _datasets(group).items():
+                rows = _rows(dataset)
                 shape = f"[{','.join(map(str, dataset.shape[1:]))}]" if dataset.ndim > 1 else ""
-                if clock.times is None or len(dataset) == len(clock.times):
-                    found.append(StreamInfo(path, f"{_type_name(dataset)}{shape}", (), clock.of(path, len(dataset))))
+                if clock.times is None or rows in (1, len(clock.times)):
+                    found.append(StreamInfo(path, f"{type_name(dataset)}{shape}", (), clock.of(path, rows)))
+            for name, value in _attributes(group).items():
+                found.append(StreamInfo(f"@{name}", type(value).__name__, (), clock.of(name, 1)))
         return found
 
     def describe(
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
     ) -> dict[str, StreamType]:
-        """From the datasets' types and shapes; the time that the config names must be there."""
+        """From the datasets' types and shapes, and of bytes from their first rows (encoded images are told by these).
+        The time that the config names must be there."""
         types = {}
         with _open(ref.files[0], spec) as root:
             group = _group(root, ref)
             _Clock(group, ref, spec, read=False)
             for source in sources:
-                dataset, columns = _find(group, source.path)
-                if dataset is not None:
-                    types[source.key] = _type(dataset, columns, f"{_where(ref)}: {source.path!r}")
+                found, where = _find(group, source.path), f"{_where(ref)}: {source.path!r}"
+                if isinstance(found, _Data):
+                    _check_size(found.dataset, ref.files[0], where)
+                    types[source.key] = kind_of(found.dataset, found.selector, where).type
+                elif found is not None:
+                    types[source.key] = Stream(np.zeros(1, np.int64), attribute_samples(found.value, where).values).type
         return types
 
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
-        """Read the named datasets. One whose length is not the time's is an ``InputError``."""
+        """Read the named sources. A dataset of several rows, but not one for each time, is an ``InputError``."""
         streams = {}
         with _open(ref.files[0], spec) as root:
             group = _group(root, ref)
             clock = _Clock(group, ref, spec)
             for source in sources:
-                dataset, columns = _find(group, source.path)
-                if dataset is not None:
-                    where = f"{_where(ref)}: {source.path!r}"
-                    values = _values(dataset, columns, ref.files[0], where)
-                    streams[source.key] = Stream(clock.of(source.path, len(values)), values)
-            metadata = _attributes(group) if not ref.key else {**_attributes(root["data"]), **_attributes(group)}
+                found, where = _find(group, source.path), f"{_where(ref)}: {source.path!r}"
+                if found is not None:
+                    samples = _samples(found, ref.files[0], where)
+                    times = clock.of(source.path, len(samples.values))
+                    streams[source.key] = Stream(times, samples.values, samples.about, notes=samples.notes)
+            metadata = _attributes(group) if not ref.key else {**_attributes(group.parent), **_attributes(group)}
         return Episode(ref.id, streams, metadata)
 
 
 class _Clock:
-    """The times of an episode's datasets: one dataset's for all, or a rate's for each."""
+    """The times of an episode's datasets: one or two datasets' for all, or a rate's for each."""
 
     def __init__(self, group: Any, ref: EpisodeRef, spec: InputSpec, *, read: bool = True):
-        self.group, self.where = group, _where(ref)
-        self.source = spec.times.column if spec.times else None
+        self.where = _where(ref)
+        named = spec.times.named if spec.times else ()
+        self.source = " + ".join(name for name, _ in named)
         self.rate = spec.times.rate_hz if spec.times else None
         self.times: np.ndarray | None = None
-        if self.source is not None:
-            assert spec.times is not None
-            dataset, columns = _find(group, self.source)
-            where = f"{self.where}: time {self.source!r}"
-            if dataset is None:
-                raise MissingError(f"{where} is not a dataset there; {self._listing()}")
+        if not named and self.rate is None:
+            raise MissingError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {_listing(group)}")
+        parts = []
+        for name, unit in named:
+            found, where = _find(group, name), f"{self.where}: time {name!r}"
+            if not isinstance(found, _Data):
+                raise MissingError(f"{where} is not a dataset there; {_listing(group)}")
             if not read:
-                return
-            values = _values(dataset, columns, ref.files[0], where)
+                continue
+            values = _samples(found, ref.files[0], where).values
             if not isinstance(values, np.ndarray):
                 raise InputError(f"{where}: times must be numbers, found {values.type}")
             one_column = values.ndim == 2 and values.shape[1] == 1
-            self.times = to_ns(values[:, 0] if one_column else values, spec.times.unit, where=where)
-        elif self.rate is None:
-            raise MissingError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {self._listing()}")
+            parts.append(to_ns(values[:, 0] if one_column else values, unit, where=where))
+        if len({len(part) for part in parts}) > 1:
+            lengths = " and ".join(str(len(part)) for part in parts)
+            raise InputError(f"{self.where}: the datasets of its time have {lengths} rows")
+        if parts:
+            self.times = parts[0] if len(parts) == 1 else np.stack(parts).sum(axis=0)
 
     def of(self, source: str, rows: int) -> np.ndarray:
-        """int64 nanoseconds ``[rows]``."""
+        """int64 nanoseconds ``[rows]``; a single value is at the first."""
         if self.times is None:
             assert self.rate is not None
             return rate_times(rows, self.rate)
+        if rows == 1:
+            return self.times[:1] if len(self.times) else np.zeros(1, np.int64)
         if len(self.times) != rows:
             raise InputError(
                 f"{self.where}: {source!r} has {rows} rows, the time {self.source!r} has {len(self.times)}"
             )
         return self.times
 
-    def datasets(self) -> dict[str, Any]:
-        """Datasets below the group that have rows, by path."""
-        found: dict[str, Any] = {}
 
-        def visit(path: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.ndim > 0:
-                found[path] = item
+class _Data(NamedTuple):
+    """A dataset that a source names, and the selector on it."""
 
-        self.group.visititems(visit)
-        return {path: found[path] for path in sorted(found, key=natural_key)}
+    dataset: Any
+    selector: Selector | None
 
-    def _listing(self) -> str:
-        paths = list(self.datasets())
-        more = f" and {len(paths) - 30} more" if len(paths) > 30 else ""
-        return f"its datasets are {', '.join(paths[:30])}{more}" if paths else "it has no datasets"
+
+class _Attribute(NamedTuple):
+    """An attribute that a source names."""
+
+    value: Any
 
 
 @contextmanager
@@ -182,58 +179,57 @@ def _where(ref: EpisodeRef) -> str:
     return f"{ref.files[0].uri}#{ref.key}" if ref.key else ref.files[0].uri
 
 
-def _find(group: Any, source: str) -> tuple[Any, Any]:
-    """The dataset that a source names and the selector on it; a path that exists wins over a selector."""
+def _find(group: Any, source: str) -> _Data | _Attribute | None:
+    """What a source names. A path that exists wins over a selector, and a dataset over an attribute; an attribute that
+    the episode's group lacks may be one of the groups around it."""
     for path, selector in ((source, None), parse_source(source)):
         item = group.get(path) if path.strip("/") else None
         if isinstance(item, h5py.Dataset):
-            return item, selector
-    return None, None
+            return _Data(item, selector)
+    path, at, name = source.rpartition("@")
+    holder = (group.get(path.rstrip("/")) if path.strip("/") else group) if at and name else None
+    while holder is not None:
+        if name in holder.attrs:
+            return _Attribute(holder.attrs[name])
+        if path or holder.name == "/":
+            break
+        holder = holder.parent
+    return None
 
 
-def _rows(dataset: Any, where: str) -> int:
-    if dataset.shape is None or dataset.ndim == 0:
-        raise InputError(f"{where}: holds a single value, not a row for each time")
-    return len(dataset)
+def _samples(found: _Data | _Attribute, file: FileStamp, where: str) -> Samples:
+    if isinstance(found, _Attribute):
+        return attribute_samples(found.value, where)
+    _check_size(found.dataset, file, where)
+    return read_samples(found.dataset, found.selector, where)
 
 
-def _values(dataset: Any, selector: Any, file: FileStamp, where: str) -> Values:
-    """Numbers in native byte order ``[n, *shape]``, or payloads for text and variable-length bytes."""
-    rows = _rows(dataset, where)
+def _rows(dataset: Any) -> int:
+    return len(dataset) if dataset.ndim else 1
+
+
+def _check_size(dataset: Any, file: FileStamp, where: str) -> None:
+    if dataset.shape is None:
+        raise InputError(f"{where}: holds no value at all")
     if dataset.nbytes > MAX_COMPRESSION * max(file.size, 1 << 16):
         raise InputError(f"{where}: claims {dataset.nbytes} bytes in a file of {file.size}; the file is damaged")
-    kind = dataset.dtype
-    text, vlen = h5py.check_string_dtype(kind), h5py.check_vlen_dtype(kind)
-    if kind.kind in "biuf":
-        values = dataset[()] if dataset.size else np.empty(dataset.shape, kind)
-        return select_columns(values.astype(kind.newbyteorder("="), copy=False), selector, where=where)
-    if selector is None and dataset.ndim == 1:
-        if text is not None and text.encoding == "utf-8":
-            return pa.array([str(item) for item in dataset.asstr()[()]], pa.string())
-        if text is not None or (kind.kind == "V" and kind.names is None):
-            return pa.array([bytes(item) for item in dataset[()]], pa.binary())
-        if vlen == np.uint8:
-            return pa.array([item.tobytes() for item in dataset[()]], pa.binary())
-    raise InputError(f"{where}: {_type_name(dataset)} {[rows, *dataset.shape[1:]]} cannot be read as a stream")
 
 
-def _type(dataset: Any, selector: Any, where: str) -> StreamType:
-    """The type of the stream that :func:`_values` makes of a dataset."""
-    kind = dataset.dtype
-    if kind.kind in "biuf":
-        _rows(dataset, where)
-        sample = np.broadcast_to(np.empty((), kind.newbyteorder("=")), (0, *dataset.shape[1:]))
-        values = select_columns(sample, selector, where=where)
-        return StreamType(array_type(values.dtype, values.shape[1:]))
-    text = h5py.check_string_dtype(kind)
-    return StreamType(pa.string() if text is not None and text.encoding == "utf-8" else pa.binary())
+def _datasets(group: Any) -> dict[str, Any]:
+    """Datasets below the group that hold anything, by path."""
+    found: dict[str, Any] = {}
+
+    def visit(path: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            found[path] = item
+
+    group.visititems(visit)
+    return {path: found[path] for path in sorted(found, key=natural_key)}
 
 
-def _type_name(dataset: Any) -> str:
-    text, vlen = h5py.check_string_dtype(dataset.dtype), h5py.check_vlen_dtype(dataset.dtype)
-    if text is not None:
-        return "string"
-    return f"variable-length {vlen}" if vlen is not None else str(dataset.dtype)
+def _listing(group: Any) -> str:
+    paths = list(_datasets(group))
+    return f"its datasets are {shown(paths, 30)}" if paths else "it has no datasets"
 
 
 def _attributes(group: Any) -> dict[str, Any]:
