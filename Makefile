@@ -16,25 +16,20 @@ install: $(VENV)/.installed
 
 $(VENV)/bin/python:
 	@command -v c++ >/dev/null || { echo "a C++ compiler (c++) is needed to build the kernels: install g++ or clang++"; exit 1; }
-	@echo "making a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 
 # torch first: the extension is built against it.
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
-	@echo "installing torch and what the build needs"
-	@$(PIP) pip setuptools wheel ninja numpy torch
-	@echo "installing robocache and compiling its kernels, which takes some minutes"
-	@$(PIP) --no-build-isolation -e .
+	$(PIP) pip setuptools wheel ninja numpy torch
+	$(PIP) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed
-	@echo "installing what the tests need"
-	@$(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) --no-build-isolation -e '.[test]'
 	@touch $@
 
 demo: $(VENV)/.installed
-	@$(BIN)/python examples/demo.py
-	@echo "next: $(BIN)/robocache inspect sample_logs, then configs/demo.yaml with your own logs"
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -52,6 +52,8 @@ class Server:
             code = fault[4:] or {"500": "InternalError", "403": "AccessDenied"}[fault]
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(f"{fault[:3]} {code}", [("Content-Type", "application/xml")])
+            if request.method == "HEAD":  # clients take the body of an answer to it for one to the next request
+                return []
             return [f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()]
         if fault == "drop":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)

@@ -13,11 +13,12 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from robocache.engine import retry
 from robocache.engine.shards import Shard
+from robocache.errors import RoboCacheError
 
 logger = logging.getLogger("robocache")
 
@@ -46,14 +47,21 @@ class Task:
 
 
 class Attempts:
-    """The queue of a run. ``hopeless``: shards that kill their workers though none of their episodes does alone."""
+    """The queue of a run.
 
-    def __init__(self, todo: deque[Shard], max_attempts: int):
+    suspects: fingerprints of shards that are probed before they are tried, because earlier runs died at them
+    hopeless: shards that kill their workers though none of their episodes does alone
+    """
+
+    def __init__(self, todo: deque[Shard], max_attempts: int, suspects: Collection[str] = ()):
         self.max_attempts = max_attempts
         self.hopeless: list[Task] = []
         self._todo = todo
         self._again: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
+        for shard in [shard for shard in todo if suspects and shard.fingerprint() in suspects]:
+            todo.remove(shard)
+            self._put(Task(shard, suspect=True))
 
     def __len__(self) -> int:
         return len(self._todo) + len(self._again)
@@ -75,11 +83,24 @@ class Attempts:
         """It was not begun, or ended by what is not its fault."""
         self._put(task)
 
-    def failed(self, task: Task) -> None:
-        """A fault that may pass. Not after the last attempt."""
+    def wait_s(self) -> float | None:
+        """How long until a task's delay is over, 0 where one can be begun; None where there is none."""
+        if self._todo:
+            return 0.0
+        return max(0.0, self._again[0][0] - time.monotonic()) if self._again else None
+
+    def failed(self, task: Task, error: BaseException) -> bool:
+        """True where the task is tried again after an exception; else that is to be raised.
+
+        What RoboCache raises on purpose does not pass, and neither does what the last attempt raises. Anything else
+        may be a worker's or a node's trouble.
+        """
+        if self.last(task) or isinstance(error, RoboCacheError) or not isinstance(error, Exception):
+            return False
         delay = retry.BACKOFF_S * 2 ** (task.attempt - 1)
         task.attempt += 1
         self._put(task, delay)
+        return True
 
     def crashed(self, task: Task) -> None:
         """Its worker died."""

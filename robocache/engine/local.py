@@ -1,34 +1,33 @@
 """The local mode: shards in a few threads of this process, each read, aligned, encoded and written on its own.
 
 While one thread reads, another aligns and a third writes: decompression, kernels, encoding and disk all work outside
-Python's lock. Nothing but time depends on the number of threads.
+Python's lock. Nothing but time depends on the number of threads. Which shard is tried again, and which is probed
+because an earlier run died at it, is :mod:`robocache.engine.attempts`' to say, as in the ray mode.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, TypeAlias
 
 import torch
 
 from robocache.config.job import Job
+from robocache.engine.attempts import Attempts, Task
 from robocache.engine.cores import usable_cores
+from robocache.engine.journal import Journal
+from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Processor, pick_device, run_shard
-from robocache.engine.retry import with_retries
 from robocache.engine.shards import Shard
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 
-#: What the main thread waits for: a shard that has ended, or a signal's handler to call.
-Event: TypeAlias = "Future[ShardRecord] | Callable[[], Any]"
+logger = logging.getLogger("robocache")
 
 
 @contextmanager
@@ -42,77 +41,80 @@ def execute(
     processor: Processor, store: Store, todo: deque[Shard], commit: Callable[[Sequence[ShardRecord]], None]
 ) -> None:
     """See :data:`robocache.engine.run.Execute`."""
-    cluster, threads = processor.job.cluster, processor.job.compute.threads or usable_cores()
+    most = processor.job.cluster.max_attempts
+    journal = Journal(store, most)
+    attempts = Attempts(todo, most, journal.suspects)
+    with journal.keeping():
+        _Threads(processor, store, attempts, journal, commit).work()
 
-    def work(shard: Shard) -> ShardRecord:
-        # The last attempt quarantines the episodes whose faults did not pass.
-        attempt = partial(run_shard, processor, store, shard)
-        return with_retries(
-            cluster.max_attempts,
-            f"shard {shard.index}",
-            lambda: attempt(last_attempt=False),
-            last=lambda: attempt(last_attempt=True),
-        )
 
-    # The shards are the parallelism: more threads inside of each would only wait for one another.
-    torch_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, "shard", torch.set_num_threads, (1,)) as pool:
-        running: set[Future[ShardRecord]] = set()
-        events: SimpleQueue[Event] = SimpleQueue()
+class _Threads:
+    def __init__(
+        self,
+        processor: Processor,
+        store: Store,
+        attempts: Attempts,
+        journal: Journal,
+        commit: Callable[[Sequence[ShardRecord]], None],
+    ):
+        self.processor, self.store, self.commit = processor, store, commit
+        self.attempts, self.journal = attempts, journal
+        self.running: dict[Future[ShardRecord | dict[int, str]], Task] = {}
+
+    def work(self) -> None:
+        """Until every task has ended."""
+        threads = self.processor.job.compute.threads or usable_cores()
+        # The shards are the parallelism: more threads inside of each would only wait for one another.
+        torch_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads, "shard", torch.set_num_threads, (1,)) as pool:
+            try:
+                while len(self.attempts) or self.running:
+                    while len(self.running) <= threads and (task := self.attempts.next()) is not None:
+                        self.running[pool.submit(self._do, task)] = task
+                    if self.running:
+                        self._take(wait(self.running, self.attempts.wait_s(), FIRST_COMPLETED).done)
+                    else:
+                        time.sleep(self.attempts.wait_s() or 0.0)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still be committed
+                late = [f.result() for f in self.running if not f.cancelled() and f.exception() is None]
+                if records := [result for result in late if isinstance(result, ShardRecord)]:
+                    self.commit(records)
+                raise
+            finally:
+                torch.set_num_threads(torch_threads)
+
+    def _do(self, task: Task) -> ShardRecord | dict[int, str]:
+        """In a thread: the shard's record, or of a suspect who is to blame."""
+        if task.suspect:
+            return deadly_episodes(self.processor, task.shard, task.blamed, self.attempts.max_attempts)
+        self.journal.begins(task.shard)
+        last = self.attempts.last(task)
         try:
-            with _signals_as(events):
-                while todo or running:
-                    while todo and len(running) <= threads:
-                        running.add(future := pool.submit(work, todo.popleft()))
-                        future.add_done_callback(events.put)
-                    happened = [events.get()]
-                    while not events.empty():
-                        happened.append(events.get())
-                    finished = running.intersection(happened)
-                    running -= finished
-                    _commit(finished, commit)
-                    for event in happened:
-                        if not isinstance(event, Future):
-                            event()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still be committed
-            if late := [f.result() for f in running if not f.cancelled() and f.exception() is None]:
-                commit(late)
-            raise
+            return run_shard(self.processor, self.store, task.shard, last_attempt=last, blamed=task.blamed)
         finally:
-            torch.set_num_threads(torch_threads)
+            if not task.blamed:  # else the next run, which tries it again, is to probe it first
+                self.journal.ends(task.shard)
 
-
-@contextmanager
-def _signals_as(events: SimpleQueue[Event]) -> Iterator[None]:
-    """Have the handlers of SIGINT and SIGTERM called by who reads ``events``, between two commits. Raised at any place,
-    a KeyboardInterrupt may leave a lock held that a worker waits for, for ever. A second signal is not put off.
-    """
-    before: dict[int, Any] = {}
-
-    def put_off(signum: int, frame: object) -> None:
-        restore()
-        events.put(partial(before[signum], signum, None))
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(signum)):
-                before[signum] = handler
-                signal.signal(signum, put_off)
-    try:
-        yield
-    finally:
-        restore()
-
-
-def _commit(finished: set[Future[ShardRecord]], commit: Callable[[Sequence[ShardRecord]], None]) -> None:
-    """What went well is recorded before what went wrong is raised."""
-    failed = next((error for f in finished if (error := f.exception()) is not None), None)
-    if records := [f.result() for f in finished if f.exception() is None]:
-        commit(records)
-    if failed is not None:
-        raise failed
+    def _take(self, finished: set[Future[ShardRecord | dict[int, str]]]) -> None:
+        """What went well is recorded before what went wrong is raised."""
+        records: list[ShardRecord] = []
+        failure: BaseException | None = None
+        for future in finished:
+            task, error = self.running.pop(future), future.exception()
+            what = str(task)
+            if error is not None:
+                if self.attempts.failed(task, error):
+                    logger.warning("%s of %d: %s; trying again", what, self.attempts.max_attempts, error)
+                else:
+                    failure = failure or error
+                continue
+            result = future.result()
+            if isinstance(result, ShardRecord):
+                records.append(result)
+            else:
+                self.attempts.probed(task, result)
+        if records:
+            self.commit(records)
+        if failure is not None:
+            raise failure

@@ -13,8 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ray import cloudpickle
-
 from robocache.engine.process import Blamed, Processor
 from robocache.engine.shards import Shard
 from robocache.errors import WorkersError
@@ -49,7 +47,8 @@ def deadly_episodes(processor: Processor, shard: Shard, blamed: Blamed, deaths: 
 
 def _in_child(processor: Processor, episodes: Sequence[Shard]) -> tuple[int, str]:
     """How many of the episodes one process survives, and how it ends."""
-    job = pickle.dumps(sys.path) + cloudpickle.dumps((processor, episodes))
+    by_value = sys.modules.get("ray.cloudpickle", pickle)  # what a driver's __main__ defines travels to its workers so
+    job = pickle.dumps(sys.path) + by_value.dumps((processor, episodes))
     done = subprocess.run([sys.executable, "-c", _CHILD], input=job, stdout=subprocess.PIPE)
     if not done.stdout:
         raise WorkersError(f"the process that is to try the episodes of shard {episodes[0].index} does not start")

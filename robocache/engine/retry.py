@@ -22,11 +22,8 @@ def transient(error: BaseException) -> bool:
     return isinstance(error, OSError | MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
-def with_retries(attempts: int, what: str, call: Callable[[], T], last: Callable[[], T] | None = None) -> T:
-    """``call()``, up to ``attempts`` times while it raises what is :func:`transient`. ``what`` names it in the log.
-
-    The last attempt calls ``last`` where it is given, and what it raises passes.
-    """
+def with_retries(attempts: int, what: str, call: Callable[[], T]) -> T:
+    """``call()``, up to ``attempts`` times while it raises what is :func:`transient`. ``what`` names it in the log."""
     for attempt in range(1, attempts):
         try:
             return call()
@@ -35,4 +32,4 @@ def with_retries(attempts: int, what: str, call: Callable[[], T], last: Callable
                 raise
             logger.warning("%s, attempt %d of %d: %s; trying again", what, attempt, attempts, error)
             time.sleep(BACKOFF_S * 2 ** (attempt - 1))
-    return (last or call)()
+    return call()

@@ -8,6 +8,7 @@
     meta/robocache/_manifest.jsonl      a line per committed shard; on S3 also _manifest/, see robocache.output.manifest
     meta/robocache/_statistics/         statistics of each episode, a file a part
     meta/robocache/_run.lock            while a run writes, see robocache.output.lock
+    meta/robocache/_in_flight.log       what a run in local mode is at, see robocache.engine.journal
     meta/robocache/_episodes.pq         made from the manifest at the end of a run: a row an episode (Parquet),
     meta/robocache/_quarantine.jsonl    a line an episode that could not be used, with the reason,
     meta/robocache/_statistics.json     what the columns hold,
@@ -28,6 +29,7 @@ IDENTITY = f"{META}/_identity.json"
 PLAN = f"{META}/_plan.jsonl"
 MANIFEST = f"{META}/_manifest.jsonl"
 LOCK = f"{META}/_run.lock"
+IN_FLIGHT = f"{META}/_in_flight.log"
 EPISODES = f"{META}/_episodes.pq"
 QUARANTINE = f"{META}/_quarantine.jsonl"
 STATISTICS = f"{META}/_statistics.json"

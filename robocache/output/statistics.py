@@ -268,8 +268,8 @@ def encode(episodes: Mapping[int, Mapping[str, Statistics]]) -> pa.Buffer:
     the same.
     """
     rows: list[tuple[int | None, str, Statistics]] = []
-    for index, of in episodes.items():
-        rows += [(index, name, s) for name, s in of.items()]
+    for episode, of in episodes.items():
+        rows += [(episode, name, s) for name, s in of.items()]
     rows += [(None, name, s) for name, s in merged(episodes.values()).items()]
     columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
     for index, name, s in rows:
@@ -299,15 +299,15 @@ def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], d
     table = pq.ParquetFile(pa.BufferReader(data)).read()
     if not table.schema.equals(_SCHEMA):
         raise ValueError(f"its columns are not {', '.join(_SCHEMA.names)}")
-    episodes: dict[int, dict[str, Statistics]] = {}
+    each: dict[int, dict[str, Statistics]] = {}
     together: dict[str, Statistics] = {}
     keys = [table[name].to_pylist() for name in ("episode_index", "column", "count")]
     arrays = [table[name].combine_chunks() for name in _SCHEMA.names[3:]]
-    for row, (index, name, count) in enumerate(zip(*keys, strict=True)):
+    for row, (episode, name, count) in enumerate(zip(*keys, strict=True)):
         counts, low, high, mean, m2, points, weights = (a[row].values.to_numpy() for a in arrays)
         points = points.reshape(len(counts), -1) if len(points) else np.zeros((len(counts), 0))
         weights = weights.reshape(-1, points.shape[1]) if points.size else points
         weights = np.broadcast_to(weights, points.shape)
-        of = together if index is None else episodes.setdefault(index, {})
-        of[name] = Statistics(count, counts, low, high, mean, m2, points, weights)
-    return episodes, together
+        into = together if episode is None else each.setdefault(episode, {})
+        into[name] = Statistics(count, counts, low, high, mean, m2, points, weights)
+    return each, together

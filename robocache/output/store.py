@@ -176,7 +176,7 @@ class Store:
         """As :meth:`write`, of pieces that are never all in memory; local only."""
         with self.writing(name):
             target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             # Process ids repeat across hosts, and a worker that outlived its run may still write the same part.
             draft = target.with_name(f".{target.name}.{os.getpid()}{uuid.uuid4().int}.tmp")
             try:
@@ -196,7 +196,7 @@ class Store:
         """
         with self.writing(name):
             path = Path(self.path(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             new = not path.exists()
             with open(path, "ab", buffering=0) as file:
                 before = file.tell()
@@ -289,6 +289,14 @@ def _write_all(file: io.FileIO, data: Any) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _make_folder(folder: Path) -> None:
+    """With those above it; their names are on the disk too."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:

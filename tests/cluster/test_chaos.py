@@ -85,12 +85,19 @@ class Run:
         """True where an actor that lives there has done a shard."""
         return any(self.happened(f"shard by {pid}") for pid in self.bed.actors(host))
 
+    def kill_one(self, rng: random.Random) -> bool:
+        """False where there was none to kill: Ray may just have replaced it."""
+        try:
+            self.bed.kill_actor(rng.choice(self.bed.actors()))
+        except (IndexError, ProcessLookupError):
+            return False
+        return True
+
     def kill_actors(self, count: int, seed: int) -> None:
         """One after another, each while others work."""
         rng = random.Random(seed)
         for _ in range(count):
-            self.until(self.bed.actors, 60, "a live actor")
-            self.bed.kill_actor(rng.choice(self.bed.actors()))
+            self.until(lambda: self.kill_one(rng), 60, "a live actor")
             self.until_committed(self.committed() + 1)
             time.sleep(rng.uniform(0, 1))
 

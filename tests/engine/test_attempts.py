@@ -97,7 +97,7 @@ def test_faults_that_pass_come_back_after_a_while(monkeypatch):
     task = attempts.next()
     assert task is not None
     assert not attempts.last(task)
-    attempts.failed(task)
+    assert attempts.failed(task, OSError(5, "the disk hiccups"))
     assert attempts.next() is None
     assert len(attempts) == 1
     assert attempts.last(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from engine_kit import META, assert_same_tree, config, do, job, robocache, start
 from omegaconf import OmegaConf
 
 from robocache.errors import InputError, OutputError
+from robocache.output.layout import LOCK
+from robocache.output.lock import locked
 from robocache.output.store import Store
 from robocache.output.verify import verify
 
@@ -192,3 +195,24 @@ def test_overwrite_starts_anew(tmp_path):
     assert summary.skipped_shards == 0
     assert all(p.stat().st_mtime_ns != before[p] for p in before)
     assert table(tmp_path / "out").num_rows == summary.rows
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """Between our opening of the file and our lock on it its last holder removes it: what we locked, nobody sees."""
+    store, path = Store(str(tmp_path / "out")), tmp_path / "out" / LOCK
+    flock, times = fcntl.flock, 0
+
+    def late(handle: int, how: int) -> None:
+        nonlocal times
+        times += 1
+        if times <= 2:
+            path.unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(store, LOCK):
+        assert times == 3
+        assert path.exists()
+        with pytest.raises(OutputError, match="is being written by another run"), locked(store, LOCK):
+            pass
+    assert not path.exists()

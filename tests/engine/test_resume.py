@@ -13,6 +13,7 @@ from engine_kit import META, assert_same_tree, do, job, table, tree, write_parqu
 from omegaconf import OmegaConf
 
 from robocache.engine.run import run
+from robocache.output.commit import OutputWriter
 from robocache.output.verify import verify
 
 
@@ -174,3 +175,26 @@ def test_the_report_and_the_tables_agree(tmp_path, logs):
     report = json.loads((tmp_path / f"out/{META}/_report.json").read_text())
     assert (report["rows"], report["episodes"], report["quarantined"]) == (summary.rows, 5, 0)
     assert table(tmp_path / "out").num_rows == summary.rows
+
+
+def test_a_torn_line_of_the_manifest_and_a_rerun_that_is_killed_too(tmp_path, logs, monkeypatch):
+    """The second run must not continue the piece of a line that the first one left, for nobody mends it in time."""
+    do(job(logs, tmp_path / "fresh"))
+    do(job(logs, tmp_path / "out"))
+    manifest = tmp_path / f"out/{META}/_manifest.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
+
+    class Killed(BaseException):
+        pass
+
+    def killed(output: OutputWriter) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputWriter, "compact", killed)
+        with pytest.raises(Killed):
+            run(job(logs, tmp_path / "out", compute__threads=1))
+    assert manifest.read_bytes().count(b"\n") == 5
+    assert do(job(logs, tmp_path / "out")).skipped_shards == 5
+    assert_same_tree(tmp_path / "out", tmp_path / "fresh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 
 import numpy as np
 import pytest
@@ -222,3 +223,14 @@ def test_requests_are_few(s3, out):
     assert len(list(reader.read(places))) == 10_000
     assert len(s3.server.requests) <= 4
     assert all(isinstance(r, Request) and r.method in ("GET", "HEAD") for r in s3.server.requests)
+
+
+def test_a_refused_head_has_no_body(s3):
+    """The kit's own: a client that keeps its connection would take one for the answer to its next request."""
+    s3.server.fault = lambda _: "500"
+    host, port = s3.server.endpoint.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"HEAD /{s3.name}/x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith((b"HTTP/1.0 500", b"HTTP/1.1 500"))
+    assert answer.partition(b"\r\n\r\n")[2] == b""

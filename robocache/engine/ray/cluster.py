@@ -20,7 +20,7 @@ from robocache.engine.attempts import Attempts, Task
 from robocache.engine.process import Processor
 from robocache.engine.ray.connection import connected
 from robocache.engine.shards import Shard
-from robocache.errors import RoboCacheError, WorkersError
+from robocache.errors import WorkersError
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 
@@ -246,16 +246,13 @@ class _Fleet:
             raise failure
 
     def _failed(self, m: _Member, task: Task | None, error: Any) -> BaseException | None:
-        """An exception in the worker, which lives on. What to raise where the run cannot go on.
-
-        What RoboCache does not raise on purpose may be this worker's or node's trouble: others are tried.
-        """
+        """An exception in the worker, which lives on. What to raise where the run cannot go on."""
         cause = error.cause if isinstance(error.cause, BaseException) else error
-        if task is None or self.attempts.last(task) or isinstance(cause, RoboCacheError):
+        what = str(task)
+        if task is None or not self.attempts.failed(task, cause):
             return cause
-        logger.warning("%s of %d, node %s: %s; trying again", task, self.attempts.max_attempts, m.node, cause)
+        logger.warning("%s of %d, node %s: %s; trying again", what, self.attempts.max_attempts, m.node, cause)
         self.retries.inc()
-        self.attempts.failed(task)
         return None
 
     def _crashed(self, m: _Member, task: Task | None, error: Exception) -> None:
