@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, open_file, parse_source
-from robocache.formats.mcap.container import MAGIC, Channel, Summary, read_summary
+from robocache.formats.mcap.container import MAGIC, Channel, Summary, loose_messages, read_metadata, read_summary
 from robocache.formats.mcap.windows import read_messages
 from robocache.formats.messages.paths import parse_path
 from robocache.formats.messages.registry import decode_topic
@@ -42,8 +42,7 @@ class McapReader(Reader):
         with open_file(file, spec) as opened:
             summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
             topics = summary.topics()
-            collectors = _collectors(summary, {topic: [] for topic in topics})
-            _collect(opened, summary, collectors, spec)
+            collectors = _collect(opened, summary, {topic: [] for topic in topics}, spec)
         return [info(topic, _type(channels[0]), collectors[topic], spec.stamp) for topic, channels in topics.items()]
 
     def describe(
@@ -74,12 +73,12 @@ class McapReader(Reader):
             wanted = [request for request in asked if types[request.source.key].open or request.picks]
             channels = {channel.id for channel in summary.topics()[topic]}
             chunks = [c for c in summary.chunks if not c.index_offsets or channels & c.index_offsets.keys()]
-            if not wanted or (summary.chunks and not chunks):
+            if not wanted:
                 continue
             lack: MissingError | None = None
             # What the first message has not, another publisher's may have: somewhere else they are looked for, too.
             for i in sorted({0, len(chunks) // 2, max(len(chunks) - 1, 0)}):
-                one = replace(summary, chunks=tuple(chunks[i : i + 1]))
+                one = replace(summary, chunks=tuple(chunks[i : i + 1]))  # without any: whatever lies outside of chunks
                 try:
                     found |= _look_into(opened, one, topic, wanted, channels, spec)
                 except MissingError as error:
@@ -92,14 +91,18 @@ class McapReader(Reader):
         return found
 
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
-        """The sources that the file has a topic for. A topic without such a field is a ``MissingError``."""
+        """The sources that the file has a topic for; ``MissingError`` where a topic has no such field.
+
+        Metadata: that of the file's Metadata records, by their names.
+        """
         file = _only(ref.files)
         with open_file(file, spec) as opened:
             summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
-            collectors = _collectors(summary, _requests(sources, summary, spec, file.uri))
-            _collect(opened, summary, collectors, spec)
+            collectors = _collect(opened, summary, _requests(sources, summary, spec, file.uri), spec)
+            metadata = read_metadata(opened, summary)
         streams = {key: stream for found in collectors.values() for key, stream in found.streams().items()}
-        return Episode(ref.id, {source.key: streams[source.key] for source in sources if source.key in streams})
+        found = {source.key: streams[source.key] for source in sources if source.key in streams}
+        return Episode(ref.id, found, metadata)
 
 
 def _look_into(
@@ -164,20 +167,56 @@ def _collectors(summary: Summary, requests: Mapping[str, Sequence[Request]]) -> 
             if (other.encoding, other.schema) != (first.encoding, first.schema):
                 where, kinds = f"{summary.uri}: {topic}", f"{_type(first)} and {_type(other)}"
                 raise InputError(f"{where}: its channels have schemas {kinds}, which do not mix")
-        reserve = min(sum(summary.message_counts.get(channel.id, 0) for channel in channels), room)
+        reserve = min(_promised(summary, channels) or 0, room)
         decoder = decode_topic(topic, first.encoding, first.schema, wanted, reserve=reserve, uri=summary.uri)
         collectors[topic] = Collector(decoder, reserve)
     return collectors
 
 
-def _collect(opened, summary: Summary, collectors: Mapping[str, Collector], spec: InputSpec) -> None:
-    """Read their topics in one pass over the file."""
+def _collect(
+    opened, summary: Summary, requests: Mapping[str, Sequence[Request]], spec: InputSpec
+) -> dict[str, Collector]:
+    """Read the topics asked for in one pass over the file; in another one over all of it where the index of chunks does
+    not lead to every message that the statistics count. ``InputError`` where they are not there either."""
+    if not requests:
+        return {}
+    unsure = bool(summary.chunks) and summary.message_counts is None and loose_messages(opened, summary)
+    found = _read_all(opened, summary, requests, spec, scan=unsure)
+    if summary.chunks and not unsure and _lacking(found, summary):
+        found = _read_all(opened, summary, requests, spec, scan=True)
+    if lack := next(iter(_lacking(found, summary).items()), None):
+        topic, (promised, count) = lack
+        raise InputError(
+            f"{summary.uri}: {topic}: its statistics count {promised} messages, {count} are there; the file is "
+            "damaged, try `mcap recover`"
+        )
+    return found
+
+
+def _read_all(
+    opened, summary: Summary, requests: Mapping[str, Sequence[Request]], spec: InputSpec, *, scan: bool
+) -> dict[str, Collector]:
+    collectors = _collectors(summary, requests)
     channels_of = summary.topics()
     by_channel = {channel.id: found for topic, found in collectors.items() for channel in channels_of[topic]}
-    if by_channel:
-        for window in read_messages(opened, summary, by_channel.keys(), verify=spec.verify_checksums):
-            for channel_id, messages in window.items():
-                by_channel[channel_id].add(channel_id, messages)
+    for window in read_messages(opened, summary, by_channel.keys(), verify=spec.verify_checksums, scan=scan):
+        for channel_id, messages in window.items():
+            by_channel[channel_id].add(channel_id, messages)
+    return collectors
+
+
+def _lacking(collectors: Mapping[str, Collector], summary: Summary) -> dict[str, tuple[int, int]]:
+    """Topics of which fewer messages were found than the statistics count: how many, and how many there are."""
+    channels_of = summary.topics()
+    counts = {topic: (_promised(summary, channels_of[topic]) or 0, found.count) for topic, found in collectors.items()}
+    return {topic: pair for topic, pair in counts.items() if pair[1] < pair[0]}
+
+
+def _promised(summary: Summary, channels: Sequence[Channel]) -> int | None:
+    """How many messages the statistics count; None where there are none."""
+    if summary.message_counts is None:
+        return None
+    return sum(summary.message_counts.get(channel.id, 0) for channel in channels)
 
 
 def _type(channel: Channel) -> str:
