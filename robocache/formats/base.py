@@ -92,6 +92,7 @@ class Reader(ABC):
     marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
     parts:    the folders below such a folder whose files belong to the dataset
     members:  its files may be tables of one episode (``input.episode``)
+    splits:   its files may be pieces of one episode, one after another (``input.episode``)
     own_time: it carries its own time: ``input.times`` is not for it
     package:  an optional package that it needs; robocache's extra for it has the reader's name
 
@@ -107,6 +108,7 @@ class Reader(ABC):
     marker: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
     own_time: ClassVar[bool] = False
     package: ClassVar[str] = ""
 
