@@ -21,7 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, Reader, Selector, open_file, parse_source, positions, read_bytes
+from robocache.formats.base import (
+    InputSpec,
+    Reader,
+    Selector,
+    open_file,
+    parse_source,
+    positions,
+    read_bytes,
+    select_episodes,
+)
 from robocache.formats.columns import is_payload, read_column, stream_type, type_name
 from robocache.formats.guard import guarded
 from robocache.formats.parquet_rows import Rows, read_rows, read_schema
@@ -54,6 +63,7 @@ class _Info:
     total_episodes: int
     robot_type: str | None
     features: dict[str, dict[str, Any]]
+    splits: dict[str, range]
 
     @property
     def shared_files(self) -> bool:
@@ -89,6 +99,9 @@ class LeRobotReader(Reader):
         # Some templates name folders that no writer has made: a file of that name, and only one, is the one meant.
         unique = {path.rpartition("/")[2]: file for path, file in below.items() if path.startswith("data/")}
         unique = {name: file for name, file in unique.items() if names[name] == 1}
+        by_index = {str(entry.index): entry for entry in listed}
+        splits = {name: [str(i) for i in episodes] for name, episodes in info.splits.items()}
+        listed = [by_index[name] for name in select_episodes(list(by_index), spec.select, splits, files[0].uri)]
         tasks = [below[p] for p in ("meta/tasks.parquet", "meta/tasks.jsonl") if p in below][:1]
         lengths = Counter[str]()
         starts: dict[str, int] = {}  # the dataset's row that a file begins with
@@ -111,7 +124,7 @@ class LeRobotReader(Reader):
                 nbytes = data.size * max(entry.length, 1) // lengths[entry.path]
                 ref = replace(ref, files=(data, files[0], *tasks), nbytes=nbytes)
             refs.append(ref)
-        if len(listed) < info.total_episodes:
+        if len(by_index) < info.total_episodes and not spec.select:
             lost = f"{files[0].uri}: counts {info.total_episodes} episodes, {len(listed)} are listed in meta/episodes"
             refs.append(EpisodeRef(f"{id}#unlisted", self.name, (files[0],), failure=lost))
         return refs
@@ -312,10 +325,21 @@ def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
             chunks_size=int(raw.get("chunks_size") or 1000),
             total_episodes=int(raw.get("total_episodes") or 0),
             robot_type=raw.get("robot_type"),
+            splits=_splits(raw.get("splits")),
             features={str(name): dict(feature) for name, feature in raw["features"].items()},
         )
         frame_times(np.empty(0, np.int64), info.fps)  # ValueError unless a positive number
         return info
+
+
+def _splits(found: Any) -> dict[str, range]:
+    """Episodes by split, as info.json has them: ``{"train": "0:50"}``."""
+    splits = {}
+    for name, text in found.items() if isinstance(found, dict) else ():
+        first, colon, stop = str(text).partition(":")
+        if colon and first.isdigit() and stop.isdigit():
+            splits[str(name)] = range(int(first), int(stop))
+    return splits
 
 
 def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[_Entry]:

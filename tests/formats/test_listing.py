@@ -348,15 +348,8 @@ def test_real_recordings(data_dir: Path) -> None:
 
 def test_files_passed_over_are_told(tmp_path: Path) -> None:
     write(tmp_path / "a.csv")
-    for name in (
-        "b.bag",
-        "c/d_0.db3",
-        "e.mcap.zstd",
-        "notes.txt",
-        "f.ulg",
-        "c/x.tfrecord-00000-of-00002",
-        ".hidden.bag",
-    ):
+    names = ("b.bag", "c/d_0.db3", "e.mcap.zstd", "notes.txt", "f.ulg", "c/x.tfrecord-00000-of-00002")
+    for name in (*names, ".hidden.bag"):
         write(tmp_path / name, b"x" * 7)
     listing = list_input(InputSpec((str(tmp_path),)))
     assert [ref.id for ref in listing.episodes] == ["a.csv"]

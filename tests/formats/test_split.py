@@ -28,9 +28,8 @@ def write(folder: Path) -> None:
 
 def metadata(folder: Path, *names: str) -> None:
     listed = "".join(f"    - {name}\n" for name in names)
-    (folder / "metadata.yaml").write_text(
-        f"rosbag2_bagfile_information:\n  version: 5\n  relative_file_paths:\n{listed}"
-    )
+    text = f"rosbag2_bagfile_information:\n  version: 5\n  relative_file_paths:\n{listed}"
+    (folder / "metadata.yaml").write_text(text)
 
 
 @pytest.mark.parametrize("how", ["folder", "metadata", "pattern"])
