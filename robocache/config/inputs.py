@@ -54,7 +54,18 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
         episode=cfg.episode,
         stamp=cfg.stamp,
         verify_checksums=cfg.verify_checksums,
+        select=_select(cfg, problems),
     )
+
+
+def _select(cfg: Input, problems: Problems) -> tuple[str, ...]:
+    if problems.under("input.select"):
+        return ()
+    given = cfg.select.split(",") if isinstance(cfg.select, str) else list(cfg.select)
+    items = tuple(item.strip() for item in given if cfg.select)
+    if not all(items):
+        problems.wrong("input.select", cfg.select, f"write {EXPECTED['select']}")
+    return items
 
 
 def _times(cfg: Input, problems: Problems) -> TableTimes | None:

@@ -28,6 +28,7 @@ def resolved_yaml(job: Job) -> str:
             "times": times and times_mapping(times),
             "episode": job.input.episode,
             "stamp": job.input.stamp,
+            "select": list(job.input.select) or "",
             "verify_checksums": job.input.verify_checksums,
             "max_failed_episodes": job.max_failed_episodes,
             "on_restart": job.quality.on_restart,

@@ -44,6 +44,7 @@ class Input:
     times: Times | None = None
     episode: str = "file"
     stamp: str = "header"
+    select: str | list[str] = ""
     verify_checksums: bool = True
     max_failed_episodes: int = 0
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"
@@ -134,6 +135,7 @@ EXPECTED = {
     "period": "rad, deg, or the number that one turn is",
     "sources": "a list of sources",
     "offset": "a duration with its unit (ns, us, ms or s), such as -3ms",
+    "select": "lists that the files name, episodes or ranges, such as train, demo_3 or 0:50",
     "episode": "file, folder, or a regular expression with a group (?P<episode>...)",
 }
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}

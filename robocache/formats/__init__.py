@@ -7,18 +7,23 @@ signals are that a config asks for, :func:`read_episode` reads them. Errors are
 """
 
 from robocache.formats.base import InputSpec, Reader, TableTimes
-from robocache.formats.listing import list_episodes
+from robocache.formats.files import PassedOver
+from robocache.formats.listing import Listing, describe_passed, list_episodes, list_input
 from robocache.formats.registry import READERS, UNAVAILABLE, describe_episode, guarded, list_streams, read_episode
 
 __all__ = [
     "READERS",
     "UNAVAILABLE",
     "InputSpec",
+    "Listing",
+    "PassedOver",
     "Reader",
     "TableTimes",
     "describe_episode",
+    "describe_passed",
     "guarded",
     "list_episodes",
+    "list_input",
     "list_streams",
     "read_episode",
 ]

@@ -69,6 +69,8 @@ class InputSpec:
                      group ``episode`` (files that agree on it are one) and optionally a group ``table``
     stamp:           ``header`` (the message's own stamp, log time where it has none) or ``log``
     verify_checksums: check the checksums that the format carries
+    select:          which episodes of files and datasets that hold several: lists that these name themselves (filter
+                     keys, splits), episodes, ranges ``first:stop``; empty: all
     """
 
     uri: tuple[str, ...]
@@ -78,6 +80,7 @@ class InputSpec:
     episode: str = "file"
     stamp: str = "header"
     verify_checksums: bool = True
+    select: tuple[str, ...] = ()
 
 
 class Reader(ABC):
@@ -92,6 +95,7 @@ class Reader(ABC):
     marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
     parts:    the folders below such a folder whose files belong to the dataset
     members:  its files may be tables of one episode (``input.episode``)
+    splits:   its files may be pieces of one episode, one after another (``input.episode``)
     own_time: it carries its own time: ``input.times`` is not for it
     package:  an optional package that it needs; robocache's extra for it has the reader's name
 
@@ -107,6 +111,7 @@ class Reader(ABC):
     marker: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
     own_time: ClassVar[bool] = False
     package: ClassVar[str] = ""
 
@@ -276,6 +281,32 @@ def shown(names: Sequence[str], most: int = 40) -> str:
     """Names for a message, not more than can be read."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def select_episodes(
+    names: Sequence[str], select: Sequence[str], known: Mapping[str, Sequence[str]], uri: str
+) -> list[str]:
+    """Those of a file's episodes that ``input.select`` asks for (nothing: all), in their order.
+
+    names:  of the episodes, in order
+    known:  lists of episodes that the file itself names: filter keys, splits
+    ``MissingError`` where an item is no such list, no episode and no range ``first:stop`` of them.
+    """
+    if not select:
+        return list(names)
+    chosen: set[str] = set()
+    for item in select:
+        bounds = re.fullmatch(r"(\d*):(\d*)", item)
+        if item in known:
+            chosen.update(known[item])
+        elif item in names:
+            chosen.add(item)
+        elif bounds:
+            chosen.update(names[int(bounds[1] or 0) : int(bounds[2]) if bounds[2] else None])
+        else:
+            lists = f"its lists are {shown(list(known))}; " if known else ""
+            raise MissingError(f"{uri}: no episodes {item!r}; {lists}its episodes are {shown(names, 8)}")
+    return [name for name in names if name in chosen]
 
 
 def natural_key(text: str) -> tuple:

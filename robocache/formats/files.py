@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape as glob_escape
 from glob import has_magic
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -29,6 +30,7 @@ class Found:
     files:   the file; of a dataset its marker (see :class:`robocache.formats.base.Reader`), then its other files
     path:    the first of them as ``fs`` has it
     failure: why it cannot be read, as far as its name and place tell
+    whole:   the folder of the recording that it is a piece of
     """
 
     format: str
@@ -36,6 +38,7 @@ class Found:
     fs: fsspec.AbstractFileSystem
     path: str
     failure: str = ""
+    whole: str = ""
 
     @property
     def uri(self) -> str:
@@ -46,6 +49,40 @@ class Found:
     def marker(self) -> str:
         """Of its format; empty where this is a file."""
         return READERS[self.format].marker if self.format else ""
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file below a folder that no reader takes: ``what`` it is, as far as its name tells, and what would read it."""
+
+    uri: str
+    size: int
+    what: str = ""
+    remedy: str = ""
+
+
+#: What recordings of known kinds are called that no reader takes.
+_KNOWN = (
+    ((".mcap.zstd", ".mcap.zst", ".mcap.lz4", ".mcap.gz"), "a compressed MCAP file", "decompress it, as with zstd -d"),
+    ((".bag", ".bag.active"), "a ROS 1 bag", "convert it to MCAP, as with mcap convert"),
+    ((".db3", ".db3.zstd"), "a ROS 2 SQLite bag", "convert it to MCAP, as with mcap convert or ros2 bag convert"),
+    ((".ulg",), "a PX4 log", "convert it to CSV, as with ulog2csv"),
+    ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),
+    ((".zarr.zip", ".zgroup", ".zarray", ".zmetadata"), "a Zarr store", "convert it to HDF5"),
+    ((".npz", ".npy"), "a NumPy file", "convert it to HDF5"),
+    ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
+    ((".pcd", ".ply", ".las", ".laz"), "a point cloud", ""),
+    ((".feather", ".arrow"), "an Arrow file", "convert it to Parquet"),
+    ((".svo", ".svo2"), "a ZED recording", "export its streams"),
+)
+
+
+def _passed(fs: fsspec.AbstractFileSystem, path: str, details: Mapping[str, Any]) -> PassedOver:
+    stamp, name = _stamp(fs, path, details), path.lower()
+    found = next(((what, how) for suffixes, what, how in _KNOWN if name.endswith(suffixes)), ("", ""))
+    if ".tfrecord-" in name:
+        found = ("a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet")
+    return PassedOver(stamp.uri, max(stamp.size, 0), *found)
 
 
 def _asked(format: str) -> list[Reader]:
@@ -59,8 +96,16 @@ def known_suffixes(format: str) -> str:
     return ", ".join([*suffixes, *(f"folders with {reader.marker}" for reader in readers if reader.marker)])
 
 
-def expand(uri: str, spec: InputSpec) -> tuple[str, list[Found]]:
-    """What a URI leads to, and the folder that its episodes' ids are relative to.
+class Expanded(NamedTuple):
+    """What a URI leads to: ``base`` is the folder that its episodes' ids are relative to."""
+
+    base: str
+    found: list[Found]
+    passed: list[PassedOver]
+
+
+def expand(uri: str, spec: InputSpec) -> Expanded:
+    """What a URI leads to.
 
     A folder gives what a reader claims by suffix, hidden files left out; a file or a glob's match counts as it is.
     ``InputError`` for an unknown protocol and where an object store refuses; ``OSError`` where the storage fails.
@@ -76,38 +121,59 @@ def expand(uri: str, spec: InputSpec) -> tuple[str, list[Found]]:
         raise InputError(f"input.uri: {uri!r}: {error}; check input.storage_options and what they permit") from error
 
 
-def _expand(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> tuple[str, list[Found]]:
+def _expand(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> Expanded:
     here = _uri(fs, path)
     try:
         info = fs.info(path)
     except FileNotFoundError:
-        return _expand_glob(fs, path, spec) if has_magic(path) else (here, [])
+        return _expand_glob(fs, path, spec) if has_magic(path) else Expanded(here, [], [])
     except PermissionError as error:
         if answer(error):  # of an object store: more likely the credentials than the one object
             raise
-        return here.rpartition("/")[0], [_unreadable(fs, path)]
+        return Expanded(here.rpartition("/")[0], [_unreadable(fs, path)], [])
     if info["type"] == "directory":
-        return here, _search(fs, path, spec)
-    return here.rpartition("/")[0], [_named(fs, path, info, spec)]
+        return Expanded(here, *_search(fs, path, spec))
+    return Expanded(here.rpartition("/")[0], [_named(fs, path, info, spec)], [])
 
 
-def _expand_glob(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> tuple[str, list[Found]]:
+def _expand_glob(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> Expanded:
     errors: list[OSError] = []
-    found = []
+    found: list[Found] = []
+    passed: list[PassedOver] = []
+    asked, path = path, _literal(fs, path)
     for match, info in sorted(fs.glob(path, detail=True, **_catch(fs, errors)).items()):
         folder = info["type"] == "directory" or (isinstance(fs, LocalFileSystem) and os.path.isdir(match))  # a link
-        found += _search(fs, match, spec) if folder else [_named(fs, match, info, spec)]
+        inside, beside = _search(fs, match, spec) if folder else ([_named(fs, match, info, spec)], [])
+        found += inside
+        passed += beside
+    written = _uri(fs, asked).split("/")[:-1]
     folders = _uri(fs, path).split("/")[:-1]
-    fixed = next((i for i, name in enumerate(folders) if has_magic(name)), len(folders))
-    return "/".join(folders[:fixed]), found + _unlisted(fs, errors)
+    fixed = next((i for i, name in enumerate(folders) if has_magic(name) and name == written[i]), len(folders))
+    folders = written
+    return Expanded("/".join(folders[:fixed]), found + _unlisted(fs, errors), passed)
 
 
-def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> list[Found]:
-    """The recordings below a folder: datasets as a whole, then single files."""
+def _literal(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """A glob with those of its folders escaped that are there as they are written: ``run[1]`` is a folder's name."""
+    done: list[str] = []
+    plain: list[str] = []
+    for name in path.split("/"):
+        plain.append(name)
+        if has_magic(name) and fs.isdir("/".join(plain)):
+            name = glob_escape(name)
+        elif has_magic(name):
+            return "/".join([*done, *path.split("/")[len(done) :]])
+        done.append(name)
+    return "/".join(done)
+
+
+def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[list[Found], list[PassedOver]]:
+    """The recordings below a folder, datasets as a whole, then single files; and the files passed over."""
     errors: list[OSError] = []
     root = root.rstrip("/")
     files = dict(_walk_local(root, errors) if isinstance(fs, LocalFileSystem) else _walk(fs, root, errors))
     found = _unlisted(fs, errors)
+    passed: list[PassedOver] = []
     datasets: dict[str, str] = {}
     for reader in (reader for reader in _asked(spec.format) if reader.marker):
         for marker in sorted((path for path in files if path.endswith(f"/{reader.marker}")), key=len):
@@ -121,9 +187,13 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> list[F
             found.append(Found(reader.name, stamps, fs, marker))
     for path, details in files.items():
         format = _by_suffix(path)
-        if format and spec.format in ("auto", format) and not _inside(path, datasets):
+        if _inside(path, datasets):
+            continue
+        if format and spec.format in ("auto", format):
             found.append(Found(format, (_stamp(fs, path, details),), fs, path))
-    return found
+        else:
+            passed.append(_passed(fs, path, details))
+    return found, passed
 
 
 def _inside(path: str, folders: Mapping[str, str]) -> bool:

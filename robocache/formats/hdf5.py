@@ -8,6 +8,7 @@ is no row for each time but a single value (an attribute, a scalar, a dataset of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +16,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from robocache.errors import InputError, MissingError
-from robocache.formats.base import InputSpec, Reader, Selector, natural_key, open_file, parse_source, shown
+from robocache.formats.base import (
+    InputSpec,
+    Reader,
+    Selector,
+    natural_key,
+    open_file,
+    parse_source,
+    select_episodes,
+    shown,
+)
 from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.hdf5_values import (
     Samples,
@@ -30,6 +40,8 @@ from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, Stre
 
 #: Longer attributes (robosuite keeps a whole MJCF model in one) are no metadata.
 MAX_ATTRIBUTE = 16_384
+#: Episodes at the top of a file, as ManiSkill names them.
+_TRAJECTORY = re.compile(r"traj_[0-9]+")
 #: No HDF5 filter packs tighter than deflate's 1032:1, so a dataset that claims more is damaged.
 MAX_COMPRESSION = 1100
 
@@ -44,17 +56,18 @@ class Hdf5Reader(Reader):
     package: ClassVar[str] = "h5py"
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
-        """One episode for each group below ``data``, in natural order; without such groups the file is one."""
+        """One episode for each group below ``data``, or each ``traj_N`` at the top, in natural order; without such
+        groups the file is one."""
         (file,) = files
         with _open(file, spec) as root:
             data = root.get("data")
-            groups = []
-            if isinstance(data, h5py.Group):
-                groups = [name for name in data if data.get(name, getclass=True) is h5py.Group]
-        if not groups:
-            return [EpisodeRef(id, self.name, (file,), nbytes=file.size)]
-        keys = [f"data/{name}" for name in sorted(groups, key=natural_key)]
-        return [EpisodeRef(f"{id}#{key}", self.name, (file,), key, file.size // len(keys)) for key in keys]
+            keys = [f"data/{name}" for name in _groups(data)] if isinstance(data, h5py.Group) else []
+            keys = keys or [name for name in _groups(root) if _TRAJECTORY.fullmatch(name)]
+            if not keys:
+                return [EpisodeRef(id, self.name, (file,), nbytes=file.size)]
+            share = file.size // len(keys)
+            chosen = _selected(root, keys, spec.select, file.uri)
+        return [EpisodeRef(f"{id}#{key}", self.name, (file,), key, share) for key in chosen]
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every dataset with a row for each time (with a rate, every dataset), every single value and attribute."""
@@ -166,6 +179,21 @@ def _open(file: FileStamp, spec: InputSpec) -> Iterator[Any]:
     # Through a file object: remote storage, no lock on the file, and storage errors arrive as they were raised.
     with open_file(file, spec) as stream, h5py.File(HeapCheckedFile(stream), "r") as root:
         yield root
+
+
+def _groups(parent: Any) -> list[str]:
+    return sorted((name for name in parent if parent.get(name, getclass=True) is h5py.Group), key=natural_key)
+
+
+def _selected(root: Any, keys: Sequence[str], select: Sequence[str], uri: str) -> list[str]:
+    """The episodes that ``input.select`` names: by a filter key below ``mask``, or as :func:`select_episodes` does."""
+    masks = root.get("mask")
+    known = {}
+    for name in masks if isinstance(masks, h5py.Group) else ():
+        if isinstance(masks[name], h5py.Dataset):
+            known[str(name)] = [item.decode() if isinstance(item, bytes) else str(item) for item in masks[name][()]]
+    names = {key.rpartition("/")[2]: key for key in keys}
+    return [names[name] for name in select_episodes(list(names), select, known, uri)]
 
 
 def _group(root: Any, ref: EpisodeRef) -> Any:

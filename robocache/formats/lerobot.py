@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -20,7 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, Reader, Selector, open_file, parse_source, positions, read_bytes
+from robocache.formats.base import (
+    InputSpec,
+    Reader,
+    Selector,
+    open_file,
+    parse_source,
+    positions,
+    read_bytes,
+    select_episodes,
+)
 from robocache.formats.columns import is_payload, read_column, stream_type, type_name
 from robocache.formats.guard import guarded
 from robocache.formats.parquet_rows import Rows, read_rows, read_schema
@@ -53,6 +63,7 @@ class _Info:
     total_episodes: int
     robot_type: str | None
     features: dict[str, dict[str, Any]]
+    splits: dict[str, range]
 
     @property
     def shared_files(self) -> bool:
@@ -84,6 +95,13 @@ class LeRobotReader(Reader):
         below = {file.uri.removeprefix(root): file for file in files}
         info = _read_info(files[0], spec)
         listed = _list_v3(below, info, spec) if info.shared_files else _list_v2(below, info, spec)
+        names = Counter(path.rpartition("/")[2] for path in below if path.startswith("data/"))
+        # Some templates name folders that no writer has made: a file of that name, and only one, is the one meant.
+        unique = {path.rpartition("/")[2]: file for path, file in below.items() if path.startswith("data/")}
+        unique = {name: file for name, file in unique.items() if names[name] == 1}
+        by_index = {str(entry.index): entry for entry in listed}
+        splits = {name: [str(i) for i in episodes] for name, episodes in info.splits.items()}
+        listed = [by_index[name] for name in select_episodes(list(by_index), spec.select, splits, files[0].uri)]
         tasks = [below[p] for p in ("meta/tasks.parquet", "meta/tasks.jsonl") if p in below][:1]
         lengths = Counter[str]()
         starts: dict[str, int] = {}  # the dataset's row that a file begins with
@@ -92,9 +110,11 @@ class LeRobotReader(Reader):
             starts[entry.path] = min(entry.start, starts.get(entry.path, entry.start))
         refs = []
         for entry in listed:
-            data = below.get(entry.path)
+            data = below.get(entry.path) or unique.get(entry.path.rpartition("/")[2])
             first = entry.start - starts[entry.path]
-            runs = ((first, first + entry.length),) if starts[entry.path] >= 0 and entry.length else ()
+            if not info.shared_files:
+                first = 0
+            runs = ((first, first + entry.length),) if first >= 0 and entry.length else ()
             ref = EpisodeRef(f"{id}#{entry.index}", self.name, (files[0],), str(Rows(entry.index, runs)))
             if data is None:
                 ref = replace(ref, failure=f"{root}{entry.path}: no such file")
@@ -104,7 +124,7 @@ class LeRobotReader(Reader):
                 nbytes = data.size * max(entry.length, 1) // lengths[entry.path]
                 ref = replace(ref, files=(data, files[0], *tasks), nbytes=nbytes)
             refs.append(ref)
-        if len(listed) < info.total_episodes:
+        if len(by_index) < info.total_episodes and not spec.select:
             lost = f"{files[0].uri}: counts {info.total_episodes} episodes, {len(listed)} are listed in meta/episodes"
             refs.append(EpisodeRef(f"{id}#unlisted", self.name, (files[0],), failure=lost))
         return refs
@@ -229,6 +249,12 @@ def _load(ref: EpisodeRef, columns: Sequence[str], info: _Info, spec: InputSpec)
     data = read_rows(ref.files[0], list(dict.fromkeys([*columns, *clock])), rows if info.shared_files else None, spec)
     if info.shared_files and not data.num_rows:
         raise InputError(f"{_where(ref)}: the file holds no row of episode {rows.episode}")
+    listed = sum(stop - start for start, stop in rows.runs)
+    if data.num_rows < listed:
+        raise InputError(
+            f"{_where(ref)}: the dataset lists {listed} frames of episode {rows.episode}, the file holds "
+            f"{data.num_rows}; it is cut short or not the dataset's"
+        )
     return data
 
 
@@ -247,9 +273,29 @@ def _times(data: pa.Table, info: _Info, ref: EpisodeRef) -> np.ndarray:
             drift = np.abs(stamps.astype(np.float64) - frames / info.fps)
             if (drift < TIMESTAMP_TOLERANCE_S).all():
                 return frame_times(frames, info.fps)
+            if (rate := _true_rate(frames, stamps)) is not None:
+                return frame_times(frames, rate)
     if stamps is None:
         raise InputError(f"{_where(ref)}: has neither frame_index nor timestamp; columns {data.column_names}")
     return column_times(data.column("timestamp"), "s", where=f"{_where(ref)}: 'timestamp'")
+
+
+def _true_rate(frames: np.ndarray, stamps: np.ndarray) -> Fraction | None:
+    """The simple rate of which all stamps are the frames' times, rounded to float32; None where there is none.
+
+    A dataset taken at another rate than its info.json says has stamps that tell it. Rounded as they are, they would end
+    before their last frame does.
+    """
+    span = float(stamps[-1]) - float(stamps[0]) if len(stamps) > 2 else 0.0
+    if stamps.dtype != np.float32 or not span > 0 or frames[-1] <= frames[0]:
+        return None
+    measured = float(frames[-1] - frames[0]) / span
+    for rate in (Fraction(round(measured)), Fraction(round(measured * 1001), 1001), Fraction(round(measured * 10), 10)):
+        if rate > 0:
+            told = (frames / float(rate)).astype(np.float32)
+            if (np.abs(told - stamps) <= np.spacing(np.maximum(np.abs(told), np.float32(1e-6)))).all():
+                return rate
+    return None
 
 
 def _names(feature: dict[str, Any]) -> list[str] | None:
@@ -279,10 +325,21 @@ def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
             chunks_size=int(raw.get("chunks_size") or 1000),
             total_episodes=int(raw.get("total_episodes") or 0),
             robot_type=raw.get("robot_type"),
+            splits=_splits(raw.get("splits")),
             features={str(name): dict(feature) for name, feature in raw["features"].items()},
         )
         frame_times(np.empty(0, np.int64), info.fps)  # ValueError unless a positive number
         return info
+
+
+def _splits(found: Any) -> dict[str, range]:
+    """Episodes by split, as info.json has them: ``{"train": "0:50"}``."""
+    splits = {}
+    for name, text in found.items() if isinstance(found, dict) else ():
+        first, colon, stop = str(text).partition(":")
+        if colon and first.isdigit() and stop.isdigit():
+            splits[str(name)] = range(int(first), int(stop))
+    return splits
 
 
 def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[_Entry]:
@@ -293,7 +350,7 @@ def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
         entries = []
         for row in _json_lines(file, spec):
             index = int(row["episode_index"])
-            path = info.data_path.format(episode_chunk=index // info.chunks_size, episode_index=index)
+            path = _path(info, file, index, index // info.chunks_size, index)
             entries.append(_Entry(index, int(row.get("length") or 0), path))
         return _once(entries, file)
 
@@ -312,9 +369,21 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
                 rows = parquet.read(columns=[*columns, *told]).select([*columns, *told]).to_pydict()
             for row in zip(*rows.values(), strict=True):
                 index, length, chunk, number, *first = (-1 if item is None else int(item) for item in row)
-                path = info.data_path.format(chunk_index=chunk, file_index=number)
+                path = _path(info, file, index, chunk, number)
                 entries.append(_Entry(index, length, path, *first))
     return _once(entries, tables[0])
+
+
+def _path(info: _Info, file: FileStamp, episode: int, chunk: int, number: int) -> str:
+    """Where the data of an episode is: by every placeholder that datasets are seen to use."""
+    try:
+        return info.data_path.format(episode_index=episode, episode_chunk=chunk, chunk_index=chunk, file_index=number)
+    except (KeyError, IndexError, ValueError) as error:
+        uri = f"{file.uri.partition('/meta/')[0]}/meta/info.json"
+        raise InputError(
+            f"{uri}: data_path {info.data_path!r} has a placeholder {error} that is none of episode_index, "
+            "episode_chunk, chunk_index and file_index"
+        ) from None
 
 
 def _once(entries: list[_Entry], file: FileStamp) -> list[_Entry]:

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import yaml
+
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key
-from robocache.formats.files import Found, expand, known_suffixes
+from robocache.formats.files import Found, PassedOver, expand, known_suffixes
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
 from robocache.types import EpisodeRef, FileStamp
@@ -41,32 +43,94 @@ class _Group:
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What an input holds: its episodes in natural order of their ids, and the files that no reader takes."""
+
+    episodes: list[EpisodeRef]
+    passed_over: list[PassedOver]
+
+
 def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
-    """Every episode below ``spec.uri``, in natural order of their ids, each once.
+    """The episodes of :func:`list_input`."""
+    return list_input(spec).episodes
+
+
+def list_input(spec: InputSpec) -> Listing:
+    """Every episode below ``spec.uri``, in natural order of their ids, each once; and what was passed over.
 
     A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's marker
     (``meta/info.json``) is one dataset. A file asked for by name or glob that no reader knows, or any file that
     is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are passed
-    over. Raises :class:`InputError` where a URI matches nothing or ``format`` or ``episode`` cannot be, and
+    over, and said to be. Pieces of one recording, as ``episode`` or a rosbag2 metadata.yaml beside them says, are one
+    episode. Raises :class:`InputError` where a URI matches nothing or ``format`` or ``episode`` cannot be, and
     ``OSError`` where the storage fails.
     """
     if spec.format not in ("auto", *READERS):
         raise InputError(f"input.format: {spec.format!r} is unknown; auto or one of {', '.join(READERS)} is right")
     pattern = _pattern(spec.episode)
     bases: list[str] = []
+    passed: list[PassedOver] = []
     found: dict[str, Found] = {}
     for uri in spec.uri:
-        base, items = expand(uri, spec)
+        base, items, beside = expand(uri, spec)
+        passed += beside
         if not items:
-            raise InputError(f"input.uri: nothing at {uri!r} is a recording; known are {known_suffixes(spec.format)}")
+            held = f" ({describe_passed(beside)})" if beside else ""
+            known = known_suffixes(spec.format)
+            raise InputError(f"input.uri: nothing at {uri!r} is a recording{held}; known are {known}")
         bases.append(base)
         found |= {item.uri: item for item in items}
     datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
     items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)])
+    taken = {file.uri for item in items for file in item.files}
+    passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
+    items = _split_recordings(items, passed)
     groups = _group(items, _common_folder(bases), spec.episode, pattern)
     with ThreadPoolExecutor(_THREADS) as pool:
         refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
-    return sorted(refs, key=lambda ref: natural_key(ref.id))
+    return Listing(sorted(refs, key=lambda ref: natural_key(ref.id)), passed)
+
+
+def describe_passed(files: Sequence[PassedOver]) -> str:
+    """Files passed over for a message: how many of what, and an example of each."""
+    kinds: dict[str, list[PassedOver]] = {}
+    for file in files:
+        kinds.setdefault(file.what, []).append(file)
+    parts = []
+    for what, some in sorted(kinds.items(), key=lambda item: (not item[0], item[0])):
+        name, remedy = some[0].uri.rpartition("/")[2], some[0].remedy
+        count = f"{len(some)} file{'s' if len(some) != 1 else ''} passed over"
+        parts.append(f"{count}: {what or 'of no known kind'}, as {name}{f'; {remedy}' if remedy else ''}")
+    return "; ".join(parts)
+
+
+def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> list[Found]:
+    """The same, with the folder as ``whole`` of the files that a rosbag2 metadata.yaml beside them names as one."""
+    folders = {file.uri.rpartition("/")[0] for file in passed if file.uri.endswith("/metadata.yaml")}
+    members: dict[str, list[Found]] = {}
+    for item in items:
+        folder = item.files[0].uri.rpartition("/")[0]
+        if folder in folders and item.format and READERS[item.format].splits:
+            members.setdefault(folder, []).append(item)
+    whole: dict[str, Found] = {}
+    for folder, some in members.items():
+        if len(some) < 2:
+            continue
+        fs, path = some[0].fs, f"{some[0].path.rpartition('/')[0]}/metadata.yaml"
+        try:
+            told = yaml.safe_load(fs.cat_file(path))["rosbag2_bagfile_information"]["relative_file_paths"]
+            names = [str(name).rpartition("/")[2] for name in told]
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+            continue  # another file of that name
+        by_name = {item.files[0].uri.rpartition("/")[2]: item for item in some}
+        lost = [name for name in names if name not in by_name]
+        failure = f"{folder}/metadata.yaml: names {lost[0]}, which is not there or cannot be read" if lost else ""
+        for name in names:
+            if name in by_name:
+                item = by_name[name]
+                whole[item.uri] = replace(item, whole=folder, failure=item.failure or failure)
+    return [whole.get(item.uri, item) for item in items]
 
 
 def _pattern(episode: str) -> re.Pattern[str] | None:
@@ -121,21 +185,25 @@ def _check(item: Found, head: bytes | Exception) -> str:
 
 
 def _group(items: Sequence[Found], root: str, episode: str, pattern: re.Pattern[str] | None) -> list[_Group]:
-    """Files to groups: tables as ``input.episode`` says, every other file alone."""
+    """Files to groups: tables and pieces as ``input.episode`` says, pieces of a whole in any case, others alone."""
     groups: dict[tuple[str, str], list[tuple[str, Found]]] = {}  # (id, what it stands for) -> [(table, file)]
     for item in sorted(items, key=lambda item: natural_key(item.uri)):
         path, table = _below(root, item.uri), ""
         key = (path, item.uri)
-        if item.format and READERS[item.format].members and episode != "file":
-            folder, _, name = item.uri.rpartition("/")
-            table = name.rpartition(".")[0] or name
+        reader = READERS[item.format] if item.format else None
+        folder, _, name = item.uri.rpartition("/")
+        if reader is not None and (reader.members or reader.splits) and episode != "file":
+            stem = name.rpartition(".")[0] or name
             match = pattern.fullmatch(path) if pattern else None
             if match:
-                key, table = (match["episode"] or "", ""), match.groupdict().get("table") or table
+                key, stem = (match["episode"] or "", ""), match.groupdict().get("table") or stem
             elif pattern:
                 item = replace(item, failure=f"{item.uri}: {path!r} does not match input.episode")
             else:
                 key = (_below(root, folder), folder)
+            table = stem if reader.members else ""
+        elif item.whole:
+            key = (_below(root, item.whole), item.whole)
         groups.setdefault(key, []).append((table, item))
     merged: dict[str, _Group] = {}
     for (id, _), members in groups.items():

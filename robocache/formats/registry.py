@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 from robocache.errors import InputError
@@ -11,6 +12,7 @@ from robocache.formats.guard import guarded
 from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
+from robocache.formats.metadata import metadata_sources, metadata_streams
 from robocache.formats.tables import CsvReader, ParquetReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
@@ -43,7 +45,12 @@ def describe_episode(
     ``MissingError`` where a source has no such field, naming those there are; errors as :func:`guarded` has them.
     """
     with guarded(ref.files, _name(ref), ref.format):
-        return _reader(ref).describe(ref, _sources(sources), spec, look=look)
+        asked = _sources(sources)
+        found = _reader(ref).describe(ref, asked, spec, look=look)
+        if told := metadata_sources(asked, found):
+            metadata = _reader(ref).read(ref, [], spec).metadata
+            found |= {key: stream.type for key, stream in metadata_streams(told, metadata, 0).items()}
+        return {source.key: found[source.key] for source in asked if source.key in found}
 
 
 def read_episode(ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSpec) -> Episode:
@@ -52,7 +59,13 @@ def read_episode(ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSp
     Errors as :func:`guarded` has them.
     """
     with guarded(ref.files, _name(ref), ref.format):
-        return _reader(ref).read(ref, _sources(sources), spec)
+        asked = _sources(sources)
+        episode = _reader(ref).read(ref, asked, spec)
+        if told := metadata_sources(asked, episode.streams):
+            start = min((int(s.times.min()) for s in episode.streams.values() if len(s.times)), default=0)
+            streams = {**episode.streams, **metadata_streams(told, episode.metadata, start)}
+            episode = replace(episode, streams={s.key: streams[s.key] for s in asked if s.key in streams})
+        return episode
 
 
 def _name(ref: EpisodeRef) -> str:

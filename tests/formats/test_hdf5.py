@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from robocache.errors import InputError
-from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
+from robocache.formats import InputSpec, TableTimes, describe_episode, list_episodes, list_streams, read_episode
 from robocache.types import EpisodeRef, rate_times
 
 h5py = pytest.importorskip("h5py", reason="HDF5 is optional")
@@ -220,3 +220,49 @@ def test_damage_to_real_files(data_dir: Path, tmp_path: Path, name: str) -> None
     path = Path(shutil.copy(data_dir / f"hdf5/{name}.hdf5", tmp_path))
     seen = outcomes(path, ["states", "joint_torques"], tries=60, times=TableTimes("states[0]"))
     assert set(seen) == {"read", "refused"}, seen
+
+
+def test_what_holds_for_the_whole_episode(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        file["t"], file["x"], file["success"], file["goal"] = np.arange(5) + 7.0, np.arange(5), True, "fold"
+        file.attrs["task"], file.attrs["mass"], file.attrs["sim"] = "pick", [1.5, 2.5], np.bool_(False)
+    spec = InputSpec((str(path),), times=TableTimes("t"))
+    (ref,) = list_episodes(spec)
+    sources = ["success", "goal", "metadata.task", "metadata.mass", "metadata.sim", "metadata.gone"]
+    found = read_episode(ref, ["x", *sources], spec).streams
+    assert list(found) == ["x", *sources[:-1]]
+    assert all(found[name].times.tolist() == [7 * 10**9] for name in sources[:-1])
+    assert found["success"].values.tolist() == [True] and found["goal"].values.to_pylist() == ["fold"]
+    assert found["metadata.task"].values.to_pylist() == ["pick"]
+    assert found["metadata.mass"].values.tolist() == [[1.5, 2.5]] and found["metadata.sim"].values.tolist() == [False]
+    assert describe_episode(ref, sources, spec) == {name: found[name].type for name in sources[:-1]}
+
+
+def test_episodes_are_selected_by_mask_name_and_range(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        for i in range(12):
+            file[f"data/demo_{i}/x"] = np.arange(3) + i
+        file["mask/train"] = np.array([b"demo_10", b"demo_1"])
+
+    def chosen(*select: str) -> list[str]:
+        refs = list_episodes(InputSpec((str(path),), times=TableTimes(rate_hz=1), select=select))
+        return [ref.failure or ref.key.rpartition("/")[2] for ref in refs]
+
+    assert chosen("train") == ["demo_1", "demo_10"] and len(chosen()) == 12
+    assert chosen("train", "demo_3", "10:") == ["demo_1", "demo_3", "demo_10", "demo_11"]
+    assert "no episodes 'valid'; its lists are train; its episodes are demo_0" in chosen("valid")[0]
+
+
+def test_trajectories_at_the_top_are_episodes(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for i in (0, 2, 10):
+            file[f"traj_{i}/actions"] = np.full((4, 2), i)
+            file[f"traj_{i}"].attrs["seed"] = i
+    spec = InputSpec((str(path),), times=TableTimes(rate_hz=20))
+    refs = list_episodes(spec)
+    assert [ref.key for ref in refs] == ["traj_0", "traj_2", "traj_10"]
+    episode = read_episode(refs[1], ["actions", "metadata.seed"], spec)
+    assert (episode.streams["actions"].values == 2).all() and episode.streams["metadata.seed"].values.tolist() == [2]

@@ -292,3 +292,76 @@ def test_real_g1(data_dir: Path) -> None:
     table = pq.read_table(root / "data/chunk-000/episode_000059.parquet").to_pydict()
     assert stream.values.tolist() == table["observation.state"]
     assert episode.streams["action[kLeftElbow]"].values[:, 0].tolist() == [row[3] for row in table["action"]]
+
+
+@BOTH
+def test_an_episode_shorter_than_its_length_is_refused(tmp_path: Path, write: Writer) -> None:
+    root = write(tmp_path / "set")
+    last = max((root / "data").rglob("*.parquet"))
+    table = pq.read_table(last)
+    pq.write_table(table.slice(0, table.num_rows - 1), last)
+    refs = listed(root)
+    read_episode(refs[0], ["action"], InputSpec((str(root),)))
+    with pytest.raises(InputError, match="lists 3 frames of episode 2, the file holds 2; it is cut short"):
+        read_episode(refs[2], ["action"], InputSpec((str(root),)))
+
+
+@pytest.mark.parametrize(
+    "template", ["data/chunk-{chunk_index:03d}/episode_{episode_index:06d}.parquet",
+                 "data/chunk-{episode_index:03d}/episode_{episode_index:06d}.parquet"],
+)  # fmt: skip
+def test_other_placeholders_of_data_path(tmp_path: Path, template: str) -> None:
+    root = write_v2(tmp_path / "set")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "data_path": template}))
+    for i, ref in enumerate(listed(root)):
+        values = read_episode(ref, ["action"], InputSpec((str(root),))).streams["action"].values
+        assert values[:, 1].tolist() == [i] * LENGTHS[i]
+    (root / "meta/info.json").write_text(json.dumps({**info, "data_path": "data/{video_key}.parquet"}))
+    (failed,) = listed(root)
+    assert "placeholder 'video_key' that is none of episode_index, episode_chunk" in failed.failure
+
+
+@pytest.mark.parametrize("rate", [15, 59.94005994, 12.5])
+def test_stamps_of_another_rate_than_infos_reach_their_last_frame(tmp_path: Path, rate: float) -> None:
+    root, n = tmp_path / "set", 500
+    (root / "data/chunk-000").mkdir(parents=True)
+    (root / "meta").mkdir()
+    stamps = (np.arange(n) / rate).astype("f4")
+    table = pa.table({"action": np.arange(n), "timestamp": stamps, "frame_index": np.arange(n)})
+    pq.write_table(table, root / "data/chunk-000/episode_000000.parquet")
+    template = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    write_info(root, "v2.1", template)
+    (root / "meta/episodes.jsonl").write_text(json.dumps({"episode_index": 0, "length": n}) + "\n")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 1}))
+    (ref,) = listed(root)
+    found = read_episode(ref, ["action"], InputSpec((str(root),))).streams["action"].times
+    exact = {15: 15, 12.5: 12.5}.get(rate, 60000 / 1001)
+    np.testing.assert_allclose(found, np.arange(n) / exact * 1e9, rtol=0, atol=1)
+    stamps[7] += 0.01  # not of a rate
+    pq.write_table(table.set_column(1, "timestamp", pa.array(stamps)), root / "data/chunk-000/episode_000000.parquet")
+    (ref,) = listed(root)
+    found = read_episode(ref, ["action"], InputSpec((str(root),))).streams["action"].times
+    np.testing.assert_allclose(found, stamps.astype(float) * 1e9, rtol=0, atol=1)
+
+
+def test_a_file_of_many_episodes_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rows that the metadata tells, not by a search of the whole file for each episode."""
+    root = write_v3(tmp_path / "set")
+    decoded = []
+    real = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: decoded.append(a[1]) or real(*a, **k))
+    for i, ref in enumerate(listed(root)):
+        values = read_episode(ref, ["observation.state"], InputSpec((str(root),))).streams["observation.state"].values
+        assert values[0, 0] == 100 * i and len(values) == LENGTHS[i]
+    assert decoded == [0, 0]  # a row group of each file
+    pq.write_table(pq.read_table(root / "data/chunk-000/file-000.parquet").take([3, 1, 2, 0, *range(4, 10)]),
+                   root / "data/chunk-000/file-000.parquet")  # fmt: skip
+    episodes = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet")
+    wrong = episodes.set_column(
+        episodes.column_names.index("dataset_from_index"), "dataset_from_index", pa.array([0, 5, 10])
+    )
+    pq.write_table(wrong, root / "meta/episodes/chunk-000/file-000.parquet")
+    values = read_episode(listed(root)[1], ["action"], InputSpec((str(root),))).streams["action"].values
+    assert values[:, 1].tolist() == [1] * LENGTHS[1]  # ranges that hold another episode's rows are not believed

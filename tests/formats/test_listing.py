@@ -21,8 +21,10 @@ from robocache.formats import (
     UNAVAILABLE,
     InputSpec,
     TableTimes,
+    describe_passed,
     guarded,
     list_episodes,
+    list_input,
     list_streams,
     read_episode,
 )
@@ -342,3 +344,52 @@ def test_real_recordings(data_dir: Path) -> None:
     assert len(ids(refs)) == len(set(ids(refs)))
     assert sum(ref.format == "lerobot" for ref in found) == 60
     assert [ref.id for ref in found if ref.format == "hdf5"][-1] == "hdf5/isaaclab_stack.hdf5#data/demo_9"
+
+
+def test_files_passed_over_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    names = ("b.bag", "c/d_0.db3", "e.mcap.zstd", "notes.txt", "f.ulg", "c/x.tfrecord-00000-of-00002")
+    for name in (*names, ".hidden.bag"):
+        write(tmp_path / name, b"x" * 7)
+    listing = list_input(InputSpec((str(tmp_path),)))
+    assert [ref.id for ref in listing.episodes] == ["a.csv"]
+    found = {file.uri.removeprefix(f"{tmp_path}/"): file for file in listing.passed_over}
+    assert set(found) == set(names)
+    assert {file.size for file in found.values()} == {7}
+    assert found["b.bag"].what == "a ROS 1 bag" and found["notes.txt"].what == ""
+    said = describe_passed(listing.passed_over)
+    assert "1 file passed over: a compressed MCAP file, as e.mcap.zstd; decompress it, as with zstd -d" in said
+    assert said.endswith("1 file passed over: of no known kind, as notes.txt")
+    assert list_input(InputSpec((str(tmp_path / "a.csv"),))).passed_over == []  # nothing else was asked for
+    other = list_input(InputSpec((str(tmp_path),), format="csv"))
+    assert len(other.passed_over) == 6
+    with pytest.raises(InputError, match=r"is a recording \(1 file passed over: a ROS 2 SQLite bag, as d_0\.db3"):
+        list_input(InputSpec((str(tmp_path / "c"),)))
+
+
+def test_files_taken_by_another_uri_are_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    write(tmp_path / "b.log")
+    listing = list_input(InputSpec((str(tmp_path), str(tmp_path / "b.log"))))
+    assert [ref.id for ref in listing.episodes] == ["a.csv", "b.log"] and not listing.passed_over
+
+
+def test_a_folder_of_glob_characters_is_what_it_says(tmp_path: Path) -> None:
+    write(tmp_path / "run[1]/a.csv")
+    write(tmp_path / "run1/b.csv")
+    assert ids(listed(tmp_path / "run[1]")) == ["a.csv"]
+    assert ids(listed(tmp_path / "run[1]/*.csv")) == ["a.csv"]
+    assert ids(listed(tmp_path / "run[12]/*.csv")) == ["run1/b.csv"]
+    write(tmp_path / "what?/c.csv")
+    assert ids(listed(tmp_path / "what?/*.csv")) == ["c.csv"]
+
+
+def test_names_that_are_no_text_are_escaped_and_read(tmp_path: Path) -> None:
+    import os
+
+    path = os.path.join(os.fsencode(tmp_path), b"pr\xfcfung.csv")
+    with open(path, "wb") as file:
+        file.write(b"time_ns,x\n0,1\n")
+    (ref,) = listed(tmp_path)
+    assert ref.id == "pr\\udcfcfung.csv"
+    assert read_episode(ref, ["x"], InputSpec(())).streams["x"].values.tolist() == [1]

@@ -505,3 +505,92 @@ def test_damaged_files_raise_input_error_and_nothing_else(tmp_path, layout):
                 refused += 1
                 assert "a.mcap" in str(error)
     assert refused > 30
+
+
+def _loose(path: Path, statistics: bool) -> list[int]:
+    """A file of which the middle third of the messages lies outside of chunks; what it holds."""
+    with path.open("wb") as file:
+        writer = Writer(file, chunk_size=1 << 30, use_statistics=statistics)
+        writer.start("ros2")
+        kind = writer.register_schema("std_msgs/msg/Int64", "ros2msg", b"int64 data")
+        channel = writer.register_channel("/x", "cdr", kind)
+        chunk = writer._Writer__chunk_builder
+        for i in range(90):
+            if i in (30, 60):
+                writer._Writer__finalize_chunk()
+                writer._Writer__chunk_builder = None if i == 30 else chunk
+            data = bytes(STORE.serialize_cdr(make("std_msgs/msg/Int64", data=i), "std_msgs/msg/Int64"))
+            writer.add_message(channel, TOP + i, data, TOP + i)
+        writer.finish()
+    return list(range(90))
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_messages_outside_of_chunks_are_read(tmp_path, statistics):
+    held = _loose(tmp_path / "a.mcap", statistics)
+    spec = InputSpec((str(tmp_path / "a.mcap"),))
+    assert read(spec, "/x.data").streams["/x.data"].values.tolist() == held
+    assert len(streams(spec)["/x"].times) == 90
+
+
+def test_what_the_statistics_count_must_be_there(tmp_path):
+    path = tmp_path / "a.mcap"
+    spec = write(path, [mixed(i) for i in range(300)], chunk_size=3000, enable_crcs=False)
+    whole = read(spec, "/mixed.tail").streams["/mixed.tail"].values
+    data = bytearray(path.read_bytes())
+    summary = mcap_reader.make_reader(path.open("rb")).get_summary()
+    count = b"\x01\x00" + len(whole).to_bytes(8, "little")  # channel 1
+    at = data.rindex(count)
+    data[at : at + 10] = b"\x01\x00" + (len(whole) + 1).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="its statistics count 301 messages, 300 are there"):
+        read(spec, "/mixed.tail")
+    data[at : at + 10] = count
+    # A chunk that no index points to: its record of the summary becomes one that nobody knows.
+    start = summary.chunk_indexes[1].chunk_start_offset.to_bytes(8, "little")
+    record = data.rindex(start) - 16 - 9
+    assert data[record] == 0x08
+    data[record] = 0x7F
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read(spec, "/mixed.tail").streams["/mixed.tail"].values, whole)
+
+
+def test_metadata_records_are_the_episodes(tmp_path):
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        channel = writer.register_channel("/x", "json", 0)
+        writer.add_metadata("task", {"text": "fold", "success": "true"})
+        writer.add_message(channel, 1, b'{"q": 1}', 1)
+        writer.add_metadata("robot", {"name": "ur5"})
+        writer.finish()
+    episode = read(InputSpec((str(path),)), "/x.q")
+    assert episode.metadata == {"task": {"text": "fold", "success": "true"}, "robot": {"name": "ur5"}}
+
+
+def test_ros1_messages_go_through_the_same_decoder(tmp_path):
+    """No padding, no encapsulation, no NUL; a header that counts."""
+    ros1 = rosbags_types.get_typestore(rosbags_types.Stores.ROS1_NOETIC)
+    kind = "sensor_msgs/msg/JointState"
+    text, _ = ros1.generate_msgdef(kind, ros_version=1)
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros1")
+        channel = writer.register_channel(
+            "/j", "ros1", writer.register_schema("sensor_msgs/JointState", "ros1msg", text.encode())
+        )
+        for i in range(40):
+            at = ros1.types["builtin_interfaces/msg/Time"](5, i)
+            head = ros1.types["std_msgs/msg/Header"](i, at, "b" * (i % 3))
+            names = ["a", "bb"] if i % 2 else ["bb", "a"]
+            values = np.array([{"a": i, "bb": -i}[name] for name in names], float)
+            message = ros1.types[kind](head, names, values, values * 2, np.array([]))
+            writer.add_message(channel, 9, bytes(ros1.serialize_ros1(message, kind)), 9)
+        writer.finish()
+    found = read(InputSpec((str(path),)), "/j.position[a,bb]", "/j.velocity[bb]", "/j.header.seq").streams
+    assert found["/j.position[a,bb]"].values.tolist() == [[i, -i] for i in range(40)]
+    assert found["/j.velocity[bb]"].values.tolist() == [[-2 * i] for i in range(40)]
+    assert found["/j.header.seq"].values.tolist() == list(range(40))
+    assert found["/j.position[a,bb]"].times.tolist() == [5 * 10**9 + i for i in range(40)]

@@ -17,10 +17,11 @@ from robocache.formats.messages.batch import Schema
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = 0x03, 0x04, 0x05, 0x06, 0x07, 0x08
-STATISTICS, DATA_END, FOOTER = 0x0B, 0x0F, 0x02
+STATISTICS, METADATA, METADATA_INDEX, DATA_END, FOOTER = 0x0B, 0x0C, 0x0D, 0x0F, 0x02
 RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
 _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
+_MOST_METADATA = 1 << 24
 _TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
 
 
@@ -50,14 +51,19 @@ class ChunkIndex:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """``data_end`` is the file offset of the DataEnd record, ``data_crc`` covers the bytes before it (0: none)."""
+    """``data_end`` is the file offset of the DataEnd record, ``data_crc`` covers the bytes before it (0: none).
+
+    message_counts: by channel, as the statistics record has them; None where there is none
+    metadata:       where Metadata records are: file offset and length, by the index of them
+    """
 
     uri: str
     channels: dict[int, Channel]
     chunks: tuple[ChunkIndex, ...]
-    message_counts: dict[int, int]
+    message_counts: dict[int, int] | None
     data_end: int
     data_crc: int
+    metadata: tuple[tuple[int, int], ...] = ()
 
     def topics(self) -> dict[str, list[Channel]]:
         """Channels by topic, in file order."""
@@ -91,6 +97,15 @@ class _Fields:
             return self.take(self.integer(4)).decode()
         except UnicodeDecodeError as error:
             raise InputError(f"{self._where}: text that is not UTF-8 ({error}); the file is damaged") from None
+
+    def texts(self) -> dict[str, str]:
+        """A map of text to text."""
+        end = self.integer(4) + self._at
+        found = {}
+        while self._at < end:
+            name = self.text()
+            found[name] = self.text()
+        return found
 
     def counts(self) -> dict[int, int]:
         """A map of u16 to u64."""
@@ -169,6 +184,7 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     schemas: dict[int, Schema] = {}
     channels: list[tuple[int, int, str, str]] = []
     chunks: list[ChunkIndex] = []
+    metadata: list[tuple[int, int]] = []
     counts: dict[int, int] | None = None
     for opcode, content in _records(data, uri):
         fields = _Fields(content, f"{uri}: summary record {opcode:#04x}")
@@ -179,6 +195,8 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
             channels.append((fields.integer(2), fields.integer(2), fields.text(), fields.text()))
         elif opcode == CHUNK_INDEX:
             chunks.append(_chunk_index(fields, uri, data_end))
+        elif opcode == METADATA_INDEX:
+            metadata.append((fields.integer(8), fields.integer(8)))
         elif opcode == STATISTICS:
             fields.take(42)  # totals and time range; only the counts by channel serve here
             counts = fields.counts()
@@ -193,7 +211,36 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     for before, after in pairwise(chunks):
         if after.start < before.end:
             raise InputError(f"{uri}: chunks at bytes {before.start} and {after.start} overlap; the file is damaged")
-    return Summary(uri, found, tuple(chunks), counts or {}, data_end, data_crc)
+    return Summary(uri, found, tuple(chunks), counts, data_end, data_crc, tuple(metadata))
+
+
+def read_metadata(file: BinaryIO, summary: Summary) -> dict[str, dict[str, str]]:
+    """The file's Metadata records, by name; of records of one name the entries of all."""
+    found: dict[str, dict[str, str]] = {}
+    for start, length in summary.metadata:
+        if not len(MAGIC) <= start <= summary.data_end - length or not RECORD.size <= length <= _MOST_METADATA:
+            raise InputError(f"{summary.uri}: its index has metadata of {length} bytes at byte {start}; it is damaged")
+        record = read_exactly(file, start, length, summary.uri)
+        opcode, size = RECORD.unpack_from(record)
+        if opcode != METADATA or size != length - RECORD.size:
+            raise InputError(f"{summary.uri}: record {opcode:#04x} at byte {start}, not metadata; its index is damaged")
+        fields = _Fields(record[RECORD.size :], f"{summary.uri}: metadata at byte {start}")
+        name = fields.text()
+        found.setdefault(name, {}).update(fields.texts())
+    return found
+
+
+def loose_messages(file: BinaryIO, summary: Summary) -> bool:
+    """Whether messages, or chunks, lie where no chunk index points to: by the headers of the records between."""
+    at = len(MAGIC)
+    for begin, end in [*((chunk.start, chunk.end) for chunk in summary.chunks), (summary.data_end, 0)]:
+        while at < begin:
+            opcode, length = RECORD.unpack(read_exactly(file, at, RECORD.size, summary.uri))
+            if opcode in (MESSAGE, CHUNK):
+                return True
+            at += RECORD.size + length
+        at = max(at, end)
+    return False
 
 
 def _chunk_index(fields: _Fields, uri: str, data_end: int) -> ChunkIndex:

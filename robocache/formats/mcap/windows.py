@@ -33,15 +33,16 @@ _PAYLOAD = 31  # from a message record's first byte to its payload: record 9, ch
 
 
 def read_messages(
-    file: BinaryIO, summary: Summary, channels: Collection[int], *, verify: bool
+    file: BinaryIO, summary: Summary, channels: Collection[int], *, verify: bool, scan: bool = False
 ) -> Iterator[dict[int, Messages]]:
     """Every message of ``channels``, window by window: by channel id, in file order.
 
-    Only chunks that hold these channels are read. ``verify``: check the CRC of the data section where the whole of it
+    Only chunks that hold these channels are read, unless there is no index of them, or it is not to be trusted
+    (``scan``). ``verify``: check the CRC of the data section where the whole of it
     is read, else that of each chunk. ``InputError`` where the file contradicts itself.
     """
     section = _DataSection(file, summary, verify)
-    windows = _indexed if summary.chunks else _scanned
+    windows = _indexed if summary.chunks and not scan else _scanned
     yield from windows(section, summary, frozenset(channels))
     section.finish()
 

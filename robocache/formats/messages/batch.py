@@ -15,6 +15,12 @@ class Schema:
     encoding: str
     data: bytes
 
+    def plain(self) -> tuple[str, str]:
+        """Name and definition without what changes no message: comments, blanks, the style of names."""
+        lines = (line.partition("#")[0].split() for line in self.data.decode("utf-8", "replace").splitlines())
+        text = "\n".join(" ".join(words) for words in lines if words)
+        return self.name.replace("/msg/", "/"), text.replace("/msg/", "/")
+
 
 @dataclass(frozen=True, slots=True)
 class Messages:

@@ -111,7 +111,8 @@ class _Signal:
             self._absent[value.reason] += 1
             return
         self._found.append(value)
-        names = named_by(message, self._path.tokens, NAMES) if isinstance(value, list) else None
+        numeric = isinstance(value, list) and not any(isinstance(item, str | dict | list) for item in value)
+        names = named_by(message, self._path.tokens, NAMES) if numeric else None
         if len(self._found) == 1 and names is not None and len(names) != len(value):
             self._nameless = True  # text about something else
         self._spoken.append(None if self._nameless else names)

@@ -92,10 +92,10 @@ class Collector:
     def __init__(self, topic: Topic, reserve: int):
         self.topic = topic
         self._log_times, self._publish_times = Rows(reserve), Rows(reserve)
-        self._channels: set[int] = set()
+        self._channels: set[tuple[int, int]] = set()
 
-    def add(self, channel: int, messages: Messages) -> None:
-        """Messages of a channel, in file order."""
+    def add(self, channel: tuple[int, int], messages: Messages) -> None:
+        """Messages of a channel of a file, in file order."""
         self.topic.add(messages)
         count = len(messages.start)
         self._log_times.extend(count, (), np.dtype(np.int64))[:] = messages.log_times
