@@ -240,6 +240,16 @@ class FileStamp:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file below a folder that no reader takes: ``what`` it is, as far as its name tells, and what would read it."""
+
+    uri: str
+    size: int
+    what: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EpisodeRef:
     """Where an episode is, without its data: what listing returns, shards hold and workers receive.
 

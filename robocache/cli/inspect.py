@@ -23,8 +23,8 @@ from robocache.cli.terminal import cell, grid, heading, shown
 from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from robocache.formats import InputSpec
-    from robocache.types import EpisodeRef, StreamInfo
+    from robocache.formats import InputSpec, Listing
+    from robocache.types import EpisodeRef, PassedOver, StreamInfo
 
 #: A step this many times the median is a gap.
 GAP_FACTOR = 3
@@ -90,10 +90,11 @@ class InspectedEpisode:
 
 @dataclass(frozen=True, slots=True)
 class InspectedRecordings:
-    """``episodes`` of the ``of_episodes`` that there are."""
+    """``episodes`` of the ``of_episodes`` that there are; ``passed_over``: files that no reader takes."""
 
     of_episodes: int
     episodes: tuple[InspectedEpisode, ...]
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +158,29 @@ def run(args: argparse.Namespace) -> bool:
 
 
 def _run_recordings(args: argparse.Namespace) -> bool:
-    from robocache.formats import InputSpec, TableTimes
+    from robocache.formats import InputSpec, TableTimes, describe_passed
 
     times = None
     if args.time_column or args.rate_hz:
         times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
     spec = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
     if args.episode is not None:
-        count, episodes = 1, iter([inspect_recording(spec, args.episode)])
+        count, passed, episodes = 1, [], iter([inspect_recording(spec, args.episode)])
     else:
-        count, episodes = inspect_recordings(spec, args.limit)
+        listing, episodes = inspect_recordings(spec, args.limit)
+        count, passed = len(listing.episodes), listing.passed_over
     seen = []
     for episode in episodes:
         seen.append(episode)
         if not args.json:
             terminal.show(render_episode(episode))
     if args.json:
-        terminal.document(InspectedRecordings(count, tuple(seen)))
-    elif count > len(seen):
+        terminal.document(InspectedRecordings(count, tuple(seen), tuple(passed)))
+        return not any(episode.failure for episode in seen)
+    if count > len(seen):
         terminal.say(f"... and {count - len(seen)} more; --limit shows them")
+    if passed:
+        terminal.say(describe_passed(passed))
     return not any(episode.failure for episode in seen)
 
 
@@ -209,16 +214,17 @@ def stream_statistics(times: np.ndarray) -> StreamStatistics:
     )
 
 
-def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[int, Iterator[InspectedEpisode]]:
-    """How many episodes there are, and the first ``limit`` of them, each read when it is asked for; of a single one
+def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[Listing, Iterator[InspectedEpisode]]:
+    """What there is, and the first ``limit`` of them, each read when it is asked for; of a single one
     the values too.
 
     Raises :class:`InputError` where the input matches nothing; an episode that cannot be read carries its failure.
     """
-    from robocache.formats import list_episodes
+    from robocache.formats import list_input
 
-    refs = list_episodes(spec)
-    return len(refs), (_inspect(ref, spec, values=len(refs) == 1) for ref in islice(refs, limit))
+    listing = list_input(spec)
+    refs = listing.episodes
+    return listing, (_inspect(ref, spec, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
 def inspect_recording(spec: InputSpec, id: str) -> InspectedEpisode:

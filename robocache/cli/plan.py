@@ -48,6 +48,7 @@ class Preview:
     done:     shards that an earlier run has committed and that match; None where there is no output yet
     sample:   None where no episode can be used
     unusable: the first episode that cannot, and why
+    notes:    what a person must know of the input: files passed over, recordings unlike most
     """
 
     episodes: int
@@ -62,6 +63,7 @@ class Preview:
     done: int | None
     sample: Sample | None
     unusable: str
+    notes: tuple[str, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +97,8 @@ def preview(job: Job) -> Preview:
     from robocache.output.store import Store
 
     threads = job.compute.threads or usable_cores()
-    refs, types = listing(job)
+    listed = listing(job)
+    refs, types = listed.episodes, listed.types
     shards = plan_shards(refs, job.output.shard_mb)
     good = [ref for ref in refs if not ref.failure]
     store = Store(job.output.uri, job.output.storage_options)
@@ -132,6 +135,7 @@ def preview(job: Job) -> Preview:
         done=done,
         sample=sample,
         unusable=unusable,
+        notes=listed.notes,
     )
 
 
@@ -154,6 +158,7 @@ def _row_bytes(preparer: Preparer, prepared: Prepared) -> float:
 def render(p: Preview) -> list[str]:
     """The plan as lines for a person."""
     lines = [
+        *(f"note     {note}" for note in p.notes),
         f"input    {p.episodes} episodes, {decimal(p.bytes_in)}; {p.failed} cannot be listed",
         f"shards   {p.shards} of about {p.shard_mb} MB, one part each, to {p.output}",
         f"device   {_DEVICES[p.device]}",

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from robocache.cli import terminal
+from robocache.output.layout import REPORT
 
 if TYPE_CHECKING:
     from robocache.output.verify import Verification
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> bool:
 def render(uri: str, found: Verification) -> list[str]:
     """Each problem, then what there is, as lines for a person."""
     verdict = f"{len(found.problems)} problems" if found.problems else "whole"
+    if found.passed_over:
+        verdict += f"; {found.passed_over} files of the input were passed over, see {REPORT}"
     return [
         *(f"PROBLEM {problem}" for problem in found.problems),
         f"{uri}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, {found.bytes / 1e6:.1f} MB, "

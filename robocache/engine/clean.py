@@ -132,7 +132,7 @@ def clean(
         non_finite=non_finite,
         dropped=samples - int(used.sum()),
     )
-    missing = np.zeros(width, bool) if present is None else ~present.any(axis=0)
+    missing = np.zeros(width, bool) if present is None else ~np.logical_or.reduce(present, axis=0)
     return Cleaned(stream, tuple(groups), absent, missing, report, tuple(notes))
 
 

@@ -167,8 +167,8 @@ class Preparer:
                     Finding(
                         "missing_names",
                         key,
-                        f"{key}: no message carries {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; every "
-                        "row of this episode is invalid",
+                        f"{key}: no message carries {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; every row "
+                        "of this episode is invalid",
                         len(missing),
                     )
                 )

@@ -67,7 +67,9 @@ def run(
     began = time.monotonic()
     job = to_job(config, overrides)
     with _workers(job) as execute:  # first: what they lack is said before anything is read
-        refs, types = listing(job)
+        listed = listing(job)
+        refs, types, notes = listed.episodes, listed.types, listed.notes
+        passed_over = listed.passed_over
         shards = plan_shards(refs, job.output.shard_mb)
         planned = [shard.planned(job.output.format) for shard in shards]
         store = Store(job.output.uri, job.output.storage_options)
@@ -83,7 +85,7 @@ def run(
             done = output.done(planned)
             counting = _Counting(output, shards, done, len(refs), progress)
             todo = deque(shard for shard in shards if shard.index not in done)
-            del refs, shards, planned  # each shard's references go as it is done
+            del listed, refs, shards, planned  # each shard's references go as it is done
             execute(processor, output.store, todo, counting.commit)
             output.compact()
             found = gather((e.id, e.quality) for r in output.records() for e in r.episodes)
@@ -95,7 +97,8 @@ def run(
                 max_failed=job.max_failed_episodes,
                 kept=found.kept,
                 findings=found.lines(),
-                notes=types.notes,
+                notes=notes,
+                passed_over=passed_over,
             )
     _refuse_one_fault(summary)
     return summary

@@ -7,7 +7,6 @@ signals are that a config asks for, :func:`read_episode` reads them. Errors are
 """
 
 from robocache.formats.base import InputSpec, Reader, TableTimes
-from robocache.formats.files import PassedOver
 from robocache.formats.listing import Listing, describe_passed, list_episodes, list_input
 from robocache.formats.registry import READERS, UNAVAILABLE, describe_episode, guarded, list_streams, read_episode
 
@@ -16,7 +15,6 @@ __all__ = [
     "UNAVAILABLE",
     "InputSpec",
     "Listing",
-    "PassedOver",
     "Reader",
     "TableTimes",
     "describe_episode",

@@ -16,7 +16,7 @@ from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
 from robocache.storage import answer, as_oserror, open_storage
-from robocache.types import FileStamp
+from robocache.types import FileStamp, PassedOver
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
 _VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", "LastModified", "created")
@@ -49,16 +49,6 @@ class Found:
     def marker(self) -> str:
         """Of its format; empty where this is a file."""
         return READERS[self.format].marker if self.format else ""
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOver:
-    """A file below a folder that no reader takes: ``what`` it is, as far as its name tells, and what would read it."""
-
-    uri: str
-    size: int
-    what: str = ""
-    remedy: str = ""
 
 
 #: What recordings of known kinds are called that no reader takes.

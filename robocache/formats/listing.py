@@ -15,10 +15,10 @@ import yaml
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key
-from robocache.formats.files import Found, PassedOver, expand, known_suffixes
+from robocache.formats.files import Found, expand, known_suffixes
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
-from robocache.types import EpisodeRef, FileStamp
+from robocache.types import EpisodeRef, FileStamp, PassedOver
 
 #: Known only to say what a misnamed file is.
 _FOREIGN = {

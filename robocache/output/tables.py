@@ -19,11 +19,14 @@ from robocache.output.commit import OutputWriter
 from robocache.output.layout import EPISODES, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
-from robocache.types import Gathered
+from robocache.types import Gathered, PassedOver
 
 _GROUP = 4096
 #: Parts whose statistics are read at the same time.
 _PARTS = 64
+
+#: Files passed over that a report names.
+_PASSED_OVER = 1000
 
 EPISODE_SCHEMA = pa.schema(
     [
@@ -66,6 +69,7 @@ class Summary:
     kept:           mean share of the recordings that their timelines kept
     findings:       what a person must know of the episodes, the worst kinds first
     notes:          what a person must know of the run: of the columns, of files passed over
+    passed_over:    the files of the input that no reader takes, the first thousand of them
     """
 
     uri: str
@@ -82,6 +86,7 @@ class Summary:
     kept: float = 1.0
     findings: tuple[Gathered, ...] = ()
     notes: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 def finish(
@@ -94,11 +99,12 @@ def finish(
     kept: float,
     findings: Sequence[Gathered],
     notes: Sequence[str],
+    passed_over: Sequence[PassedOver],
 ) -> Summary:
     """Write the tables of ``meta/robocache`` from the records, in shard order.
 
     skipped: shards that an earlier run committed; max_failed: how many quarantined episodes still count as success;
-    kept, findings, notes: see :class:`Summary`
+    kept, findings, notes, passed_over: see :class:`Summary`
     """
     shards = output.committed.values()
     output.write(EPISODES, _episodes(output.records()))
@@ -123,6 +129,7 @@ def finish(
         kept,
         tuple(findings),
         tuple(notes),
+        tuple(passed_over[:_PASSED_OVER]),
     )
     report = {key: value for key, value in dataclasses.asdict(result).items() if key != "quarantined"}
     report |= {

@@ -25,7 +25,9 @@ from robocache.output.tables import EPISODE_SCHEMA, episode_tables, quarantine_l
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what is wrong with it (nothing: the output is whole)."""
+    """What was looked at, and what is wrong with it (nothing: the output is whole). ``passed_over``: files of the input
+    that the last run could not take for recordings, as its report has them.
+    """
 
     episodes: int
     rows: int
@@ -33,6 +35,7 @@ class Verification:
     bytes: int
     quarantined: int
     problems: tuple[str, ...]
+    passed_over: int = 0
 
 
 class _DamageError(Exception):
@@ -98,8 +101,21 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
     if store.exists(LOCK):
         problems.append(f"{LOCK}: a run is writing here, or was killed; let it end or run the job again")
     return Verification(
-        found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"], tuple(problems)
+        found["episodes"],
+        found["rows"],
+        found["parts"],
+        found["bytes"],
+        found["quarantined"],
+        tuple(problems),
+        _passed_over(output),
     )
+
+
+def _passed_over(output: Output) -> int:
+    try:
+        return len(output.report["passed_over"])
+    except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended yet has no report
+        return 0
 
 
 def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]) -> Iterator[str]:

@@ -102,7 +102,8 @@ def recordings(tmp_path) -> InputSpec:
 
 
 def test_every_recording_is_shown_and_a_damaged_one_with_its_reason(recordings):
-    count, episodes = inspect_recordings(recordings)
+    listing, episodes = inspect_recordings(recordings)
+    count = len(listing.episodes)
     a, b, c = episodes
     assert count == 3
     assert [e.id for e in (a, b, c)] == ["a.csv", "b.csv", "c.csv"]
@@ -122,7 +123,8 @@ def test_every_recording_is_shown_and_a_damaged_one_with_its_reason(recordings):
 
 
 def test_only_as_many_recordings_are_read_as_are_asked_for(recordings):
-    count, episodes = inspect_recordings(recordings, limit=1)
+    listing, episodes = inspect_recordings(recordings, limit=1)
+    count = len(listing.episodes)
     assert (count, [e.id for e in episodes]) == (3, ["a.csv"])
 
 

@@ -92,6 +92,10 @@ def test_every_fault_is_named(logs, tmp_path, capsys):
     assert {q["id"] for q in said["quarantined"]} == {"d_step.mcap"}
     assert "/joint_states.position: no message carries wrist; every row of this episode is invalid" in everything
 
+    assert "1 file passed over: a ROS 1 bag, as f_old.bag; convert it to MCAP" in everything
+    (passed,) = said["passed_over"]
+    assert passed["uri"] == str(logs / "f_old.bag")
+
     rows = pq.read_table(tmp_path / "out/data", filters=[("episode_index", "<", 3)])
     since = 0.1 * (rows["time_ns"].to_numpy() - EPOCH)[:, None] / 1e9
     names = json.loads(rows.schema.field("position").metadata[b"names"])
@@ -104,7 +108,11 @@ def test_every_fault_is_named(logs, tmp_path, capsys):
     report = Output.open(str(tmp_path / "out")).report
     assert report["findings"] == said["findings"] and report["notes"] == said["notes"]
 
-    capsys.readouterr()
+    assert cli.main(["verify", str(tmp_path / "out")]) == cli.DONE
+    assert "whole; 1 files of the input were passed over" in " ".join(capsys.readouterr().out.split())
+    for command in (["plan", str(tmp_path / "c.yaml")], ["inspect", str(logs)]):
+        cli.main(command)
+        assert "a ROS 1 bag, as f_old.bag" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["run", "-q", str(tmp_path / "c.yaml")]) == cli.DONE  # what a person reads
     printed = capsys.readouterr().out
     for text in [*findings, *said["notes"]]:

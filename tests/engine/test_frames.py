@@ -1,4 +1,4 @@
-"""Camera frames in HDF5, from end to end: the size of the part, the pixels in every reader, encoded images as they are."""
+"""Camera frames in HDF5, end to end: the size of the part, pixels in every reader, encoded images as they are."""
 
 from __future__ import annotations
 

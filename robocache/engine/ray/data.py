@@ -86,8 +86,9 @@ class EpisodeDatasource(Datasource):
     def __init__(self, config: str | Mapping[str, Any] | Job, overrides: Sequence[str] = ()):
         super().__init__()
         job = to_job(config, overrides)
-        self._refs, types = listing(job)
-        self.processor = Processor(job, types)
+        listed = listing(job)
+        self._refs = listed.episodes
+        self.processor = Processor(job, listed.types)
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(ref.nbytes for ref in self._refs)
