@@ -109,6 +109,12 @@ class Preparer:
             present = None if stream.present is None else stream.present[:, order]
             stream = replace(stream, values=stream.values[:, order], about=about, present=present)
             found = stream.type
+        element, wanted = stream.about.get("element"), expected.about.get("element")
+        if element and wanted and element != wanted:
+            raise InputError(
+                f"{key} is that of {element} here and that of {wanted} in {self.types.seen_in[key]}; choose the "
+                "element by its name, as in [child_frame_id=...]"
+            )
         if _same_kind(found, expected):
             return stream
         raise InputError(
@@ -163,25 +169,13 @@ class Preparer:
             missing = [name for name, none in zip(names, found.missing, strict=True) if none]
             never = [name for name, none in zip(names, found.absent, strict=True) if none and name not in missing]
             if missing and found.groups:
-                findings.append(
-                    Finding(
-                        "missing_names",
-                        key,
-                        f"{key}: no message carries {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; every row "
-                        "of this episode is invalid",
-                        len(missing),
-                    )
-                )
+                shown = f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}"
+                text = f"{key}: no message carries {shown}; every row of this episode is invalid"
+                findings.append(Finding("missing_names", key, text, len(missing)))
             if never and found.groups:
-                findings.append(
-                    Finding(
-                        "never_finite",
-                        key,
-                        f"{key}: column {', '.join(never[:8])}{' ...' if len(never) > 8 else ''} never holds a finite "
-                        "number; it is NaN in every row",
-                        len(never),
-                    )
-                )
+                shown = f"{', '.join(never[:8])}{' ...' if len(never) > 8 else ''}"
+                text = f"{key}: column {shown} never holds a finite number; it is NaN in every row"
+                findings.append(Finding("never_finite", key, text, len(never)))
         return found
 
     def _label(self, s: FeatureSource) -> str:

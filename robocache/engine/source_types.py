@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
@@ -20,7 +21,7 @@ from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
 from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
-from robocache.types import EpisodeRef, Source, StreamType
+from robocache.types import EpisodeRef, Source, StreamType, array_type
 
 #: Modes that compute new numbers; the others pick a sample.
 COMPUTING = ("linear", "cubic", "mean", "slerp", "pose", "angle")
@@ -103,7 +104,7 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
     settled, seen_in, notes = _majority(job, schemas)
     if problems := _missing(job, schemas):  # said before any message is looked at
         raise ConfigError([*problems, *_problems(job, settled, seen_in)])
-    if any(is_open(t) for found in schemas.values() for t in found.values()):
+    if any(t.open for found in schemas.values() for t in found.values()):
         step = -(-len(good) // LOOKED_INTO)
         looked, missing, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
         if not looked and missing:
@@ -115,17 +116,8 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
     return SourceTypes(settled, seen_in, tuple(notes))
 
 
-def is_open(type: StreamType) -> bool:
-    """Whether the schema leaves the number of columns to the messages: a list of numbers of no fixed length."""
-    kind = type.arrow
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return False
-    inner = kind.value_type
-    return pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner)
-
-
 def _closed(found: Mapping[str, StreamType]) -> dict[str, StreamType]:
-    return {key: t for key, t in found.items() if not is_open(t)}
+    return {key: t for key, t in found.items() if not t.open}
 
 
 def _describe(
@@ -182,20 +174,22 @@ def _majority(
     seen_in: dict[str, str] = {}
     notes = []
     for source in job.sources:
-        votes: Counter[tuple[str, str]] = Counter()
-        first: dict[tuple[str, str], tuple[str, StreamType]] = {}
+        votes: Counter[str] = Counter()
+        first: dict[str, tuple[str, StreamType]] = {}
+        elements: dict[str, set[pa.DataType]] = {}
         for id, found in schemas.items():
             if (kind := found.get(source.key)) is not None:
-                names = json.dumps(sorted(kind.about.get("names", ())))  # an order is no other kind of robot
-                vote = (str(kind.arrow), names)
-                votes[vote] += bool(kind.width) and not is_open(kind)
+                vote = _vote(kind)
+                votes[vote] += bool(kind.width) and not kind.open
                 first.setdefault(vote, (id, kind))
+                elements.setdefault(vote, set()).add(kind.element)
         if not votes:
             notes.append(f"{source.key} is in no recording; its columns are left empty")
             types[source.key], seen_in[source.key] = StreamType(pa.list_(pa.float32(), 0)), ""
             continue
         winner = max(votes, key=lambda v: votes[v])  # max keeps the first of equals
-        seen_in[source.key], types[source.key] = first[winner]
+        seen_in[source.key], kind = first[winner]
+        types[source.key] = _wide_enough(kind, elements[winner])
         others = [id for vote, (id, _) in first.items() if vote != winner]
         if others:
             notes.append(
@@ -203,6 +197,22 @@ def _majority(
                 f"(the first: {others[0]})"
             )
     return types, seen_in, notes
+
+
+def _vote(kind: StreamType) -> str:
+    """The same for two recordings that one column can hold: numbers of one shape are one kind (a column of a text file
+    holds whole numbers in one and fractions in the next), and an order of names is no other kind of robot.
+    """
+    what = ["number", *kind.shape] if kind.numeric else str(kind.arrow)
+    return json.dumps([what, sorted(kind.about.get("names", ())), kind.about.get("element")])
+
+
+def _wide_enough(kind: StreamType, elements: set[pa.DataType]) -> StreamType:
+    """The type with numbers that hold those of all ``elements``."""
+    if not kind.numeric or len(elements) == 1:
+        return kind
+    common = np.result_type(*(e.to_pandas_dtype() for e in elements))
+    return StreamType(array_type(common, kind.shape), kind.about)
 
 
 def describe_type(type: StreamType) -> str:

@@ -181,6 +181,24 @@ def test_most_recordings_settle_the_type(monkeypatch):
     assert settle(monkeypatch, job, odd, usual).types["a"].shape == (7,)
 
 
+def test_whole_numbers_in_one_file_and_fractions_in_the_next(monkeypatch):
+    """A column of a text file has the type that its cells look like; neither file is the odd one."""
+    job = make({"x": [FeatureSource("a")]})
+    whole, parts = (Episode("e", {"a": stream([0, 40], np.array(v))}) for v in ([1, 2], [0.5, 1.5]))
+    for first, second in ((whole, parts), (parts, whole)):
+        found = settle(monkeypatch, job, first, second, whole)
+        assert (found.types["a"].arrow, found.notes) == (pa.float64(), ())
+    table, _ = align(monkeypatch, {"x": [FeatureSource("a")]}, whole.streams, first=parts.streams)
+    assert table["x"].to_pylist() == [1, 1.5, 2]
+
+
+def test_another_element_behind_the_same_place(monkeypatch):
+    first = {"t": stream([0, 40], np.ones((2, 7)), about={"element": "base"})}
+    other = {"t": stream([0, 40], np.ones((2, 7)), about={"element": "tool"})}
+    with pytest.raises(InputError, match="t is that of tool here and that of base in e0; choose the element"):
+        align(monkeypatch, {"x": [FeatureSource("t")]}, other, first=first)
+
+
 def test_an_optional_source_that_is_nowhere_is_left_empty(monkeypatch):
     features = {"x": [FeatureSource("a")], "y": [FeatureSource("a"), FeatureSource("b", optional=True)]}
     job = make(features)
