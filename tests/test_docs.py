@@ -16,7 +16,7 @@ import yaml
 from robocache import cli
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import Column, Input, Quality, Source, Sources, Timeline, Times
+from robocache.config.schema import Column, Csv, Input, Quality, Source, Sources, Timeline, Times
 from robocache.engine.quality import CODES
 from robocache.sample import write_samples
 
@@ -35,7 +35,7 @@ def work(tmp_path, monkeypatch) -> Path:
 
 
 def test_each_config_has_a_test():
-    assert len(CONFIGS) == 3
+    assert len(CONFIGS) == 4
     assert PAGE.count("```csv") == len(TABLES) == 3
 
 
@@ -69,9 +69,9 @@ def test_most_keys_at_work(work):
 
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
-    sections = (Input, Times, Source, Column, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec)
+    sections = (Input, Times, Csv, Source, Column, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec)
     described = set(re.findall(r"^\| `(?:[a-z]+\.)?([a-z_]+)` \|", PAGE, re.MULTILINE))
-    keys = {field.name for section in sections for field in dataclasses.fields(section)} - {"sources", "times"}
+    keys = {field.name for section in sections for field in dataclasses.fields(section)} - {"sources", "times", "csv"}
     assert keys - described == set()
 
 
@@ -86,12 +86,23 @@ def test_every_finding_is_described():
     assert (made.quality.min_kept, made.quality.max_late) == (0.8, 200_000_000)
 
 
+def test_a_trajectory_without_a_header(work):
+    rows = [f"1403636580.{k}63560123 {k}.0 0.5 0 0 0 0 1" for k in range(5)]
+    (work / "logs").mkdir()
+    (work / "logs/gt.txt").write_text("\n".join(rows))
+    (work / "config.yaml").write_text(CONFIGS[2])
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    table = pq.read_table(work / "out/data")
+    assert table["time_ns"].to_pylist() == [1403636580063560123 + 50_000_000 * k for k in range(9)]
+    assert [pose[0] for pose in table["observation.pose"].to_pylist()] == [k / 2 for k in range(9)]
+
+
 def test_csv_from_end_to_end(work, capsys):
     for name, text in TABLES.items():
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text(text)
     (work / "logs/run_2/ft.csv").write_text(TABLES["logs/run_1/ft.csv"])
-    (work / "config.yaml").write_text(CONFIGS[2])
+    (work / "config.yaml").write_text(CONFIGS[3])
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     capsys.readouterr()
 

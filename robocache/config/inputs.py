@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 from robocache.config.schema import (
     EXPECTED,
     UNREADABLE,
+    Csv,
     Input,
     Problems,
     TimeKeys,
@@ -19,9 +22,12 @@ from robocache.config.schema import (
     read_section,
     resolved,
 )
-from robocache.config.values import parse_rate, parsed
-from robocache.formats.base import InputSpec, TableTimes
+from robocache.config.values import at_least, parse_rate, parsed
+from robocache.formats.base import CsvSpec, InputSpec, TableTimes
 from robocache.formats.registry import READERS
+
+#: What is hard to write or to see in YAML.
+_SEPARATORS = {"tab": "\t", "\\t": "\t"}
 
 
 def read_input(cfg: Input, problems: Problems) -> InputSpec:
@@ -55,6 +61,7 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
         stamp=cfg.stamp,
         verify_checksums=cfg.verify_checksums,
         select=_select(cfg, problems),
+        csv=_csv(cfg, problems),
     )
 
 
@@ -66,6 +73,44 @@ def _select(cfg: Input, problems: Problems) -> tuple[str, ...]:
     if not all(items):
         problems.wrong("input.select", cfg.select, f"write {EXPECTED['select']}")
     return items
+
+
+def _csv(cfg: Input, problems: Problems) -> CsvSpec:
+    found = cfg.csv
+    if found is None or problems.under("input.csv"):
+        return CsvSpec()
+    if cfg.format not in ("auto", "csv"):
+        problems.add("input.csv", f"is for CSV files, not for {cfg.format}; leave it out")
+    at_least(problems, "input.csv.skip_rows", found.skip_rows, 0)
+    separator = _SEPARATORS.get(found.separator or "", found.separator)
+    if separator is not None and separator != "whitespace" and (len(separator) != 1 or not separator.isascii()):
+        problems.wrong("input.csv.separator", found.separator, f"write {EXPECTED['separator']}")
+    if separator == "," and found.decimal == ",":
+        problems.add("input.csv.decimal", "found a comma, which is the separator too; write another for one of them")
+    for key in ("comment", "encoding"):
+        if (value := getattr(found, key)) is not None and not value.strip():
+            problems.wrong(f"input.csv.{key}", value, f"write {EXPECTED[key]}")
+    try:
+        codecs.lookup((found.encoding or "").strip() or "utf-8")
+    except LookupError:
+        problems.wrong("input.csv.encoding", found.encoding, f"write {EXPECTED['encoding']}")
+    twice = next((name for name in found.names if found.names.count(name) > 1), None)
+    if twice is not None or not all(name.strip() for name in found.names):
+        problems.wrong("input.csv.names", list(found.names), "write a name for each column, no two alike")
+    return CsvSpec(
+        separator, found.decimal, found.comment, found.skip_rows, tuple(found.names), found.encoding,
+        tuple(found.null_words), found.units_row,
+    )  # fmt: skip
+
+
+def csv_mapping(csv: CsvSpec) -> dict[str, Any]:
+    """The dialect as a config has it: what is not left to the file."""
+    usual, mapping = CsvSpec(), {}
+    for key in (field.name for field in dataclasses.fields(Csv)):
+        value = getattr(csv, key)
+        if value != getattr(usual, key):
+            mapping[key] = list(value) if isinstance(value, tuple) else value
+    return mapping
 
 
 def _times(cfg: Input, problems: Problems) -> TableTimes | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from robocache.config.inputs import times_mapping
+from robocache.config.inputs import csv_mapping, times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.config.schema import literal
 from robocache.config.values import duration_text
@@ -26,6 +26,7 @@ def resolved_yaml(job: Job) -> str:
             "uri": list(job.input.uri),
             "format": job.input.format,
             "times": times and times_mapping(times),
+            "csv": csv_mapping(job.input.csv) or None,
             "episode": job.input.episode,
             "stamp": job.input.stamp,
             "select": list(job.input.select) or "",

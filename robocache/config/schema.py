@@ -37,11 +37,26 @@ class Times(TimeKeys):
 
 
 @dataclass
+class Csv:
+    """The dialect of CSV files, as far as it is not to be found in them."""
+
+    separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+    comment: str | None = None
+    skip_rows: int = 0
+    names: list[str] = field(default_factory=list)
+    encoding: str | None = None
+    null_words: list[str] = field(default_factory=list)
+    units_row: bool | None = None
+
+
+@dataclass
 class Input:
     uri: str | list[str]
     format: str = "auto"
     storage_options: dict[str, Any] = field(default_factory=dict)
     times: Times | None = None
+    csv: Csv | None = None
     episode: str = "file"
     stamp: str = "header"
     select: str | list[str] = ""
@@ -122,6 +137,11 @@ class Config:
 
 #: What to write, where the type alone does not say.
 EXPECTED = {
+    "separator": "one character, such as ';', or tab, or whitespace",
+    "comment": "what comments begin with, such as '%'",
+    "names": "a list of the columns' names, such as [t, x, y]",
+    "encoding": "an encoding as Python names it, such as latin-1, cp1252 or utf-16",
+    "null_words": "a list of cells that hold no value, such as ['-', '-999']",
     "uri": "a path or URI, such as logs/*.mcap or s3://bucket/run-1",
     "features": "a mapping from each feature's name to its source or sources",
     "source": "a source path, such as /joint_states.position",

@@ -57,6 +57,30 @@ class TableTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class CsvSpec:
+    """The dialect of CSV files; what is None or empty is found in the file.
+
+    separator:  one character, or ``whitespace``
+    decimal:    ``.`` or ``,``
+    comment:    what lines begin with that are none of the table
+    skip_rows:  lines above the header
+    names:      of the columns of files without a header
+    encoding:   as Python names it
+    null_words: cells that hold no value, beside the usual ones
+    units_row:  whether the first row below the header has the columns' units
+    """
+
+    separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+    comment: str | None = None
+    skip_rows: int = 0
+    names: tuple[str, ...] = ()
+    encoding: str | None = None
+    null_words: tuple[str, ...] = ()
+    units_row: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InputSpec:
     """Which recordings to read, and how.
 
@@ -71,6 +95,7 @@ class InputSpec:
     verify_checksums: check the checksums that the format carries
     select:          which episodes of files and datasets that hold several: lists that these name themselves (filter
                      keys, splits), episodes, ranges ``first:stop``; empty: all
+    csv:             the dialect of CSV files
     """
 
     uri: tuple[str, ...]
@@ -81,6 +106,7 @@ class InputSpec:
     stamp: str = "header"
     verify_checksums: bool = True
     select: tuple[str, ...] = ()
+    csv: CsvSpec = CsvSpec()
 
 
 class Reader(ABC):
@@ -90,6 +116,8 @@ class Reader(ABC):
 
     name:     as ``input.format`` has it
     suffixes: of its files, in lower case
+    asked:    suffixes of files that are of the format where they are asked for by name or ``input.format``
+    packed:   its files may be gzipped
     magic:    what its files begin with; empty: they are text
     offsets:  where in a file that may stand
     marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
@@ -106,6 +134,8 @@ class Reader(ABC):
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]] = ()
+    asked: ClassVar[tuple[str, ...]] = ()
+    packed: ClassVar[bool] = False
     magic: ClassVar[bytes] = b""
     offsets: ClassVar[tuple[int, ...]] = (0,)
     marker: ClassVar[str] = ""
@@ -114,6 +144,12 @@ class Reader(ABC):
     splits: ClassVar[bool] = False
     own_time: ClassVar[bool] = False
     package: ClassVar[str] = ""
+
+    def begins(self, head: bytes, spec: InputSpec) -> bool:
+        """Whether a file may begin with these bytes."""
+        if self.magic and not self.marker:
+            return any(head.startswith(self.magic, at) for at in self.offsets)
+        return b"\0" not in head
 
     @abstractmethod
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:

@@ -176,7 +176,7 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
             stamps = tuple(_stamp(fs, path, files[path]) for path in [marker, *others])
             found.append(Found(reader.name, stamps, fs, marker))
     for path, details in files.items():
-        format = _by_suffix(path)
+        format = _by_suffix(path, asked="" if spec.format == "auto" else spec.format)
         if _inside(path, datasets):
             continue
         if format and spec.format in ("auto", format):
@@ -243,7 +243,7 @@ def _unreadable(fs: fsspec.AbstractFileSystem, path: str) -> Found:
 
 def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], spec: InputSpec) -> Found:
     """A file asked for by name or glob: it counts even where no reader claims it."""
-    format = _by_suffix(path) if spec.format == "auto" else spec.format
+    format = _by_suffix(path, asked="auto") if spec.format == "auto" else spec.format
     stamp, failure = _stamp(fs, path, info), ""
     if not format:
         failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
@@ -269,6 +269,10 @@ def _stamp(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) ->
     return FileStamp(_uri(fs, path), -1 if size is None else size, version)
 
 
-def _by_suffix(path: str) -> str:
+def _by_suffix(path: str, *, asked: str) -> str:
+    """The format that a file's name claims; of names that mean nothing by themselves, where it is ``asked`` for."""
     name = path.lower()
-    return next((reader.name for reader in READERS.values() if name.endswith(tuple(reader.suffixes))), "")
+    for reader in READERS.values():
+        if name.endswith(reader.suffixes) or (asked in ("auto", reader.name) and name.endswith(reader.asked)):
+            return reader.name
+    return ""

@@ -82,7 +82,7 @@ def list_input(spec: InputSpec) -> Listing:
         bases.append(base)
         found |= {item.uri: item for item in items}
     datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
-    items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)])
+    items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)], spec)
     taken = {file.uri for item in items for file in item.files}
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
     items = _split_recordings(items, passed)
@@ -145,7 +145,7 @@ def _pattern(episode: str) -> re.Pattern[str] | None:
     return pattern
 
 
-def _verify(items: Sequence[Found]) -> list[Found]:
+def _verify(items: Sequence[Found], spec: InputSpec) -> list[Found]:
     """The same, with a failure where the first bytes are not of the format; one batch of reads a file system."""
     heads: dict[str, bytes | Exception] = {}
     for fs in {id(item.fs): item.fs for item in items}.values():
@@ -153,7 +153,9 @@ def _verify(items: Sequence[Found]) -> list[Found]:
         paths = [item.path for item in mine]
         read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
-    return [item if item.failure else replace(item, failure=_check(item, heads.get(item.uri, b""))) for item in items]
+    return [
+        item if item.failure else replace(item, failure=_check(item, heads.get(item.uri, b""), spec)) for item in items
+    ]
 
 
 def _head() -> int:
@@ -161,7 +163,7 @@ def _head() -> int:
     return max(reader.offsets[-1] + len(reader.magic) for reader in READERS.values())
 
 
-def _check(item: Found, head: bytes | Exception) -> str:
+def _check(item: Found, head: bytes | Exception, spec: InputSpec) -> str:
     """Why a file is not what its name says; empty where it is. ``OSError`` where the storage failed."""
     uri = item.files[0].uri
     if isinstance(head, Exception):
@@ -174,11 +176,9 @@ def _check(item: Found, head: bytes | Exception) -> str:
         return f"{uri}: empty file"
     reader = READERS[item.format]
     magic = b"" if reader.marker else reader.magic
-    if magic and any(head.startswith(magic, at) for at in reader.offsets):
-        return ""
     known = {name: other.magic for name, other in READERS.items() if other.magic} | _FOREIGN
     looks = next((name for name, other in known.items() if head.startswith(other)), "")
-    if not magic and not looks and b"\0" not in head:
+    if reader.begins(head, spec) and (magic or not looks or (looks == "gzip" and reader.packed)):
         return ""
     meaning = f", which is {looks}" if looks else ""
     return f"{uri}: not {item.format}: begins with {head[:8]!r}{meaning}; {repr(magic) if magic else 'text'} is right"

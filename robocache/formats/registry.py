@@ -8,12 +8,13 @@ from importlib.util import find_spec
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader, parse_source
+from robocache.formats.csv_tables import CsvReader
 from robocache.formats.guard import guarded
 from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.metadata import metadata_sources, metadata_streams
-from robocache.formats.tables import CsvReader, ParquetReader
+from robocache.formats.tables import ParquetReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
 #: Every format by name; closed, so that a config cannot name code.

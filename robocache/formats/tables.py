@@ -1,4 +1,4 @@
-"""CSV and Parquet: tables with a time column, one or several of them an episode.
+"""Tables with a time column, as CSV and Parquet files are, one or several of them an episode; and Parquet.
 
 Sources, where an episode is one table: ``column``, ``column[0:3]`` of a list column, ``[a,b,c]``. Where it is
 several: ``table.column``, ``table[a,b,c]``, ``table`` (every numeric column but the time), a table's name being its
@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError, MissingError
@@ -30,7 +28,6 @@ from robocache.formats.base import (
     parse_source,
     positions,
     quoted,
-    read_bytes,
     shown,
 )
 from robocache.formats.columns import Column, is_list, is_number, read_column, stream_type, type_name
@@ -38,7 +35,6 @@ from robocache.formats.parquet_rows import Rows, episode_rows, read_rows, read_s
 from robocache.formats.times import column_times, time_columns
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, rate_times
 
-_NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 #: A unit behind a column's name: ``p [m]``, ``w_x [rad s^-1]``.
 _UNIT = re.compile(r".*\S\s*\[(?P<unit>[^\[\]]*)\]", re.DOTALL)
 
@@ -57,11 +53,11 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """One open table: its columns, where its time is, and how to read columns by name.
 
     load: columns by name, of all rows or (``head``) of a few at the beginning
-    untyped: its types are what its cells look like
+    units: of columns whose names do not state them
     time: the columns that make it, each with its unit; none for a fixed rate
     """
 
@@ -70,7 +66,7 @@ class _Table:
     schema: pa.Schema
     load: Callable[..., pa.Table]
     spec: InputSpec
-    untyped: bool = False
+    units: Mapping[str, str] = field(default_factory=dict)
     time: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +139,7 @@ class _Table:
         streams = {}
         for source, columns in found.items():
             values, present = self._values(data, columns)
-            streams[source.key] = Stream(times, values, _about(columns), present)
+            streams[source.key] = Stream(times, values, self._about(columns), present)
         return streams
 
     def describe(self, sources: dict[Source, str], *, look: bool) -> dict[str, StreamType]:
@@ -153,14 +149,12 @@ class _Table:
             columns = self.resolve(rest, source)
             if columns is None:
                 continue
-            if self.untyped:  # text among numbers is a fault of the file, which reading names: no type of its own
-                self.load([name for name in columns.names if pa.types.is_string(self.schema.field(name).type)])
-            found = StreamType(self._type(columns), _about(columns))
+            found = StreamType(self._type(columns), self._about(columns))
             if look and found.open:
                 head = self.load(list(columns.names), head=True)
                 sample, _ = self._values(head, columns)
                 if len(sample):
-                    found = Stream(np.zeros(len(sample), np.int64), sample, _about(columns)).type
+                    found = Stream(np.zeros(len(sample), np.int64), sample, self._about(columns)).type
             types[source.key] = found
         return types
 
@@ -198,6 +192,15 @@ class _Table:
         masks = [np.ones(flat.shape, bool) if present is None else present for flat, present in parts]
         return Column(np.concatenate([flat for flat, _ in parts], axis=1), np.concatenate(masks, axis=1))
 
+    def _about(self, columns: _Columns) -> dict[str, Any]:
+        """Names of columns side by side, and the unit that is stated of them all."""
+        about: dict[str, Any] = {} if columns.single else {"names": list(columns.names)}
+        stated = {name: match["unit"] for name in columns.names if (match := _UNIT.fullmatch(name))}
+        units = {stated.get(name) or self.units.get(name, "") for name in columns.names}
+        if len(units) == 1 and (unit := units.pop()):
+            about["unit"] = unit
+        return about
+
     def _where(self, column: str) -> str:
         return f"{self.where}: column {column!r}"
 
@@ -212,22 +215,13 @@ def _element(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _about(columns: _Columns) -> dict[str, Any]:
-    """Names of columns side by side, and the unit that their names state."""
-    about: dict[str, Any] = {} if columns.single else {"names": list(columns.names)}
-    units = {match["unit"] if (match := _UNIT.fullmatch(name)) else "" for name in columns.names}
-    if len(units) == 1 and (unit := units.pop()):
-        about["unit"] = unit
-    return about
-
-
-class _TableReader(Reader):
-    """What CSV and Parquet share; a format adds how a file becomes a :class:`_Table`."""
+class TableReader(Reader):
+    """What CSV and Parquet share; a format adds how a file becomes a :class:`Table`."""
 
     members: ClassVar[bool] = True
 
     @abstractmethod
-    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> AbstractContextManager[_Table]: ...
+    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> AbstractContextManager[Table]: ...
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode: the file, or the files that ``input.episode`` puts together."""
@@ -262,7 +256,7 @@ class _TableReader(Reader):
         ref: EpisodeRef,
         sources: Sequence[Source],
         spec: InputSpec,
-        ask: Callable[[_Table, dict[Source, str]], dict[str, Any]],
+        ask: Callable[[Table, dict[Source, str]], dict[str, Any]],
     ) -> dict[str, Any]:
         """What each table answers for the sources that it may hold, the longest table name first."""
         answers: dict[str, Any] = {}
@@ -284,61 +278,7 @@ def _below(source: str, table: str, tables: Sequence[str]) -> list[str]:
     return [source] if len(tables) <= 1 else []
 
 
-class CsvReader(_TableReader):
-    """Comma-separated values with a header row, UTF-8. The spellings of a missing number are pyarrow's (``NaN``...)."""
-
-    name: ClassVar[str] = "csv"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv",)
-
-    @contextmanager
-    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[_Table]:
-        data = pa.py_buffer(read_bytes(file, spec))
-        head = pacsv.open_csv(pa.BufferReader(data), read_options=pacsv.ReadOptions(use_threads=False)).schema
-        original = {name.strip(): name for name in head.names}
-        if len(original) < len(head.names):
-            raise InputError(f"{file.uri}: two columns have one name; the header is {', '.join(head.names)}")
-
-        def load(names: list[str], head: bool = False) -> pa.Table:
-            if not names:
-                return pa.table({})
-            # Time is read as text where it is a number: a float64 would lose the nanoseconds.
-            texts = {original[name]: pa.string() for name, _ in opened.time if _is_number(opened.schema, name)}
-            loaded = pacsv.read_csv(
-                pa.BufferReader(data),
-                read_options=pacsv.ReadOptions(use_threads=False),  # with threads, errors name no row
-                convert_options=pacsv.ConvertOptions(
-                    include_columns=[original[name] for name in names], strings_can_be_null=True, column_types=texts
-                ),
-            ).rename_columns(names)
-            for name in names:
-                if original[name] not in texts:
-                    _reject_bad_numbers(loaded.column(name), f"{file.uri}: column {name!r}")
-            return loaded
-
-        opened = _Table(file.uri, table, _renamed(head, list(original)), load, spec, untyped=True)
-        yield opened
-
-
-def _is_number(schema: pa.Schema, name: str) -> bool:
-    kind = schema.field(name).type
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def _renamed(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    return pa.schema([column.with_name(name) for column, name in zip(schema, names, strict=True)])
-
-
-def _reject_bad_numbers(column: pa.ChunkedArray, where: str) -> None:
-    """One cell that is not a number turns a CSV column into text: say so, rather than pass text on."""
-    if not pa.types.is_string(column.type):
-        return
-    numeric = pc.match_substring_regex(column, _NUMBER)
-    if pc.any(numeric).as_py():
-        row = pc.index(numeric, False).as_py()
-        raise InputError(f"{where}, row {row + 1}: {column[row].as_py()!r} is not a number")
-
-
-class ParquetReader(_TableReader):
+class ParquetReader(TableReader):
     """Parquet. Without ``input.episode``, a file with several values of ``episode_index`` is as many episodes."""
 
     name: ClassVar[str] = "parquet"
@@ -358,10 +298,10 @@ class ParquetReader(_TableReader):
         return [EpisodeRef(f"{id}#{rows.episode}", self.name, tuple(files), str(rows), share) for rows in found]
 
     @contextmanager
-    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[_Table]:
+    def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:
         rows = Rows.parse(key) if key else None
 
         def load(names: list[str], head: bool = False) -> pa.Table:
             return read_rows(file, names, rows, spec, head=head)
 
-        yield _Table(file.uri, table, read_schema(file, spec), load, spec)
+        yield Table(file.uri, table, read_schema(file, spec), load, spec)
