@@ -151,6 +151,10 @@ class Reader(ABC):
             return any(head.startswith(self.magic, at) for at in self.offsets)
         return b"\0" not in head
 
+    def holds(self, head: bytes, spec: InputSpec) -> bool:
+        """Whether a file with one of the suffixes ``asked`` that begins so is of the format."""
+        return self.begins(head, spec)
+
     @abstractmethod
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """List the episodes of one file group cheaply, without reading their data. ``id`` names the group."""

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -86,6 +87,34 @@ def read_dialect(content: bytes, spec: CsvSpec, where: str) -> Dialect:
     begins = sum(map(len, head[: spec.skip_rows + above]))
     data = _rows(text[begins:], separator, mark, len(names), bool(spec.comment))
     return Dialect(data, spec.skip_rows + above, _TABS.get(separator, separator), decimal, tuple(names), units)
+
+
+def is_table(head: bytes, spec: CsvSpec) -> bool:
+    """Whether the first bytes of a file are rows of as many cells as each other, two or more, with numbers in them."""
+    content = _unpacked(head)
+    for cut in range(4):  # through a character, maybe
+        try:
+            text = _decoded(content[: len(content) - cut], spec, "")
+            break
+        except InputError:
+            continue
+    else:
+        return False
+    lines = io.StringIO(text, newline="").readlines()[spec.skip_rows :]
+    whole = [line for line in lines if line.strip() and not line.startswith(spec.comment or "#")]
+    table = whole[: max(len(whole) - 1, 1)][:_LOOKED_AT]  # the last one may be cut
+    for separator in [spec.separator] if spec.separator else [*_SEPARATORS, "whitespace"]:
+        widths = {len(_cells(line, separator)) for line in table}
+        if len(widths) == 1 and widths.pop() > 1:
+            return any(_NUMBER.fullmatch(cell.strip()) for cell in _cells(table[-1], separator))
+    return False
+
+
+def _unpacked(content: bytes) -> bytes:
+    """As far as it goes, where it is gzipped."""
+    if not content.startswith(GZIP):
+        return content
+    return zlib.decompressobj(wbits=31).decompress(content)
 
 
 class _Doubt:

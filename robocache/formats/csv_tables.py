@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 
 from robocache.errors import InputError
 from robocache.formats.base import CsvSpec, InputSpec, read_bytes
-from robocache.formats.csv_dialect import BOMS, GZIP, Dialect, read_dialect
+from robocache.formats.csv_dialect import BOMS, GZIP, Dialect, is_table, read_dialect
 from robocache.formats.tables import Table, TableReader
 from robocache.types import FileStamp
 
@@ -37,6 +37,10 @@ class CsvReader(TableReader):
         """Text of any encoding, gzipped or not."""
         marked = head.startswith((GZIP, *(bom for bom, _ in BOMS)))
         return marked or bool(spec.csv.encoding) or super().begins(head, spec)
+
+    def holds(self, head: bytes, spec: InputSpec) -> bool:
+        """Text that is a table of two columns or more, as far as it goes."""
+        return self.begins(head, spec) and is_table(head, spec.csv)
 
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:

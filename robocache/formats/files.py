@@ -31,6 +31,7 @@ class Found:
     path:    the first of them as ``fs`` has it
     failure: why it cannot be read, as far as its name and place tell
     whole:   the folder of the recording that it is a piece of
+    unsure:  its name alone does not claim it: it counts if it begins like a recording, else it is passed over
     """
 
     format: str
@@ -39,6 +40,7 @@ class Found:
     path: str
     failure: str = ""
     whole: str = ""
+    unsure: bool = False
 
     @property
     def uri(self) -> str:
@@ -67,8 +69,9 @@ _KNOWN = (
 )
 
 
-def _passed(fs: fsspec.AbstractFileSystem, path: str, details: Mapping[str, Any]) -> PassedOver:
-    stamp, name = _stamp(fs, path, details), path.lower()
+def pass_over(stamp: FileStamp) -> PassedOver:
+    """A file as one that no reader takes."""
+    name = stamp.uri.lower()
     found = next(((what, how) for suffixes, what, how in _KNOWN if name.endswith(suffixes)), ("", ""))
     if ".tfrecord-" in name:
         found = ("a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet")
@@ -180,9 +183,10 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
         if _inside(path, datasets):
             continue
         if format and spec.format in ("auto", format):
-            found.append(Found(format, (_stamp(fs, path, details),), fs, path))
+            unsure = not path.lower().endswith(READERS[format].suffixes)
+            found.append(Found(format, (_stamp(fs, path, details),), fs, path, unsure=unsure))
         else:
-            passed.append(_passed(fs, path, details))
+            passed.append(pass_over(_stamp(fs, path, details)))
     return found, passed
 
 

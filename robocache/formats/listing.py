@@ -15,7 +15,7 @@ import yaml
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key
-from robocache.formats.files import Found, expand, known_suffixes
+from robocache.formats.files import Found, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
 from robocache.types import EpisodeRef, FileStamp, PassedOver
@@ -82,7 +82,8 @@ def list_input(spec: InputSpec) -> Listing:
         bases.append(base)
         found |= {item.uri: item for item in items}
     datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
-    items = _verify([item for uri, item in found.items() if not uri.startswith(datasets)], spec)
+    items, strays = _verify([item for uri, item in found.items() if not uri.startswith(datasets)], spec)
+    passed += strays
     taken = {file.uri for item in items for file in item.files}
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
     items = _split_recordings(items, passed)
@@ -145,22 +146,28 @@ def _pattern(episode: str) -> re.Pattern[str] | None:
     return pattern
 
 
-def _verify(items: Sequence[Found], spec: InputSpec) -> list[Found]:
-    """The same, with a failure where the first bytes are not of the format; one batch of reads a file system."""
+def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[PassedOver]]:
+    """The same, with a failure where the first bytes are not of the format, one batch of reads a file system; and
+    apart from them the unsure ones that are no recordings."""
     heads: dict[str, bytes | Exception] = {}
     for fs in {id(item.fs): item.fs for item in items}.values():
         mine = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
         paths = [item.path for item in mine]
         read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
-    return [
-        item if item.failure else replace(item, failure=_check(item, heads.get(item.uri, b""), spec)) for item in items
-    ]
+    found, passed = [], []
+    for item in items:
+        head = heads.get(item.uri, b"")
+        if item.unsure and isinstance(head, bytes) and not READERS[item.format].holds(head, spec):
+            passed.append(pass_over(item.files[0]))
+        else:
+            found.append(item if item.failure else replace(item, failure=_check(item, head, spec)))
+    return found, passed
 
 
 def _head() -> int:
     """Bytes of a file's beginning that tell every format."""
-    return max(reader.offsets[-1] + len(reader.magic) for reader in READERS.values())
+    return max(4096, *(reader.offsets[-1] + len(reader.magic) for reader in READERS.values()))
 
 
 def _check(item: Found, head: bytes | Exception, spec: InputSpec) -> str:

@@ -14,7 +14,7 @@ import pytest
 from robocache.config.load import job_from_mapping, load_job
 from robocache.config.resolved import resolved_yaml
 from robocache.errors import ConfigError, InputError
-from robocache.formats import InputSpec, TableTimes, describe_episode, list_episodes, read_episode
+from robocache.formats import InputSpec, TableTimes, describe_episode, list_episodes, list_input, read_episode
 from robocache.formats.base import CsvSpec
 from robocache.types import Stream
 
@@ -221,14 +221,20 @@ def test_wrong_answers_are_explained(tmp_path: Path) -> None:
 
 def test_text_files_count_where_they_are_asked_for(tmp_path: Path) -> None:
     written(tmp_path / "a.csv", "t,x\n0,1\n")
-    written(tmp_path / "b.txt", "t x\n0 1\n")
+    written(tmp_path / "b.txt", "t x\n0 1\n1 2\n")
+    written(tmp_path / "long.txt", "t;Öl\n" + "0;é\n" * 2000)
+    written(tmp_path / "README.txt", "How it was made\nby whom, and when\nand why: 1 2\n")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"t;x\n0;1\n1;2\n"))
 
     def ids(uri: Path, **options: str) -> list[str]:
         return [ref.id for ref in list_episodes(InputSpec((str(uri),), **options))]
 
     assert ids(tmp_path) == ["a.csv"]
-    assert ids(tmp_path, format="csv") == ["a.csv", "b.txt"]
-    assert ids(tmp_path / "*.txt") == ids(tmp_path / "b.txt") == ["b.txt"]
+    assert ids(tmp_path, format="csv") == ["a.csv", "b.txt", "c.txt.gz", "long.txt"]
+    assert ids(tmp_path / "b.*") == ids(tmp_path / "b.txt") == ["b.txt"]
+    assert ids(tmp_path / "README.txt") == ["README.txt"]  # asked for by name: reading says what is wrong with it
+    passed = list_input(InputSpec((str(tmp_path),), format="csv")).passed_over
+    assert [file.uri for file in passed] == [str(tmp_path / "README.txt")]
 
 
 def test_the_config_says_it(tmp_path: Path) -> None:
