@@ -68,8 +68,8 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
 def _select(cfg: Input, problems: Problems) -> tuple[str, ...]:
     if problems.under("input.select"):
         return ()
-    given = cfg.select.split(",") if isinstance(cfg.select, str) else list(cfg.select)
-    items = tuple(item.strip() for item in given if cfg.select)
+    given = cfg.select.split(",") if isinstance(cfg.select, str) else cfg.select
+    items = tuple(str(item).strip() for item in given if cfg.select)
     if not all(items):
         problems.wrong("input.select", cfg.select, f"write {EXPECTED['select']}")
     return items

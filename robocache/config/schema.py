@@ -59,7 +59,7 @@ class Input:
     csv: Csv | None = None
     episode: str = "file"
     stamp: str = "header"
-    select: str | list[str] = ""
+    select: str | list[str | int] = ""
     verify_checksums: bool = True
     max_failed_episodes: int = 0
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"

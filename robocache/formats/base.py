@@ -16,6 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -125,6 +126,7 @@ class Reader(ABC):
     members:  its files may be tables of one episode (``input.episode``)
     splits:   its files may be pieces of one episode, one after another (``input.episode``)
     own_time: it carries its own time: ``input.times`` is not for it
+    selects:  ``input.select`` chooses among the episodes of one of its files, else among its files
     package:  an optional package that it needs; robocache's extra for it has the reader's name
 
     Every method raises :class:`InputError` for a file that is damaged or not of this format (``MissingError`` where it
@@ -143,6 +145,7 @@ class Reader(ABC):
     members: ClassVar[bool] = False
     splits: ClassVar[bool] = False
     own_time: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
     package: ClassVar[str] = ""
 
     def begins(self, head: bytes, spec: InputSpec) -> bool:
@@ -330,7 +333,8 @@ def select_episodes(
 
     names:  of the episodes, in order
     known:  lists of episodes that the file itself names: filter keys, splits
-    ``MissingError`` where an item is no such list, no episode and no range ``first:stop`` of them.
+    An item is one of these lists, an episode's name or the number that it ends with (``7`` for ``demo_7``), a range
+    ``first:stop`` of places, or a glob on the names. ``MissingError`` for one that is nothing there.
     """
     if not select:
         return list(names)
@@ -338,14 +342,16 @@ def select_episodes(
     for item in select:
         bounds = re.fullmatch(r"(\d*):(\d*)", item)
         if item in known:
-            chosen.update(known[item])
-        elif item in names:
-            chosen.add(item)
+            found = list(known[item])
         elif bounds:
-            chosen.update(names[int(bounds[1] or 0) : int(bounds[2]) if bounds[2] else None])
+            found = list(names[int(bounds[1] or 0) : int(bounds[2]) if bounds[2] else None])
         else:
+            found = [name for name in names if fnmatchcase(name, item)]
+            found = found or [name for name in names if item.isdigit() and name.endswith(f"_{item}")]
+        if not found and item not in known:
             lists = f"its lists are {shown(list(known))}; " if known else ""
-            raise MissingError(f"{uri}: no episodes {item!r}; {lists}its episodes are {shown(names, 8)}")
+            raise MissingError(f"{uri}: input.select: no episodes {item!r}; {lists}its episodes are {shown(names, 8)}")
+        chosen.update(found)
     return [name for name in names if name in chosen]
 
 

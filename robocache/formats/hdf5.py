@@ -53,6 +53,7 @@ class Hdf5Reader(Reader):
     suffixes: ClassVar[tuple[str, ...]] = (".hdf5", ".h5")
     magic: ClassVar[bytes] = b"\x89HDF\r\n\x1a\n"
     offsets: ClassVar[tuple[int, ...]] = (0, 512, 1024, 2048)  # behind a user block
+    selects: ClassVar[bool] = True
     package: ClassVar[str] = "h5py"
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
@@ -193,6 +194,9 @@ def _selected(root: Any, keys: Sequence[str], select: Sequence[str], uri: str) -
         if isinstance(masks[name], h5py.Dataset):
             known[str(name)] = [item.decode() if isinstance(item, bytes) else str(item) for item in masks[name][()]]
     names = {key.rpartition("/")[2]: key for key in keys}
+    for item in select:
+        if lost := [name for name in known.get(item, ()) if name not in names]:
+            raise MissingError(f"{uri}: mask/{item} names {shown(lost, 8)}, which are not there")
     return [names[name] for name in select_episodes(list(names), select, known, uri)]
 
 

@@ -87,6 +87,7 @@ class LeRobotReader(Reader):
     name: ClassVar[str] = "lerobot"
     marker: ClassVar[str] = "meta/info.json"
     parts: ClassVar[tuple[str, ...]] = ("meta", "data")
+    selects: ClassVar[bool] = True
     own_time: ClassVar[bool] = True
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from itertools import takewhile
 
 import yaml
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, natural_key
+from robocache.formats.base import InputSpec, natural_key, shown
 from robocache.formats.files import Found, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
@@ -90,7 +91,24 @@ def list_input(spec: InputSpec) -> Listing:
     groups = _group(items, _common_folder(bases), spec.episode, pattern)
     with ThreadPoolExecutor(_THREADS) as pool:
         refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
-    return Listing(sorted(refs, key=lambda ref: natural_key(ref.id)), passed)
+    return Listing(sorted(_selected(refs, spec.select), key=lambda ref: natural_key(ref.id)), passed)
+
+
+def _selected(refs: Sequence[EpisodeRef], select: Sequence[str]) -> list[EpisodeRef]:
+    """Those that ``input.select`` asks for by ids or globs on them, where a reader has not chosen within its file."""
+
+    def within(ref: EpisodeRef) -> bool:
+        return bool(ref.format and READERS[ref.format].selects and (ref.key or ref.failure))
+
+    whole = [ref for ref in refs if not within(ref)]
+    if not select or not whole:
+        return list(refs)
+    hits = {item: {ref.id for ref in whole if fnmatchcase(ref.id, item)} for item in select}
+    if len(whole) == len(refs) and (unknown := [item for item, ids in hits.items() if not ids]):
+        ids = sorted((ref.id for ref in whole), key=natural_key)
+        raise InputError(f"input.select: no episode {unknown[0]!r}; the episodes are {shown(ids, 8)}")
+    out = {ref.id for ref in whole}.difference(*hits.values())
+    return [ref for ref in refs if ref.id not in out]
 
 
 def describe_passed(files: Sequence[PassedOver]) -> str:

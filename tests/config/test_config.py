@@ -244,3 +244,12 @@ def test_the_resolved_config_reads_back_as_the_same_job(made):
     again = job_from_mapping(OmegaConf.create(resolved_yaml(made)))
     assert again == made
     assert again.identity() == made.identity()
+
+
+def test_select_takes_text_numbers_and_lists():
+    def chosen(select):
+        base = {"features": {"x": "x"}, "timeline": {"rate_hz": 1}, "output": {"uri": "out"}}
+        return job_from_mapping({"input": {"uri": "a", "select": select}, **base}).input.select
+
+    assert chosen([0, 3, 5]) == ("0", "3", "5") and chosen("train, demo_3") == ("train", "demo_3")
+    assert chosen("0:50") == ("0:50",) and chosen("") == ()

@@ -252,7 +252,11 @@ def test_episodes_are_selected_by_mask_name_and_range(tmp_path: Path) -> None:
 
     assert chosen("train") == ["demo_1", "demo_10"] and len(chosen()) == 12
     assert chosen("train", "demo_3", "10:") == ["demo_1", "demo_3", "demo_10", "demo_11"]
+    assert chosen("0", "3", "demo_1?") == ["demo_0", "demo_3", "demo_10", "demo_11"]
     assert "no episodes 'valid'; its lists are train; its episodes are demo_0" in chosen("valid")[0]
+    with h5py.File(path, "a") as file:
+        file["mask/test"] = np.array([b"demo_5", b"demo_99"])
+    assert "mask/test names demo_99, which are not there" in chosen("test")[0] and len(chosen("train")) == 2
 
 
 def test_trajectories_at_the_top_are_episodes(tmp_path: Path) -> None:

@@ -393,3 +393,18 @@ def test_names_that_are_no_text_are_escaped_and_read(tmp_path: Path) -> None:
     (ref,) = listed(tmp_path)
     assert ref.id == "pr\\udcfcfung.csv"
     assert read_episode(ref, ["x"], InputSpec(())).streams["x"].values.tolist() == [1]
+
+
+def test_files_are_selected_by_id_and_glob(tmp_path: Path) -> None:
+    for name in ("run_1/a.csv", "run_1/b.csv", "run_2/a.csv", "c.csv"):
+        write(tmp_path / name)
+    write(tmp_path / "run_2/broken.csv", b"")
+
+    def chosen(*select: str) -> list[str]:
+        return ids(list_episodes(InputSpec((str(tmp_path),), select=select)))
+
+    assert chosen("run_1/*", "c.csv") == ["c.csv", "run_1/a.csv", "run_1/b.csv"]
+    assert chosen("*/a.csv") == ["run_1/a.csv", "run_2/a.csv"]
+    assert "run_2/broken.csv" in chosen("run_2/*")
+    with pytest.raises(InputError, match=r"input\.select: no episode 'run_3'; the episodes are c\.csv, run_1/a\.csv"):
+        chosen("c.csv", "run_3")
