@@ -116,6 +116,9 @@ class Preparer:
                 "element by its name, as in [child_frame_id=...]"
             )
         if _same_kind(found, expected):
+            # Of one dtype in every recording, so that the same numbers give the same rows wherever they were stored.
+            if isinstance(stream.values, np.ndarray) and found.arrow != expected.arrow:
+                stream = replace(stream, values=stream.values.astype(expected.element.to_pandas_dtype()))
             return stream
         raise InputError(
             f"{key} holds {describe_type(found)} here and {describe_type(expected)} in {self.types.seen_in[key]}, as "

@@ -96,6 +96,8 @@ def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array
 
 def number_array(block: np.ndarray, kind: pa.DataType) -> pa.Array:
     """``block [T, width]`` as an Arrow array of the (nested) type ``kind``, without a copy where it is contiguous."""
+    if 0 in StreamType(kind).shape:  # which Arrow's lists of a fixed size cannot be made of otherwise
+        return pa.array(block.reshape(len(block), *StreamType(kind).shape).tolist(), kind)
     array = pa.array(np.ascontiguousarray(block).reshape(-1), from_pandas=False)
     for size in reversed(StreamType(kind).shape):
         array = pa.FixedSizeListArray.from_arrays(array, size)
