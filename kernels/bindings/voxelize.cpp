@@ -216,9 +216,9 @@ void check_size(const Call& call) {
 // Which voxels hold a point; the workspace lives as long as the result.
 std::pair<cuda::VoxelGroups, Tensor> groups_of(const Call& call, int64_t* dropped, cudaStream_t stream) {
   const bool first = call.reduce == Reduction::points, values = has_values(call.reduce);
-  const size_t bytes = cuda::plan_groups(call.points, call.grid, first, values, nullptr).bytes;
-  Tensor memory = allocate({int64_t(bytes)}, call.of(at::kByte));
-  cuda::VoxelGroups groups = cuda::plan_groups(call.points, call.grid, first, values, memory.mutable_data_ptr());
+  cuda::VoxelGroups groups = cuda::plan_groups(call.points, call.grid, first, values);
+  Tensor memory = allocate({int64_t(groups.bytes)}, call.of(at::kByte));
+  cuda::place_groups(groups, memory.mutable_data_ptr());
   cuda::find_groups(groups, dropped, stream);
   return {groups, memory};
 }

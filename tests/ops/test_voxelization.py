@@ -397,6 +397,20 @@ def test_cuda_sums_are_exact(addends):
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("side", [64, 128, 160])
+def test_cuda_occupancy_of_many_clouds(side, dtype):
+    """Grids that fit into shared memory whole, in two pieces, and in none; edges in the middle of voxels and on them."""
+    points, _ = cloud(16, (70 * 3000,), dtype=dtype, spread=1.0)
+    points = points.view(70, 3000, 3)
+    options = {"voxel_size": 2 / side, "bounds": ((-1, -1, -1), (1, 1, 1))}
+    expected = voxelize(points, **options)
+    for _ in range(3):
+        assert_same_bits(voxelize(points.cuda(), **options), expected)
+
+
+@pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("reduce", ["occupancy", "count", "mean", "points"])
 def test_cuda_holds_very_many_points_in_a_voxel(reduce):
     points = torch.rand(300_000, 3) * 0.2 * 10.0 ** torch.randint(-6, 1, (300_000, 3))

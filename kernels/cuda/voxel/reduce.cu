@@ -1,12 +1,14 @@
 // The values of each row from its points, which groups.cu has laid side by side in no particular order.
 //
-// sum, mean, min, max   a thread a row and column, neighbouring lanes on neighbouring columns; four points are asked for
-//                       before one is used. Exact sums and extremes do not depend on the order (robocache/voxel/sum.h,
-//                       reduce.h). Rows of more than kHeavy points are left to the whole block, 256 points a step.
-//                       Bytes: 8 a row (where, how many), 4 a point (which), its features once from the sectors they
-//                       touch, and the result.
-// points                a warp a row: it takes the 32 smallest point numbers above the last it had, in sorted order,
-//                       and writes 32 points' columns side by side, zeros behind the last; again for every 32 of `most`.
+// sum, mean, min, max   a lane a row where rows have few points, else eight; up to three columns at a time. Exact sums and
+//                       extremes do not depend on the order (robocache/voxel/sum.h, reduce.h). Rows of more than kHeavy
+//                       points a lane, and those whose sum two floats cannot hold, are left to the whole block, 256
+//                       points a step. Bytes: 8 to 12 a row (where, how
+//                       many, the head), 4 a point (which), the 32-byte sectors of its features, and the result.
+// points                a warp a row. Rows of at most 32 points of 16 bytes each: a lane a point; how many numbers
+//                       are below its own is the place it writes to, and the other lanes write zeros: one store of 512
+//                       bytes. Others: the warp takes the 32 smallest point numbers above the last it had, in sorted
+//                       order, and writes 32 points' columns side by side; again for every 32 of `most`.
 //                       Bytes: the result, nearly all of them zeros for K = 32; 4 a point, its columns.
 #include "points.cuh"
 #include "robocache/voxel/reduce.h"
@@ -18,26 +20,33 @@ namespace {
 using cuda::VoxelGroups;
 using voxel::Reduction;
 
-constexpr int kHeavy = 128;
+constexpr int kHeavy = 64;     // points a lane
+constexpr int kColumns = 3;    // a lane has the sums of: x, y, z in one go; a fourth would spill at three blocks
 constexpr int kWarps = kThreads / 32;
+constexpr int kBlocks = 3;  // a multiprocessor: 85 registers a thread
 
 // Rows of a launch, and their points.
 struct RowSet {
-  const uint32_t *rows, *start, *order;
+  const uint32_t *rows, *start, *order, *head;
   const int32_t* counts;
   // A dense result: the voxel of a row is that of its first point.
   const uint32_t* slot;
   const uint64_t* keys;
   Divisor a_cloud;
-  int64_t cells, cloud_bits;
+  int64_t cells;
   bool dense;
 
-  __device__ int64_t place(int64_t row) const {
+  // Point j of a row.
+  __device__ uint32_t point(int64_t row, uint32_t begin, int j) const {
+    return !head ? order[begin + j] : j == 0 ? head[row] : order[begin + j - 1];
+  }
+
+  __device__ int64_t place(int64_t row, uint32_t any_point) const {
     if (!dense) return row;
-    const uint32_t s = slot[order[start[row]]];
-    if (keys) return int64_t(keys[s]);
-    const uint32_t cloud = a_cloud.quotient(s);
-    return cloud * cells + (s - cloud * cloud_bits);
+    const uint32_t s = slot[any_point] & 0x7fffffff;
+    if (keys) return int64_t(keys[slot[any_point]]);
+    const uint32_t block = s / 256, cloud = a_cloud.quotient(block);
+    return cloud * cells + (block - cloud * a_cloud.d) * 224 + s % 256;
   }
 };
 
@@ -45,37 +54,28 @@ template <class V> __device__ const V* features_of(const PointSet<V>& features, 
   return features.at(i, features.offsets ? 0 : features.cloud_of(i, 0));
 }
 
-template <class V, class Each> __device__ __noinline__ double wide_sum(const Each& each) {
-  WideSum wide;
-  each([&](double x) { wide.add(x); });
-  return wide.value();
-}
-
 // What a thread holds of a sum, or of an extreme.
 template <class V, bool kSum> struct Fold;
 template <class V> struct Fold<V, true> {
   PairSum sum;
-  __device__ explicit Fold(Reduction) {}
+  __device__ explicit Fold(Reduction = {}) {}
   __device__ void add(const V* x) { sum.add(load(x)); }
   __device__ void add(const Fold& other) { sum.add(other.sum); }
-  __device__ Fold from(int lane) const {
+  __device__ Fold from(int step) const {
     Fold other(*this);
-    other.sum.high = __shfl_down_sync(~0u, sum.high, lane);
-    other.sum.low = __shfl_down_sync(~0u, sum.low, lane);
-    other.sum.lossy = __shfl_down_sync(~0u, int(sum.lossy), lane);
+    other.sum.high = __shfl_xor_sync(~0u, sum.high, step);
+    other.sum.low = __shfl_xor_sync(~0u, sum.low, step);
+    other.sum.lossy = __shfl_xor_sync(~0u, int(sum.lossy), step);
     return other;
   }
-  // each(f): f with every addend.
-  template <class Each> __device__ double value(Reduction reduce, int64_t n, const Each& each) const {
-    const double total = sum.lossy ? wide_sum<V>(each) : sum.value();
-    return reduce == Reduction::mean ? total / double(n) : total;
-  }
+  __device__ bool lossy() const { return sum.lossy; }
+  __device__ double value() const { return sum.value(); }
 };
 template <class V> struct Fold<V, false> {
   using A = typename Accumulator<V>::type;
   Extreme<A> extreme;
   bool any = false;
-  __device__ explicit Fold(Reduction reduce) : extreme{A(0), reduce == Reduction::max} {}
+  __device__ explicit Fold(Reduction reduce = {}) : extreme{A(0), reduce == Reduction::max} {}
   __device__ void take(A x) {
     if (any) extreme.add(x);
     else extreme.best = x;
@@ -85,75 +85,142 @@ template <class V> struct Fold<V, false> {
   __device__ void add(const Fold& other) {
     if (other.any) take(other.extreme.best);
   }
-  __device__ Fold from(int lane) const {
+  __device__ Fold from(int step) const {
     Fold other(*this);
-    other.extreme.best = __shfl_down_sync(~0u, extreme.best, lane);
-    other.any = __shfl_down_sync(~0u, int(any), lane);
+    other.extreme.best = __shfl_xor_sync(~0u, extreme.best, step);
+    other.any = __shfl_xor_sync(~0u, int(any), step);
     return other;
   }
-  template <class Each> __device__ double value(Reduction, int64_t, const Each&) const { return extreme.best; }
+  __device__ bool lossy() const { return false; }
+  __device__ double value() const { return extreme.best; }
 };
 
-template <class V, bool kSum>
-__global__ void __launch_bounds__(kThreads, 4)
-    reduce_kernel(const RowSet set, const PointSet<V> features, int64_t width, Divisor by_width, Reduction reduce,
-                  int64_t rows, V* out) {
-  __shared__ int heavy_count;
-  __shared__ int heavy[kThreads];
-  __shared__ alignas(16) char raw[kWarps * sizeof(Fold<V, kSum>)];
-  Fold<V, kSum>* parts = reinterpret_cast<Fold<V, kSum>*>(raw);
-  if (threadIdx.x == 0) heavy_count = 0;
-  __syncthreads();
-  const int64_t begin = int64_t(blockIdx.x) * kThreads, item = begin + threadIdx.x;
-  const auto row_of = [&](int64_t k) { return k < kDivisible ? int64_t(by_width.quotient(uint32_t(k))) : k / width; };
-  const int64_t known = min(rows, int64_t(*set.rows));
-  if (item < known * width) {
-    const int64_t row = row_of(item), column = item - row * width;
-    const int n = set.counts[row];
-    if (n > kHeavy) {
-      heavy[atomicAdd(&heavy_count, 1)] = threadIdx.x;
-    } else {
-      const uint32_t* order = set.order + set.start[row];
-      Fold<V, kSum> fold(reduce);
-      for (int j = 0; j < n; j += 4) {
-        V x[4];
+// Up to three columns of one row.
+template <class V, bool kSum> struct Folds {
+  Fold<V, kSum> of[kColumns];
+  __device__ explicit Folds(Reduction reduce) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (j + k < n) x[k] = features_of(features, order[j + k])[column];
-        }
+    for (int c = 0; c < kColumns; ++c) of[c] = Fold<V, kSum>(reduce);
+  }
+  // Points first, first + step, ... of a row.
+  __device__ void add(const RowSet& set, const PointSet<V>& features, int64_t row, uint32_t begin, int first, int step,
+                      int n, int64_t column, int columns) {
+#pragma unroll 2
+    for (int j = first; j < n; j += step) {
+      const V* at = features_of(features, set.point(row, begin, j)) + column;
+      V x[kColumns];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (j + k < n) fold.add(x + k);
-        }
+      for (int c = 0; c < kColumns; ++c) {
+        if (c < columns) x[c] = at[c];
       }
-      const double value = fold.value(reduce, n, [&](const auto& add) {
-        RC_ROLLED for (int j = 0; j < n; ++j) add(load(features_of(features, order[j]) + column));
-      });
-      put(out + set.place(row) * width + column, value);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (c < columns) of[c].add(x + c);
+      }
     }
   }
-  __syncthreads();
-  for (int h = 0; h < heavy_count; ++h) {
-    const int64_t row = row_of(begin + heavy[h]), column = begin + heavy[h] - row * width;
-    const int n = set.counts[row];
-    const uint32_t* order = set.order + set.start[row];
-    Fold<V, kSum> fold(reduce);
-    for (int j = threadIdx.x; j < n; j += kThreads) fold.add(features_of(features, order[j]) + column);
+  template <int kLanes> __device__ void join() {
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      const Fold<V, kSum> other = fold.from(step);
-      if (threadIdx.x % 32 < step) fold.add(other);
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) of[c].add(of[c].from(step));
     }
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = fold;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      for (int w = 1; w < kWarps; ++w) fold.add(parts[w]);
-      const double value = fold.value(reduce, n, [&](const auto& add) {
-        RC_ROLLED for (int j = 0; j < n; ++j) add(load(features_of(features, order[j]) + column));
-      });
-      put(out + set.place(row) * width + column, value);
+  }
+  // Whether all columns were written that two floats can hold the sum of.
+  __device__ bool write(Reduction reduce, int n, int columns, V* out) const {
+    bool whole = true;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (c >= columns) break;
+      const double value = of[c].value();
+      put(out + c, reduce == Reduction::mean ? value / double(n) : value);
+      whole &= !of[c].lossy();
     }
-    __syncthreads();
+    return whole;
+  }
+};
+
+// One column of one row, by the whole block, in a wide integer in shared memory.
+template <class V>
+__device__ void wide_sum(WideSum* wide, const RowSet& set, const PointSet<V>& features, int64_t row, uint32_t begin,
+                         int n, int64_t column, Reduction reduce, V* out) {
+  for (int k = threadIdx.x; k < int(sizeof *wide / 4); k += kThreads) reinterpret_cast<int*>(wide)[k] = 0;
+  __syncthreads();
+  RC_ROLLED for (int j = threadIdx.x; j < n; j += kThreads) {
+    wide->deposit(
+        load(features_of(features, set.point(row, begin, j)) + column),
+        [](int64_t* at, int64_t number) {
+          atomicAdd(reinterpret_cast<unsigned long long*>(at), (unsigned long long)number);
+        },
+        [](int* at) { atomicExch(at, 1); });
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const double value = wide->value();
+    put(out, reduce == Reduction::mean ? value / double(n) : value);
+  }
+  __syncthreads();
+}
+
+template <class V, bool kSum, int kLanes>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    reduce_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, int64_t width,
+                  Reduction reduce, int64_t rows, V* out) {
+  __shared__ int left;                                // rows for the whole block
+  __shared__ uint16_t rest[kThreads / kLanes];
+  __shared__ bool whole;
+  __shared__ alignas(16) char raw[kSum ? kWarps * sizeof(Folds<V, kSum>) + sizeof(WideSum) : kWarps * sizeof(Folds<V, kSum>)];
+  Folds<V, kSum>* parts = reinterpret_cast<Folds<V, kSum>*>(raw);
+  if (threadIdx.x == 0) left = 0;
+  __syncthreads();
+  const int64_t first_row = int64_t(blockIdx.x) * (kThreads / kLanes);
+  const int64_t known = min(rows, int64_t(*set.rows));
+  {
+    const int64_t row = first_row + threadIdx.x / kLanes;
+    const int lane = threadIdx.x % kLanes;
+    const int count = row < known ? set.counts[row] : 0;
+    const uint32_t begin = row < known ? set.start[row] : 0;
+    const int n = count > kHeavy * kLanes ? 0 : count;
+    bool done = n == count;
+    V* to = n > 0 && lane == 0 ? out + set.place(row, set.point(row, begin, 0)) * width : nullptr;
+    for (int64_t column = 0; column < width; column += kColumns) {
+      const int columns = int(min(int64_t(kColumns), width - column));
+      Folds<V, kSum> folds(reduce);
+      folds.add(set, features, row, begin, lane, kLanes, n, column, columns);
+      folds.template join<kLanes>();
+      if (to) done &= folds.write(reduce, n, columns, to + column);
+    }
+    if (!done && lane == 0) rest[atomicAdd(&left, 1)] = uint16_t(threadIdx.x / kLanes);
+  }
+  __syncthreads();
+  for (int h = 0; h < left; ++h) {
+    const int64_t row = first_row + rest[h];
+    const int n = set.counts[row];
+    const uint32_t begin = set.start[row];
+    V* to = out + set.place(row, set.point(row, begin, 0)) * width;
+    for (int64_t column = 0; column < width; column += kColumns) {
+      const int columns = int(min(int64_t(kColumns), width - column));
+      Folds<V, kSum> folds(reduce);
+      folds.add(set, features, row, begin, threadIdx.x, kThreads, n, column, columns);
+      folds.template join<32>();
+      if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = folds;
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        RC_ROLLED for (int w = 1; w < kWarps; ++w) {
+#pragma unroll
+          for (int c = 0; c < kColumns; ++c) folds.of[c].add(parts[w].of[c]);
+        }
+        whole = folds.write(reduce, n, columns, to + column);
+      }
+      __syncthreads();
+      if constexpr (kSum) {
+        if (whole) continue;
+        WideSum* wide = reinterpret_cast<WideSum*>(raw + kWarps * sizeof(Folds<V, kSum>));
+        RC_ROLLED for (int c = 0; c < columns; ++c) {
+          wide_sum(wide, set, features, row, begin, n, column + c, reduce, to + column + c);
+        }
+      }
+    }
   }
 }
 
@@ -184,9 +251,39 @@ __device__ uint32_t merged(uint32_t x, uint32_t y) {
   return x;
 }
 
+// Points of one access each, at most 32 of them in the result.
+template <class V, class Pack>
+__global__ void __launch_bounds__(kThreads)
+    packed_points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, int most, int64_t rows, Pack* out) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (row >= rows) return;
+  const int lane = threadIdx.x % 32;
+  const int n = set.counts[row];
+  const uint32_t* order = set.order + set.start[row];
+  int place = lane;
+  Pack value{};
+  if (n <= 32) {
+    const uint32_t mine = lane < n ? order[lane] : kNone;
+    if (lane < n) {
+      value = *reinterpret_cast<const Pack*>(features_of(features, mine));
+      place = 0;
+    }
+    for (int j = 0; j < n; ++j) place += lane < n && __shfl_sync(~0u, mine, j) < mine;
+  } else {
+    uint32_t best = kNone;
+    for (int j = 0; j < n; j += 32) {
+      const uint32_t mine = j + lane < n ? order[j + lane] : kNone;
+      if (!__any_sync(~0u, mine < __shfl_sync(~0u, best, 31))) continue;
+      best = merged(best, sorted(mine));
+    }
+    value = *reinterpret_cast<const Pack*>(features_of(features, best));
+  }
+  if (place < most) out[row * most + place] = value;
+}
+
 template <class V>
 __global__ void __launch_bounds__(kThreads)
-    points_kernel(const RowSet set, const PointSet<V> features, uint32_t width, Divisor by_width, int64_t most,
+    points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, uint32_t width, Divisor by_width, int64_t most,
                   int64_t rows, V* out) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
@@ -220,10 +317,15 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 RowSet row_set(const VoxelGroups& g, const int32_t* counts, bool dense) {
-  const int64_t cloud_bits = (g.grid.cells() + 255) / 256 * 256;
-  const bool divides = cloud_bits > 0 && cloud_bits < kDivisible;
-  return {g.rows, g.start, g.order, counts, g.slot, g.hashed ? g.keys : nullptr, Divisor::of(divides ? cloud_bits : 1),
-          g.grid.cells(), cloud_bits, dense};
+  const int64_t blocks = (g.grid.cells() + 223) / 224;  // of a cloud, as groups.cu has them
+  return {g.rows, g.start, g.order, g.hashed ? nullptr : g.head, counts, g.slot, g.hashed ? g.keys : nullptr,
+          Divisor::of(blocks > 0 && blocks < kDivisible ? blocks : 1), g.grid.cells(), dense};
+}
+
+// Whether rows of features are accesses of this many bytes.
+bool is_packed(const voxel::Points& features, int64_t size, int64_t bytes) {
+  return features.rows.width * size == bytes && reinterpret_cast<uintptr_t>(features.rows.data) % bytes == 0 &&
+         features.rows.row_stride * size % bytes == 0 && features.rows.batch_stride * size % bytes == 0;
 }
 
 }  // namespace
@@ -233,10 +335,15 @@ void cuda::reduce_groups(const VoxelGroups& g, Reduction reduce, const voxel::Po
   const int64_t width = features.rows.width;
   if (rows == 0 || width == 0) return;
   const RowSet set = row_set(g, counts ? counts : reinterpret_cast<int32_t*>(g.counts), dense);
-  const Divisor by_width = Divisor::of(width);
+  const Divisor by_width = Divisor::of(width < kDivisible ? width : 1);
   if (reduce == Reduction::points) {
     const auto copy = [&](auto v) {
       using V = decltype(v);
+      if (most <= 32 && is_packed(features, sizeof(V), 16)) {
+        packed_points_kernel<<<blocks_for(rows, kWarps), kThreads, 0, queue>>>(set, PointSet<V>::of(features), int(most),
+                                                                              rows, static_cast<uint4*>(out));
+        return;
+      }
       points_kernel<<<blocks_for(rows, kWarps), kThreads, 0, queue>>>(
           set, PointSet<V>::of(features), uint32_t(width), by_width, most, rows, static_cast<V*>(out));
     };
@@ -248,12 +355,14 @@ void cuda::reduce_groups(const VoxelGroups& g, Reduction reduce, const voxel::Po
   }
   with_dtype(features.rows.dtype, [&](auto v) {
     using V = decltype(v);
-    const auto launch = [&](auto kernel) {
-      kernel<<<blocks_for(rows * width, kThreads), kThreads, 0, queue>>>(set, PointSet<V>::of(features), width,
-                                                                         by_width, reduce, rows, static_cast<V*>(out));
+    const auto launch = [&](auto kernel, int lanes) {
+      kernel<<<blocks_for(rows, kThreads / lanes), kThreads, 0, queue>>>(set, PointSet<V>::of(features), width, reduce,
+                                                                         rows, static_cast<V*>(out));
     };
-    if (reduce == Reduction::sum || reduce == Reduction::mean) launch(reduce_kernel<V, true>);
-    else launch(reduce_kernel<V, false>);
+    const bool sum = reduce == Reduction::sum || reduce == Reduction::mean;
+    // A dense result does not know how many rows there are: it is ready for few.
+    if (!dense && g.points.count < 4 * rows) sum ? launch(reduce_kernel<V, true, 1>, 1) : launch(reduce_kernel<V, false, 1>, 1);
+    else sum ? launch(reduce_kernel<V, true, 8>, 8) : launch(reduce_kernel<V, false, 8>, 8);
   });
 }
 

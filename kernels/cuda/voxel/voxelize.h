@@ -30,24 +30,23 @@ struct VoxelGroups {
   bool values;          // reduce() will be called
   bool hashed;          // found by a hash table, not by a bit a voxel
   int64_t limit;        // rows there can be
-  const uint32_t* rows; // how many there are, on the device
+  const uint32_t* rows;  // how many there are, on the device
+  size_t bytes, scratch_bytes;  // of workspace; of cub's part of it
   // The workspace, cut up.
-  uint32_t *slot;                                // of each point: its voxel's bit, or its slot in the table
-  uint32_t *local, *order;                       // its place among its voxel's points; the points, row by row
-  uint32_t *counts, *start;                      // of each row: how many points, where in `order`
-  uint32_t *bits, *before, *row;                 // by bits; the row of each point
-  uint64_t *keys;                                // by hash: slots
+  uint32_t* slot;              // of each point: its voxel's bit, or its slot in the table
+  uint32_t *local, *order;     // its place among its voxel's points; the points, row by row
+  uint32_t *counts, *start;    // of each row: how many points, where in `order`
+  uint32_t *bits, *extra_row;  // by bits; the row of each point that is not the head of one
+  uint32_t* head;              // a point of each row, which is not in `order`
+  uint64_t* keys;              // by hash: slots
   uint32_t *first, *held, *slot_row;
-  uint64_t *scan, *row_keys, *sorted_keys;       // and rows
+  uint64_t *scan, *row_keys, *sorted_keys;  // and rows
   uint32_t *row_held, *row_start, *row_old, *row_new;
   void* scratch;
-  size_t scratch_bytes;
-  // Bytes of workspace needed.
-  size_t bytes;
 };
-// Cuts up the memory at `workspace`, or with null only says how much is needed.
-VoxelGroups plan_groups(const voxel::Points& points, const voxel::Grid& grid, bool by_first_point, bool values,
-                        void* workspace);
+VoxelGroups plan_groups(const voxel::Points& points, const voxel::Grid& grid, bool by_first_point, bool values);
+// Cuts up the memory at `workspace`, of groups.bytes.
+void place_groups(VoxelGroups& groups, void* workspace);
 void find_groups(const VoxelGroups& groups, int64_t* dropped, cudaStream_t queue);
 
 // What a sparse result says of its rows; in a dense one all are null.

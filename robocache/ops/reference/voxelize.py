@@ -199,7 +199,7 @@ def integrate_tsdf(arguments: TsdfArguments) -> tuple[Tensor, Tensor]:
     old_weight = torch.zeros(batch * cells, device=points.device) if a.weight is None else a.weight
     old, old_weight = old.reshape(-1).double(), old_weight.reshape(-1).double()
     weight = old_weight + count
-    mean = (old_weight * old + total * (a.truncation / _UNIT)) / weight
+    mean = (old_weight * old + total.double() * (a.truncation / _UNIT)) / weight
     distance = torch.where(count > 0, mean, old).float()
     return distance.view(batch, *a.shape), weight.float().view(batch, *a.shape)
 

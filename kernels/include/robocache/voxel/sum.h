@@ -40,12 +40,16 @@ struct WideSum {
   int positive = 0, negative = 0, nan = 0;  // infinities and NaNs among the addends
 
   RC_INLINE void add(double x) {
+    deposit(x, [](int64_t* at, int64_t number) { *at += number; }, [](int* at) { *at = 1; });
+  }
+  // `to` adds to a limb, `mark` sets a flag: by the threads of a block at once, where they are atomic.
+  template <class To, class Mark> RC_INLINE void deposit(double x, const To& to, const Mark& mark) {
     int64_t bits;
     __builtin_memcpy(&bits, &x, 8);
     const int exponent = int(bits >> 52) & 0x7ff;
     int64_t mantissa = bits & ((int64_t(1) << 52) - 1);
     if (exponent == 0x7ff) {
-      (mantissa ? nan : bits < 0 ? negative : positive) = 1;
+      mark(mantissa ? &nan : bits < 0 ? &negative : &positive);
       return;
     }
     mantissa |= int64_t(exponent != 0) << 52;
@@ -53,9 +57,9 @@ struct WideSum {
     const int64_t bottom = (mantissa & 0xffffffff) << shift, top = (mantissa >> 32) << shift;
     int64_t* at = limb + place / 32;
     const int64_t sign = bits < 0 ? -1 : 1;
-    at[0] += sign * (bottom & 0xffffffff);
-    at[1] += sign * ((bottom >> 32) + (top & 0xffffffff));
-    at[2] += sign * (top >> 32);
+    to(at, sign * (bottom & 0xffffffff));
+    to(at + 1, sign * ((bottom >> 32) + (top & 0xffffffff)));
+    to(at + 2, sign * (top >> 32));
   }
 
   RC_INLINE void carry() {
