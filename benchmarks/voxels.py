@@ -4,8 +4,8 @@
 
 Cases are those of configs/{small,medium,large}.json under "voxelize"; docs/benchmarks/REPRODUCING.md has the protocol.
 ``bytes_ideal``: the points once and every result once. ``same_bits``: whether ten calls on one input gave equal results
-(rows compared as they are; a peer that numbers voxels by chance has other rows each time). A peer that cannot do a case,
-fails, or is wrong gets a row whose status says so. RoboCache is compared with its plain-torch twin to the bit.
+(rows compared as they are; a peer that numbers voxels by chance has other rows each time). A peer that cannot do
+a case, fails, or is wrong gets a row whose status says so. RoboCache is compared with its plain-torch twin to the bit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ def checked(clouds: Clouds, device: str) -> tuple[Tensor, ...]:
     if first.points.shape[1] <= 1_000_000:
         g = clouds.grid
         arguments = _voxel.Arguments(
-            first.points, None, None, g.box, g.shape, (0, g.shape[0]), REDUCTIONS.index(clouds.reduce), clouds.max_points
+            first.points,
+            None,
+            None,
+            g.box,
+            g.shape,
+            (0, g.shape[0]),
+            REDUCTIONS.index(clouds.reduce),
+            clouds.max_points,
         )
         twin = getattr(reference, f"voxelize_{clouds.layout}")(arguments)
         for a, b in zip(first.voxels(), twin, strict=True):
@@ -82,9 +89,7 @@ def checked(clouds: Clouds, device: str) -> tuple[Tensor, ...]:
 
 def same_bits(call: Callable[[Clouds], tuple[Tensor, ...]], clouds: Clouds) -> bool:
     first = [x.clone() for x in call(clouds)]
-    return all(
-        all(torch.equal(a, b) for a, b in zip(first, call(clouds), strict=True)) for _ in range(9)
-    )
+    return all(all(torch.equal(a, b) for a, b in zip(first, call(clouds), strict=True)) for _ in range(9))
 
 
 def measure(case: Case, bench: Bench, log: CsvLog, device: str, args: argparse.Namespace, where: dict) -> None:
@@ -143,8 +148,8 @@ def measure(case: Case, bench: Bench, log: CsvLog, device: str, args: argparse.N
         if who != OURS
     )
     print(
-        f"{case.size:6} {case.name} {case.dtype}: {mine:.4f} ms, {moved / mine / 1e6 / speed:.1%} of a copy, same bits: "
-        f"{bits[OURS]}; {peers} [{time.monotonic() - begin:.1f} s]",
+        f"{case.size:6} {case.name} {case.dtype}: {mine:.4f} ms, {moved / mine / 1e6 / speed:.1%} of a copy, "
+        f"same bits: {bits[OURS]}; {peers} [{time.monotonic() - begin:.1f} s]",
         flush=True,
     )
     for who, why in {**why_not, **failed}.items():

@@ -1,4 +1,4 @@
-"""Voxels on the CPU by NumPy (linear cell numbers, ``unique`` and ``bincount``) and by Open3D's VoxelGrid (occupancy)."""
+"""Voxels on the CPU by NumPy (linear cell numbers, ``unique``, ``bincount``) and Open3D's VoxelGrid (occupancy)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Voxels as one would write them in PyTorch: linear cell numbers, then scatter (dense), or ``unique`` and ``index_add_``
-(sparse sums), or two sorts (the first points of each voxel). CPU and GPU. Coordinates stay in the points' dtype.
+"""Voxels as one would write them in PyTorch: linear cell numbers, then scatter (dense), or ``unique`` and
+``index_add_`` (sparse sums), or two sorts (the first points of each voxel). CPU and GPU.
+Coordinates stay in the points' dtype.
 
 ``index_add_`` on a GPU adds in any order: its sums may differ from run to run.
 """

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806  (Triton names compile-time constants in capitals)
+# ruff: noqa: N803  (Triton names compile-time constants in capitals)
 """Voxels in Triton, tuned: a one stored a point for occupancy; for sparse means float additions into a dense table of
 sums and counts, then ``nonzero`` for the voxels in use. These additions have no order: sums differ from run to run.
 Written for float32 points of packed rows.

@@ -343,7 +343,8 @@ std::tuple<Tensor, Tensor> integrate_tsdf(const Tensor& points, const std::optio
   }
   // Copies: the caller's volume stays as it is.
   const Tensor pose = sensor_pose.contiguous();
-  Tensor now = distance ? distance->clone(at::MemoryFormat::Contiguous) : at::full(size, truncation, call.of(at::kFloat));
+  Tensor now = distance ? distance->clone(at::MemoryFormat::Contiguous)
+                        : at::full(size, truncation, call.of(at::kFloat));
   Tensor seen = weight ? weight->clone(at::MemoryFormat::Contiguous) : at::zeros(size, call.of(at::kFloat));
   Tensor total = at::zeros(size, call.of(at::kLong)), count = at::zeros(size, call.of(at::kInt));
   int64_t* totals = total.mutable_data_ptr<int64_t>();

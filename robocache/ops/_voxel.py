@@ -166,9 +166,7 @@ def check_tsdf(a: TsdfArguments) -> None:
             f"[{batch}, 7], x y z qx qy qz qw, on {a.points.device}"
         )
     for name, x in (("distance", a.distance), ("weight", a.weight)):
-        if x is not None and (
-            x.shape != (batch, *a.shape) or x.dtype != torch.float32 or x.device != a.points.device
-        ):
+        if x is not None and (x.shape != (batch, *a.shape) or x.dtype != torch.float32 or x.device != a.points.device):
             raise ValueError(
                 f"integrate_tsdf: volume.{name} {x.dtype} {list(x.shape)} on {x.device} must be float32 "
                 f"{[batch, *a.shape]} on {a.points.device}"

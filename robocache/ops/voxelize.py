@@ -169,7 +169,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.arguments = a._replace(points=a.points.detach(), features=None)
         ctx.shape, ctx.layout = features.shape, layout
         if layout == "sparse":
-            coordinates, values, counts, offsets, point_to_voxel, dropped = found
+            coordinates, _, counts, offsets, point_to_voxel, dropped = found
             ctx.save_for_backward(point_to_voxel, counts)
             ctx.mark_non_differentiable(coordinates, counts, offsets, point_to_voxel, dropped)
         else:
@@ -186,7 +186,9 @@ class _Differentiable(torch.autograd.Function):
             counts = _call("voxelize_dense", a._replace(reduce=_voxel.COUNT))[0] if a.reduce == _voxel.MEAN else at
         gradient = gradient.reshape(-1, gradient.shape[-1])
         if a.reduce == _voxel.MEAN:
-            gradient = gradient / counts.reshape(-1, 1).clamp(min=1).to(torch.promote_types(gradient.dtype, torch.float32))
+            gradient = gradient / counts.reshape(-1, 1).clamp(min=1).to(
+                torch.promote_types(gradient.dtype, torch.float32)
+            )
         kept = (at >= 0).nonzero().squeeze(1)
         out = gradients[0].new_zeros((len(at), gradient.shape[1]), dtype=gradients[ctx.layout == "sparse"].dtype)
         out = out.index_copy(0, kept, gradient[at[kept]].to(out.dtype))

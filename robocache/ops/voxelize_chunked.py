@@ -5,8 +5,8 @@ What one call holds beside its inputs, for N points, M voxels that hold one, and
 ============================  ====================================================================================
 dense occupancy, count        ``G`` and ``4 G`` bytes of result; nothing else on a GPU, 8 N on the CPU
 dense sum, mean, min, max     the result, and on a GPU 20 N + 12 min(N, G) + G / 7 of work; on the CPU 16 N + 32 M
-sparse                        20 to 28 bytes a voxel and its values; 8 N of ``point_to_voxel``; on a GPU 16 to 20 N + G / 7
-                              of work, or, for ``points`` and grids much larger than their clouds, up to 116 N
+sparse                        20 to 28 bytes a voxel and its values; 8 N of ``point_to_voxel``; on a GPU 16 to 20 N
+                              + G / 7 of work, or, for ``points`` and grids much larger than their clouds, up to 116 N
 reference                     about 200 N
 ============================  ====================================================================================
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from marks import needs_cuda, needs_extension
+from marks import needs_cuda
 from ops_oracles import assert_same_bits
+from voxel_oracles import needs_kernels
 
 from robocache import integrate_tsdf
 from robocache.ops import voxelize as ops
@@ -62,7 +63,7 @@ def _matrix(q: np.ndarray) -> np.ndarray:
 def scene(seed: int, batch: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Clouds of points about two metres before sensors that look at the grid from aside; some are not finite."""
     random = np.random.default_rng(seed)
-    direction = random.normal(0, 0.25, (batch, count, 3)) + (0, 0, 1.0)
+    direction = random.normal(0, 0.25, (batch, count, 3)) + np.array([0, 0, 1.0])
     points = direction / np.linalg.norm(direction, axis=-1, keepdims=True) * random.uniform(1.5, 2.5, (batch, count, 1))
     points[:, ::50, random.integers(0, 3)] = math.nan
     points[:, 7] = 0.0
@@ -95,7 +96,9 @@ def test_rays_along_an_axis(implementation):
     line = found.weight[0, :, 10, 10].nonzero().squeeze(1)
     assert found.weight.sum() == len(line)
     centres = -1.0 + (line.double() + 0.5) * 0.1
-    torch.testing.assert_close(found.distance[0, line, 10, 10].double(), (0.55 - centres).clamp(-0.25, 0.25), atol=3e-7, rtol=0)
+    torch.testing.assert_close(
+        found.distance[0, line, 10, 10].double(), (0.55 - centres).clamp(-0.25, 0.25), atol=3e-7, rtol=0
+    )
     assert line.tolist() == [13, 14, 15, 16, 17]  # from 0.3 to 0.8, the voxels that hold these ends among them
 
 
@@ -111,7 +114,7 @@ def test_order_batch_and_layout_do_not_matter(implementation):
         assert_same_bits(alone, [x[b : b + 1] for x in whole])
 
 
-@needs_extension
+@needs_kernels
 def test_kernel_is_the_reference():
     points, poses = scene(4, 2, 3000)
     old = ops.TsdfVolume(torch.rand(2, 20, 20, 20) * 0.2, torch.randint(0, 5, (2, 20, 20, 20)).float())

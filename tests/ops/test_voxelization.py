@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from marks import needs_cuda, needs_extension
+from marks import needs_cuda
 from ops_oracles import assert_same_bits
 from torch import Tensor
-from voxel_oracles import REDUCTIONS, UNIT, Answer, answer, cloud, dense, numpy_of, read_las, read_pcd
+from voxel_oracles import (
+    REDUCTIONS,
+    UNIT,
+    Answer,
+    answer,
+    cloud,
+    dense,
+    needs_kernels,
+    numpy_of,
+    read_las,
+    read_pcd,
+)
 
 from robocache import voxelize
 from robocache.ops import _voxel
@@ -55,9 +66,7 @@ def check(points: Tensor, offsets: Tensor, reduce: str, features: Tensor | None 
     most = {"max_points": options.pop("max_points", 32)}
     wanted = {"features": None if features is None else numpy_of(features), "reduce": reduce, **options, **most}
     expected = answer(numpy_of(points), offsets.tolist(), **wanted)
-    found = voxelize(
-        points, offsets=offsets, features=features, reduce=reduce, layout="sparse", **options, **most
-    )
+    found = voxelize(points, offsets=offsets, features=features, reduce=reduce, layout="sparse", **options, **most)
     assert_sparse(found, expected)
     if reduce != "points":
         grid = _voxel.Grid.of(**options)
@@ -134,7 +143,7 @@ def test_one_voxel_holds_everything(implementation, reduce):
 def test_map_coordinates_lose_nothing(implementation, reduce):
     """Voxels of 1 cm, a thousand kilometres from the origin."""
     random = np.random.default_rng(6)
-    points = torch.from_numpy(random.uniform(0, 0.2, (4000, 3)) + (1e6, -2e6, 500.0))
+    points = torch.from_numpy(random.uniform(0, 0.2, (4000, 3)) + np.array([1e6, -2e6, 500.0]))
     bounds = ((1e6, -2e6, 500.0), (1e6 + 0.2, -2e6 + 0.2, 500.2))
     check(points, torch.tensor([0, 4000]), reduce, voxel_size=0.01, bounds=bounds)
 
@@ -321,7 +330,7 @@ def operands(points: Tensor, offsets: Tensor, reduce: str) -> _voxel.Arguments:
     return _voxel.Arguments(points, offsets, None, grid.box, grid.shape, (0, 8), NAMES.index(reduce), 4)
 
 
-@needs_extension
+@needs_kernels
 @each_reduction
 def test_operators_keep_torchs_rules(reduce):
     arguments = operands(*cloud(11, LENGTHS), reduce)
@@ -332,7 +341,7 @@ def test_operators_keep_torchs_rules(reduce):
         torch.library.opcheck(torch.ops.robocache.voxelize_dense.default, arguments, test_utils=checks)
 
 
-@needs_extension
+@needs_kernels
 def test_dense_voxels_compile_as_one_graph():
     points, offsets = cloud(12, (50, 60))
 
@@ -400,7 +409,7 @@ def test_cuda_sums_are_exact(addends):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("side", [64, 128, 160])
 def test_cuda_occupancy_of_many_clouds(side, dtype):
-    """Grids that fit into shared memory whole, in two pieces, and in none; edges in the middle of voxels and on them."""
+    """Grids that fit into shared memory whole, in two pieces, and in none."""
     points, _ = cloud(16, (70 * 3000,), dtype=dtype, spread=1.0)
     points = points.view(70, 3000, 3)
     options = {"voxel_size": 2 / side, "bounds": ((-1, -1, -1), (1, 1, 1))}

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from robocache.ops import _library
+
 REDUCTIONS = ("occupancy", "count", "sum", "mean", "min", "max", "points")
+needs_kernels = pytest.mark.skipif(
+    not _library.has_kernel("voxelize_dense", torch.device("cpu")),
+    reason=_library.reason() or "the compiled extension is older than the voxel operators",
+)
 UNIT = {"voxel_size": 0.25, "bounds": ((-1.0, -2.0, -0.5), (1.0, 1.0, 0.5))}  # 8 x 12 x 4 voxels
 
 

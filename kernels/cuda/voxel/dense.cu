@@ -1,8 +1,8 @@
 // Occupancy and counts of every voxel.
 //
-// Two launches (but see below): the result is zeroed, then each point stores a one (whoever writes it, it is a one) or adds one
-// (integers: order does not matter). Bytes: the points once, the result once, and in the second launch the 32-byte
-// sectors that points hit once more, read and written where the first has left the L2 cache already.
+// Two launches (but see below): the result is zeroed, then each point stores a one (whoever writes it, it is a one) or
+// adds one (integers: order does not matter). Bytes: the points once, the result once, and in the second launch the
+// 32-byte sectors that points hit once more, read and written where the first has left the L2 cache already.
 #include "points.cuh"
 #include "voxelize.h"
 
@@ -17,7 +17,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class V>
-__global__ void __launch_bounds__(kThreads) mark_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, int64_t voxels,
+__global__ void __launch_bounds__(kThreads)
+    mark_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, int64_t voxels,
                                                         bool* occupied, unsigned long long* dropped) {
   each_point<kPoints>(points, cells, dropped, [&](int64_t, int64_t cloud, int64_t cell) {
     if (cell >= 0) occupied[cloud * voxels + cell] = true;
@@ -25,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) mark_kernel(const PointSet<V> points
 }
 
 template <class V>
-__global__ void __launch_bounds__(kThreads) count_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, int64_t voxels,
+__global__ void __launch_bounds__(kThreads)
+    count_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, int64_t voxels,
                                                          int32_t* counts, unsigned long long* dropped) {
   each_point<kPoints>(points, cells, dropped, [&](int64_t, int64_t cloud, int64_t cell) {
     if (cell >= 0) atomicAdd(counts + cloud * voxels + cell, 1);
@@ -34,12 +36,12 @@ __global__ void __launch_bounds__(kThreads) count_kernel(const PointSet<V> point
 
 // ---- occupancy of many small grids ----------------------------------------------------------------------------------
 //
-// A store a point costs the L2 cache a 32-byte sector a point, and the card does about 50 of these a nanosecond, whatever
-// they hold: 32 million points that are spread evenly take 0.65 ms. So where there are clouds enough to keep the card
-// busy, a block has the voxels of a cloud, or half of them, as bits in its shared memory, looks at all points of the
-// cloud, and writes its bytes once, side by side. Nothing is zeroed before. Bytes: the points once from memory (halves of
-// a cloud run side by side and share them in L2), the result once. One block of 1024 threads a multiprocessor, a thread
-// four points a step.
+// A store a point costs the L2 cache a 32-byte sector a point, and the card does about 50 of these a nanosecond,
+// whatever they hold: 32 million points that are spread evenly take 0.65 ms. So where there are clouds enough to keep
+// the card busy, a block has the voxels of a cloud, or half of them, as bits in its shared memory, looks at all points
+// of the cloud, and writes its bytes once, side by side. Nothing is zeroed before. Bytes: the points once from memory
+// (halves of a cloud run side by side and share them in L2), the result once. One block of 1024 threads a
+// multiprocessor, a thread four points a step.
 
 constexpr int kWide = 1024;
 constexpr int64_t kMostPieces = 2;  // of a cloud: each of them looks at all of its points
@@ -109,7 +111,8 @@ bool mark_in_shared(const voxel::Points& points, const voxel::Grid& grid, bool* 
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  const int64_t voxels = grid.cells(), fits = int64_t(room - 1024) / 128 * 128 * 8;  // kept for what the block has beside
+  // A KiB is left for what the block has beside its bits.
+  const int64_t voxels = grid.cells(), fits = int64_t(room - 1024) / 128 * 128 * 8;
   const int64_t pieces = (voxels + fits - 1) / fits;
   const GridCells cells = GridCells::of(grid);
   if (points.offsets || points.rows.dtype == DType::f64 || !cells.fast.usable || voxels % 16 || pieces > kMostPieces ||

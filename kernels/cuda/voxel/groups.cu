@@ -50,8 +50,8 @@ __device__ uint32_t lower_lanes() { return (1u << (threadIdx.x % 32)) - 1; }
 
 template <class V>
 __global__ void __launch_bounds__(kThreads)
-    mark_bits_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, uint32_t cloud_blocks, uint32_t* bits,
-                     uint32_t* slot, unsigned long long* dropped) {
+    mark_bits_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, uint32_t cloud_blocks,
+                     uint32_t* bits, uint32_t* slot, unsigned long long* dropped) {
   each_point<2>(points, cells, dropped, [&](int64_t i, int64_t cloud, int64_t cell) {
     const uint32_t c = uint32_t(cell), block = c / kVoxelsABlock;
     const uint32_t bit =
@@ -111,7 +111,9 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ uint16_t set[kThreads / 32][1024];
   const int64_t word = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (offsets) {
-    for (int64_t b = word; b <= batch; b += int64_t(gridDim.x) * kThreads) offsets[b] = bits[8 * b * grid.a_cloud.d + 7];
+    for (int64_t b = word; b <= batch; b += int64_t(gridDim.x) * kThreads) {
+      offsets[b] = bits[8 * b * grid.a_cloud.d + 7];
+    }
   }
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t all = word < 8 * blocks ? bits[word] : 0;
@@ -179,9 +181,9 @@ __device__ uint32_t find_slot(uint64_t* keys, uint32_t slots, int shift, uint64_
 }
 
 template <class V>
-__global__ void __launch_bounds__(kThreads)
-    insert_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, uint64_t voxels, uint32_t slots, int shift,
-                  uint64_t* keys, uint32_t* first, uint32_t* held, uint32_t* slot, uint32_t* local,
+__global__ void __launch_bounds__(kThreads, 3)  // three: without it the compiler aims at 64 registers and spills
+    insert_kernel(const PointSet<V> points, const __grid_constant__ GridCells cells, uint64_t voxels, uint32_t slots,
+                  int shift, uint64_t* keys, uint32_t* first, uint32_t* held, uint32_t* slot, uint32_t* local,
                   unsigned long long* dropped) {
   each_point<1>(points, cells, dropped, [&](int64_t i, int64_t cloud, int64_t cell) {
     const uint64_t key = cell < 0 ? kEmpty : uint64_t(cloud) * voxels + uint64_t(cell);
@@ -281,7 +283,9 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const uint32_t* row_of,
 }
 
 auto counting() { return thrust::counting_iterator<int64_t>(0); }
-auto bits_of(const VoxelGroups& g) { return thrust::make_transform_iterator(counting(), BitsOf{g.bits, bit_blocks(g)}); }
+auto bits_of(const VoxelGroups& g) {
+  return thrust::make_transform_iterator(counting(), BitsOf{g.bits, bit_blocks(g)});
+}
 auto last_words(const VoxelGroups& g) {
   return thrust::make_permutation_iterator(g.bits, thrust::make_transform_iterator(counting(), LastWord{}));
 }

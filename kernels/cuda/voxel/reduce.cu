@@ -1,9 +1,9 @@
 // The values of each row from its points, which groups.cu has laid side by side in no particular order.
 //
-// sum, mean, min, max   a lane a row where rows have few points, else eight; up to three columns at a time. Exact sums and
-//                       extremes do not depend on the order (robocache/voxel/sum.h, reduce.h). Rows of more than kHeavy
-//                       points a lane, and those whose sum two floats cannot hold, are left to the whole block, 256
-//                       points a step. Bytes: 8 to 12 a row (where, how
+// sum, mean, min, max   a lane a row where rows have few points, else eight; up to three columns at a time. Exact sums
+//                       and extremes do not depend on the order (robocache/voxel/sum.h, reduce.h). Rows of more than
+//                       kHeavy points a lane, and those whose sum two floats cannot hold, are left to the whole block,
+//                       256 points a step. Bytes: 8 to 12 a row (where, how
 //                       many, the head), 4 a point (which), the 32-byte sectors of its features, and the result.
 // points                a warp a row. Rows of at most 32 points of 16 bytes each: a lane a point; how many numbers
 //                       are below its own is the place it writes to, and the other lanes write zeros: one store of 512
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   __shared__ int left;                                // rows for the whole block
   __shared__ uint16_t rest[kThreads / kLanes];
   __shared__ bool whole;
-  __shared__ alignas(16) char raw[kSum ? kWarps * sizeof(Folds<V, kSum>) + sizeof(WideSum) : kWarps * sizeof(Folds<V, kSum>)];
+  __shared__ alignas(16) char raw[kWarps * sizeof(Folds<V, kSum>) + (kSum ? sizeof(WideSum) : 0)];
   Folds<V, kSum>* parts = reinterpret_cast<Folds<V, kSum>*>(raw);
   if (threadIdx.x == 0) left = 0;
   __syncthreads();
@@ -254,7 +254,8 @@ __device__ uint32_t merged(uint32_t x, uint32_t y) {
 // Points of one access each, at most 32 of them in the result.
 template <class V, class Pack>
 __global__ void __launch_bounds__(kThreads)
-    packed_points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, int most, int64_t rows, Pack* out) {
+    packed_points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, int most,
+                         int64_t rows, Pack* out) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
   const int lane = threadIdx.x % 32;
@@ -283,8 +284,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class V>
 __global__ void __launch_bounds__(kThreads)
-    points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, uint32_t width, Divisor by_width, int64_t most,
-                  int64_t rows, V* out) {
+    points_kernel(const __grid_constant__ RowSet set, const __grid_constant__ PointSet<V> features, uint32_t width,
+                  Divisor by_width, int64_t most, int64_t rows, V* out) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
   const uint32_t lane = threadIdx.x % 32;
@@ -340,8 +341,8 @@ void cuda::reduce_groups(const VoxelGroups& g, Reduction reduce, const voxel::Po
     const auto copy = [&](auto v) {
       using V = decltype(v);
       if (most <= 32 && is_packed(features, sizeof(V), 16)) {
-        packed_points_kernel<<<blocks_for(rows, kWarps), kThreads, 0, queue>>>(set, PointSet<V>::of(features), int(most),
-                                                                              rows, static_cast<uint4*>(out));
+        packed_points_kernel<<<blocks_for(rows, kWarps), kThreads, 0, queue>>>(
+            set, PointSet<V>::of(features), int(most), rows, static_cast<uint4*>(out));
         return;
       }
       points_kernel<<<blocks_for(rows, kWarps), kThreads, 0, queue>>>(
@@ -361,8 +362,11 @@ void cuda::reduce_groups(const VoxelGroups& g, Reduction reduce, const voxel::Po
     };
     const bool sum = reduce == Reduction::sum || reduce == Reduction::mean;
     // A dense result does not know how many rows there are: it is ready for few.
-    if (!dense && g.points.count < 4 * rows) sum ? launch(reduce_kernel<V, true, 1>, 1) : launch(reduce_kernel<V, false, 1>, 1);
-    else sum ? launch(reduce_kernel<V, true, 8>, 8) : launch(reduce_kernel<V, false, 8>, 8);
+    if (!dense && g.points.count < 4 * rows) {
+      sum ? launch(reduce_kernel<V, true, 1>, 1) : launch(reduce_kernel<V, false, 1>, 1);
+    } else {
+      sum ? launch(reduce_kernel<V, true, 8>, 8) : launch(reduce_kernel<V, false, 8>, 8);
+    }
   });
 }
 

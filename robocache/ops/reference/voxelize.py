@@ -56,7 +56,10 @@ def voxelize_sparse(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor, Tenso
     if a.reduce == _voxel.POINTS:  # rows in the order of their first points
         first = torch.full_like(used, len(p.cell)).scatter_reduce_(0, row, inside, "amin")
         order = first.argsort()
-        used, row = used[order], torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=row.device))[row]
+        used, row = (
+            used[order],
+            torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=row.device))[row],
+        )
     counts = torch.bincount(row, minlength=len(used))
     cell = used % max(cells, 1)
     coordinates = torch.stack([cell // (ny * nz) + first_x, cell // nz % ny, cell % nz], dim=1).int()
@@ -219,7 +222,7 @@ def _norm(a: Tensor) -> Tensor:
 
 
 def _rotated(v: Tensor, q: Tensor) -> Tensor:
-    """``v [n, 3]`` turned by quaternions ``[n, 4]`` (x y z w) of any length: v + 2 (w (u x v) + u x (u x v)) / |q|^2."""
+    """``v [n, 3]`` turned by ``q [n, 4]`` (x y z w) of any length: v + 2 (w (u x v) + u x (u x v)) / |q|^2."""
     u, w = q[:, :3], q[:, 3:]
     square = _dot(u, u)[:, None] + w * w
     c = _cross(u, v)
