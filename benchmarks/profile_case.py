@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 import torch
+import voxel_cases
 from cases import load
 
 #: name of the report -> size and "phase name dtype" of the case
@@ -27,25 +28,36 @@ PROFILES = {
     "phase1_large_slerp": ("large", "resample B4096 S2000 T1000 D4 slerp f32"),
     "phase1_large_pose": ("large", "resample B4096 S2000 T1000 D7 pose bf16"),
 }
+#: the same of clouds; KERNEL=regex picks one of the launches
+VOXELS = {
+    "phase3_small": ("small", "1 x 250000 lidar to 1024x1024x80 sparse points f32"),
+    "phase3_medium": ("medium", "8 x 500000 camera to 128x128x128 dense occupancy f32"),
+    "phase3_large": ("large", "64 x 500000 uniform to 128x128x128 dense occupancy f32"),
+    "phase3_large_mean": ("large", "64 x 500000 camera to 128x128x128 sparse mean f32"),
+}
 
 
 def main() -> int:
     if sys.argv[1:] == ["--list"]:
-        print("\n".join(PROFILES))
+        print("\n".join([*PROFILES, *VOXELS]))
         return 0
-    if len(sys.argv) != 2 or sys.argv[1] not in PROFILES:
-        print(f"name one of: {', '.join(PROFILES)}")
+    if len(sys.argv) != 2 or sys.argv[1] not in {**PROFILES, **VOXELS}:
+        print(f"name one of: {', '.join([*PROFILES, *VOXELS])}")
         return 2
-    size, wanted = PROFILES[sys.argv[1]]
-    (case,) = load([size], wanted)
-    batch = case.build("cuda")
-    batch.aligned()
+    size, wanted = {**PROFILES, **VOXELS}[sys.argv[1]]
+    if sys.argv[1] in VOXELS:
+        (case,) = voxel_cases.load([size], wanted)
+        call = case.build("cuda").voxels
+    else:
+        (case,) = load([size], wanted)
+        call = case.build("cuda").aligned
+    call()
     torch.cuda.synchronize()
     torch.cuda.profiler.start()
-    batch.aligned()
+    call()
     torch.cuda.synchronize()
     torch.cuda.profiler.stop()
-    print(f"{case.phase} {case.name} {case.dtype}")
+    print(f"{case.name} {case.dtype}")
     return 0
 
 

@@ -61,6 +61,7 @@ if [ "$half" != cpu ]; then
   [ -z "$quick" ] || few=(--repetitions 5) sizes=(--sizes small)
   step "resample on the GPU" "$python" benchmarks/throughput.py resample --time-limit "${TIME_LIMIT_RESAMPLE:-170}" --out "$out/phase1_trajectory.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
   step "fuse on the GPU" "$python" benchmarks/throughput.py fuse --time-limit "${TIME_LIMIT_FUSE:-60}" --out "$out/phase2_multimodal.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
+  step "voxels on the GPU" "$python" benchmarks/voxels.py --out "$out/phase3_voxelization.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
   step "latency" "$python" benchmarks/latency.py --out "$out/latency.csv"
   step "precision" "$python" benchmarks/precision.py --out "$out/precision.csv" ${few[@]+"${few[@]}"}
   step "attention" "$python" benchmarks/attention.py --out "$out/attention.csv" ${few[@]+"${few[@]}"}
@@ -74,6 +75,7 @@ if [ "$half" != gpu ]; then
   fi
   step "resample on the CPU" "$python" benchmarks/throughput.py resample "${cpu[@]}" "${sizes[@]}" "${repetitions[@]}" --out "$out/cpu_phase1_trajectory.csv"
   step "fuse on the CPU" "$python" benchmarks/throughput.py fuse "${cpu[@]}" "${sizes[@]}" "${repetitions[@]}" --out "$out/cpu_phase2_multimodal.csv"
+  step "voxels on the CPU" "$python" benchmarks/voxels.py --device cpu "${sizes[@]}" "${repetitions[@]}" --out "$out/cpu_phase3_voxelization.csv"
   if have align_cpu polars scipy; then
     step "align_cpu" "$python" benchmarks/align_cpu.py ${align[@]+"${align[@]}"} --out "$out/cpu_align.csv"
   fi

@@ -10,13 +10,14 @@
 namespace robocache::cpu {
 
 // Work is handed out in pieces of about 50 us (for alignment this many output elements), and a thread is started for
-// every 16 pieces.
+// every 16 pieces (or `pieces_per_thread` where pieces are larger).
 constexpr int64_t kPiece = 1 << 15;
 constexpr int64_t kPiecesPerThread = 16;
 
 // work(p) for every p of [0, pieces), on up to `most` threads.
-template <class Work> void in_threads(int64_t pieces, int64_t most, const Work& work) {
-  const int64_t threads = std::min<int64_t>(most, pieces / kPiecesPerThread + 1);
+template <class Work>
+void in_threads(int64_t pieces, int64_t most, const Work& work, int64_t pieces_per_thread = kPiecesPerThread) {
+  const int64_t threads = std::min<int64_t>(most, pieces / pieces_per_thread + 1);
   std::atomic<int64_t> taken{0};
   const auto take = [&] {
     for (int64_t p; (p = taken.fetch_add(1)) < pieces;) work(p);

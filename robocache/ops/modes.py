@@ -1,4 +1,4 @@
-"""The alignment modes: what stands here is said nowhere else. Imports no torch."""
+"""Names of the alignment modes and voxel reductions: what stands here is said nowhere else. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,3 +7,6 @@ MODES = ("linear", "cubic", "nearest", "previous", "next", "mean", "slerp", "pos
 
 #: Columns of the modes that take no other number of them.
 WIDTHS = {"slerp": 4, "pose": 7}
+
+#: Voxel reductions; their positions are the kernels' ``Reduction`` (kernels/include/robocache/voxel/types.h).
+REDUCTIONS = ("occupancy", "count", "sum", "mean", "min", "max", "points")

@@ -72,10 +72,10 @@ def test_frames_cost_about_their_size_and_open_everywhere(tmp_path: Path, shape:
     assert part.stat().st_size < whole < 1.2 * frames.nbytes
     for reader, column in opened(out, "top").items():
         assert (pixels(column, shape) == frames).all(), reader
-    frame = pandas.read_parquet(out, columns=["top"])["top"]
-    assert len(frame) == len(frames)
-    for k in (0, len(frames) // 2, len(frames) - 1):
-        assert (np.stack([np.stack(row) for row in frame[k]]) == frames[k]).all()
+    some = [0, len(frames) // 2, len(frames) - 1]  # pandas makes an object of every pixel
+    frame = pandas.read_parquet(out, columns=["top"], filters=[("frame_index", "in", some)])["top"]
+    for k, found in zip(some, frame, strict=True):
+        assert (np.stack([np.stack(row) for row in found]) == frames[k]).all()
     assert pq.read_table(part, columns=["top.valid"])["top.valid"].to_pylist() == [True] * len(frames)
 
 

@@ -1,8 +1,10 @@
-"""Writes trajectory_fp32.pt and multimodal_fp32.pt: float32 inputs and what NumPy and SciPy answer in float64.
+"""Writes trajectory_fp32.pt, multimodal_fp32.pt and voxelization_fp32.pt: float32 inputs and what NumPy and SciPy
+answer in float64.
 
     python tests/ops/golden_data/make_golden.py
 
-The same bytes on every run. No RoboCache operation takes part in the answers (see ``tests/ops/ops_oracles.py``).
+The same bytes on every run. No RoboCache operation takes part in the answers (see ``ops_oracles.py`` and
+``voxel_oracles.py`` in tests/ops).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
 
 from ops_oracles import EPOCH, MODES, align_row, ragged  # noqa: E402
+from voxel_oracles import REDUCTIONS, UNIT, answer, cloud, dense  # noqa: E402
 
 LENGTHS, TARGETS = (40, 1, 0, 2, 24), (36, 4, 3, 0, 20)  # of the episodes in a jagged batch
 
@@ -84,6 +87,49 @@ def multimodal_cases() -> dict[str, dict]:
     }
 
 
+def voxel_cases() -> dict[str, dict]:
+    """Every reduction, sparse and dense, of the points' own columns and of features."""
+    cases = {}
+    points, offsets = cloud(200, (120, 0, 1, 60), width=4)
+    features = torch.randn(len(points), 2, generator=torch.Generator().manual_seed(200))
+    for reduce, own in itertools.product(REDUCTIONS, (True, False)):
+        x = None if own else features
+        found = answer(
+            points.numpy(),
+            offsets.tolist(),
+            features=None if own else features.numpy(),
+            reduce=reduce,
+            max_points=3,
+            **UNIT,
+        )
+        inputs = {"points": points, "offsets": offsets, "features": x}
+        options = {**UNIT, "reduce": reduce, "max_points": 3}
+        dropped = torch.from_numpy(found.dropped)
+        rows = torch.bincount(torch.from_numpy(found.cloud), minlength=len(dropped))
+        name = f"{reduce}-{'own' if own else 'features'}"
+        cases[f"{name}-sparse"] = {
+            **inputs,
+            "options": {**options, "layout": "sparse"},
+            "coordinates": torch.from_numpy(found.coordinates).int(),
+            "values": torch.from_numpy(found.values),
+            "counts": torch.from_numpy(found.counts).int(),
+            "offsets": offsets,
+            "rows": torch.cat([rows.new_zeros(1), rows.cumsum(0)]),
+            "point_to_voxel": torch.from_numpy(found.row),
+            "dropped": dropped,
+        }
+        if reduce != "points":
+            values = torch.from_numpy(dense(found, len(dropped), (8, 12, 4), reduce))
+            cases[f"{name}-dense"] = {
+                **inputs,
+                "options": {**options, "layout": "dense"},
+                "values": values,
+                "dropped": dropped,
+            }
+    return cases
+
+
 if __name__ == "__main__":
     torch.save(trajectory_cases(), HERE / "trajectory_fp32.pt")
     torch.save(multimodal_cases(), HERE / "multimodal_fp32.pt")
+    torch.save(voxel_cases(), HERE / "voxelization_fp32.pt")

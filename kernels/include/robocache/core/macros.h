@@ -8,7 +8,9 @@
 #ifdef __CUDACC__
 #define RC_INLINE __host__ __device__ __forceinline__
 #define RC_ISA device_code
+#define RC_ROLLED _Pragma("unroll 1")  // a loop of rare code, which must not cost the common code registers
 #else
+#define RC_ROLLED
 #define RC_INLINE inline __attribute__((always_inline))
 #ifndef RC_ISA
 #error "define RC_ISA: each instruction set gets its own copy of these functions"
