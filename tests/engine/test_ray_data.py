@@ -297,7 +297,10 @@ def test_a_row_gives_its_streams_back():
         else:
             assert stream.values.to_pylist() == values.to_pylist()
     nothing = list(episode_rows(block))[2].episode.streams
-    assert {k: s.type for k, s in nothing.items()} == {k: s.type for k, s in empty.items()}
+    long = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}  # Ray joins them in arrays of any size
+    assert {k: s.type.arrow for k, s in nothing.items()} == {
+        k: long.get(s.type.arrow, s.type.arrow) for k, s in empty.items()
+    }
 
 
 def test_a_relative_quarantine_is_refused(logs, tmp_path):
