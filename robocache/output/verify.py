@@ -114,7 +114,7 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verifi
 def _passed_over(output: Output) -> int:
     try:
         return len(output.report["passed_over"])
-    except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended yet has no report
+    except (OSError, ValueError, KeyError, TypeError, RoboCacheError):  # a run that has not ended yet has no report
         return 0
 
 

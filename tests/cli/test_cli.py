@@ -109,7 +109,7 @@ def test_storage_that_fails_is_no_traceback(work, capsys, monkeypatch):
     def failing(*_, **__):
         raise OSError(5, "the disk hiccups")
 
-    monkeypatch.setattr("robocache.engine.listing.list_episodes", failing)
+    monkeypatch.setattr("robocache.engine.listing.list_input", failing)
     monkeypatch.setattr("robocache.engine.retry.BACKOFF_S", 0)
     assert cli.main(["run", "config.yaml"]) == cli.REFUSED
     assert "the disk hiccups" in capsys.readouterr().err
@@ -184,6 +184,7 @@ def test_json(work, capsys):
         "bytes": run["bytes_out"],
         "quarantined": 1,
         "problems": [],
+        "passed_over": 0,
     }
     logs = document("inspect", "logs", "--limit", "1")
     assert (logs["of_episodes"], [e["id"] for e in logs["episodes"]]) == (3, ["episode_000.mcap"])
