@@ -20,14 +20,12 @@ from rich.text import Text
 
 from robocache.cli import terminal
 from robocache.cli.terminal import cell, grid, heading, shown
+from robocache.engine.clean import GAP_FACTOR
 from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from robocache.formats import InputSpec, Listing
     from robocache.types import EpisodeRef, PassedOver, StreamInfo
-
-#: A step this many times the median is a gap.
-GAP_FACTOR = 3
 
 
 @dataclass(frozen=True, slots=True)
