@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-from robocache.cli import main
+from robocache.cli import STOPPED, main
 
 
 class _NoPandas(MetaPathFinder):
@@ -23,7 +24,12 @@ class _NoPandas(MetaPathFinder):
 def entry() -> int:
     """The exit code."""
     sys.meta_path.insert(0, _NoPandas())
-    return main()
+    code = main()
+    if code == STOPPED:  # whatever a thread is still at, a read that never returns say, is not waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

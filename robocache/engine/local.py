@@ -11,9 +11,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +30,9 @@ from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 
 logger = logging.getLogger("robocache")
+
+#: How long a run that is stopped waits for what its threads are at. A read may never return.
+STOP_S = 8.0
 
 
 @contextmanager
@@ -48,7 +53,21 @@ def execute(
         _Threads(processor, store, attempts, journal, commit).work()
 
 
+class _Ended(NamedTuple):
+    """A task, and what came of it: the shard's record, of a suspect who is to blame, or what was raised."""
+
+    task: Task
+    result: ShardRecord | dict[int, str] | None
+    error: BaseException | None
+
+
 class _Threads:
+    """Threads that take tasks from one queue and put what came of them into another.
+
+    Both are a ``SimpleQueue``, whose waiting holds no lock of Python's: Ctrl-C, which is raised in the main thread
+    wherever it is, can leave none locked, on which a thread would wait for ever.
+    """
+
     def __init__(
         self,
         processor: Processor,
@@ -59,30 +78,64 @@ class _Threads:
     ):
         self.processor, self.store, self.commit = processor, store, commit
         self.attempts, self.journal = attempts, journal
-        self.running: dict[Future[ShardRecord | dict[int, str]], Task] = {}
+        self.given: SimpleQueue[Task | None] = SimpleQueue()
+        self.ended: SimpleQueue[_Ended] = SimpleQueue()
 
     def work(self) -> None:
         """Until every task has ended."""
-        threads = self.processor.job.compute.threads or usable_cores()
+        number = self.processor.job.compute.threads or usable_cores()
         # The shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
-        with ThreadPoolExecutor(threads, "shard", torch.set_num_threads, (1,)) as pool:
+        threads = [Thread(target=self._serve, name=f"shard_{i}", daemon=True) for i in range(number)]
+        for thread in threads:
+            thread.start()
+        try:
+            running = 0
+            while len(self.attempts) or running:
+                # One more than there are threads, so that none waits for this one.
+                while running <= number and (task := self.attempts.next()) is not None:
+                    self.given.put(task)
+                    running += 1
+                finished = self._finished(None if running > number else self.attempts.wait_s())
+                running -= len(finished)
+                self._take(finished)
+        except BaseException:
+            self._stop(threads)
+            self._record(self._finished(0.0))  # what was in flight
+            raise
+        else:
+            self._stop(threads)
+        finally:
+            torch.set_num_threads(torch_threads)
+
+    def _serve(self) -> None:
+        """A thread: do what is given until there is no more."""
+        torch.set_num_threads(1)
+        while (task := self.given.get()) is not None:
             try:
-                while len(self.attempts) or self.running:
-                    while len(self.running) <= threads and (task := self.attempts.next()) is not None:
-                        self.running[pool.submit(self._do, task)] = task
-                    if self.running:
-                        self._take(wait(self.running, self.attempts.wait_s(), FIRST_COMPLETED).done)
-                    else:
-                        time.sleep(self.attempts.wait_s() or 0.0)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)  # what is in flight may still be committed
-                late = [f.result() for f in self.running if not f.cancelled() and f.exception() is None]
-                if records := [result for result in late if isinstance(result, ShardRecord)]:
-                    self.commit(records)
-                raise
-            finally:
-                torch.set_num_threads(torch_threads)
+                self.ended.put(_Ended(task, self._do(task), None))
+            except BaseException as error:
+                self.ended.put(_Ended(task, None, error))
+
+    def _stop(self, threads: Sequence[Thread]) -> None:
+        """Take back what no thread has begun, and wait for what they are at, though not for ever."""
+        with suppress(Empty):
+            while True:
+                self.given.get_nowait()
+        for _ in threads:
+            self.given.put(None)
+        end = time.monotonic() + STOP_S
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _finished(self, timeout_s: float | None) -> list[_Ended]:
+        """All that has ended, once something has; nothing where nothing does in that time."""
+        found: list[_Ended] = []
+        with suppress(Empty):
+            found.append(self.ended.get(timeout=timeout_s))
+            while True:
+                found.append(self.ended.get_nowait())
+        return found
 
     def _do(self, task: Task) -> ShardRecord | dict[int, str]:
         """In a thread: the shard's record, or of a suspect who is to blame."""
@@ -96,25 +149,22 @@ class _Threads:
             if not task.blamed:  # else the next run, which tries it again, is to probe it first
                 self.journal.ends(task.shard)
 
-    def _take(self, finished: set[Future[ShardRecord | dict[int, str]]]) -> None:
+    def _take(self, finished: Sequence[_Ended]) -> None:
         """What went well is recorded before what went wrong is raised."""
-        records: list[ShardRecord] = []
         failure: BaseException | None = None
-        for future in finished:
-            task, error = self.running.pop(future), future.exception()
+        for task, result, error in finished:
             what = str(task)
             if error is not None:
                 if self.attempts.failed(task, error):
                     logger.warning("%s of %d: %s; trying again", what, self.attempts.max_attempts, error)
                 else:
                     failure = failure or error
-                continue
-            result = future.result()
-            if isinstance(result, ShardRecord):
-                records.append(result)
-            else:
+            elif isinstance(result, dict):
                 self.attempts.probed(task, result)
-        if records:
-            self.commit(records)
+        self._record(finished)
         if failure is not None:
             raise failure
+
+    def _record(self, finished: Sequence[_Ended]) -> None:
+        if records := [e.result for e in finished if isinstance(e.result, ShardRecord)]:
+            self.commit(records)
