@@ -17,7 +17,8 @@ import torch
 from cases import CONFIGS, DTYPES, SIZES
 from torch import Tensor
 
-from robocache.ops import _voxel
+from robocache.ops._voxel import Arguments
+from robocache.ops.grid import Grid
 from robocache.ops.modes import REDUCTIONS
 from robocache.ops.voxelize import voxelize_slab
 
@@ -27,7 +28,7 @@ class Clouds:
     """One call's input: points ``[B, P, F]``, and what is asked for."""
 
     points: Tensor
-    grid: _voxel.Grid
+    grid: Grid
     reduce: str
     layout: str
     max_points: int
@@ -40,9 +41,7 @@ class Clouds:
         g = self.grid
         slab = (0, g.shape[0])
         return voxelize_slab(
-            _voxel.Arguments(
-                self.points, None, None, g.box, g.shape, slab, REDUCTIONS.index(self.reduce), self.max_points
-            ),
+            Arguments(self.points, None, None, g.box, g.shape, slab, REDUCTIONS.index(self.reduce), self.max_points),
             self.layout,
         )
 
@@ -56,13 +55,13 @@ class Case:
     @property
     def name(self) -> str:
         s = self.spec
-        shape = "x".join(map(str, _voxel.Grid.of(s["voxel_size"], s["bounds"]).shape))
+        shape = "x".join(map(str, Grid.of(s["voxel_size"], s["bounds"]).shape))
         return f"{s['frames']} x {s['points']} {s['cloud']} to {shape} {s['layout']} {s['reduce']}"
 
     def build(self, device: str) -> Clouds:
         s = self.spec
         random = torch.Generator(device).manual_seed(s["seed"])
-        grid = _voxel.Grid.of(s["voxel_size"], s["bounds"])
+        grid = Grid.of(s["voxel_size"], s["bounds"])
         points = CLOUDS[s["cloud"]](s["frames"], s["points"], grid, random).to(DTYPES[self.dtype])
         return Clouds(points.contiguous(), grid, s["reduce"], s["layout"], s.get("max_points", 32))
 
@@ -80,12 +79,12 @@ def _rand(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
     return torch.rand(shape, device=random.device, generator=random)
 
 
-def _uniform(frames: int, points: int, grid: _voxel.Grid, random: torch.Generator) -> Tensor:
+def _uniform(frames: int, points: int, grid: Grid, random: torch.Generator) -> Tensor:
     lower, upper = (torch.tensor(x, device=random.device) for x in (grid.lower, grid.upper))
     return lower + _rand((frames, points, 3), random) * (upper - lower)
 
 
-def _lidar(frames: int, points: int, grid: _voxel.Grid, random: torch.Generator) -> Tensor:
+def _lidar(frames: int, points: int, grid: Grid, random: torch.Generator) -> Tensor:
     beams, sweeps = 64, 10
     columns = points // beams
     k = torch.arange(columns * beams, device=random.device)
@@ -102,7 +101,7 @@ def _lidar(frames: int, points: int, grid: _voxel.Grid, random: torch.Generator)
     return torch.cat([cloud, rest], dim=1)
 
 
-def _camera(frames: int, points: int, grid: _voxel.Grid, random: torch.Generator) -> Tensor:
+def _camera(frames: int, points: int, grid: Grid, random: torch.Generator) -> Tensor:
     width = 800
     k = torch.arange(points, device=random.device)
     u, v = (k % width - width / 2) / 500, (k // width - points / width / 2) / 500

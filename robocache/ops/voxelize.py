@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from robocache.ops import _library, _voxel
-from robocache.ops._voxel import Arguments, Grid, TsdfArguments
+from robocache.ops._voxel import Arguments, TsdfArguments
+from robocache.ops.grid import Grid
 from robocache.ops.modes import REDUCTIONS
 from robocache.ops.reference import voxelize as reference
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from robocache.ops import _voxel
-from robocache.ops._voxel import Arguments, Grid
+from robocache.ops._voxel import Arguments
+from robocache.ops.grid import Grid
 from robocache.ops.modes import REDUCTIONS
 from robocache.ops.voxelize import Bounds, DenseVoxels, SparseVoxels, voxelize_slab
 

@@ -28,6 +28,7 @@ from voxel_oracles import (
 from robocache import voxelize
 from robocache.ops import _voxel
 from robocache.ops import voxelize as ops
+from robocache.ops.grid import Grid
 from robocache.ops.modes import REDUCTIONS as NAMES
 from robocache.ops.reference import voxelize as reference
 from robocache.ops.reference.exact_sum import exact_sums
@@ -69,7 +70,7 @@ def check(points: Tensor, offsets: Tensor, reduce: str, features: Tensor | None 
     found = voxelize(points, offsets=offsets, features=features, reduce=reduce, layout="sparse", **options, **most)
     assert_sparse(found, expected)
     if reduce != "points":
-        grid = _voxel.Grid.of(**options)
+        grid = Grid.of(**options)
         full = voxelize(points, offsets=offsets, features=features, reduce=reduce, **options)
         wide = dense(expected, len(offsets) - 1, grid.shape, reduce)
         assert_same_bits([full.values], [tensor(wide, full.values.dtype)])
@@ -326,7 +327,7 @@ def test_arrays_are_taken_and_other_kinds_are_not():
 
 
 def operands(points: Tensor, offsets: Tensor, reduce: str) -> _voxel.Arguments:
-    grid = _voxel.Grid.of(**UNIT)
+    grid = Grid.of(**UNIT)
     return _voxel.Arguments(points, offsets, None, grid.box, grid.shape, (0, 8), NAMES.index(reduce), 4)
 
 
