@@ -84,7 +84,11 @@ class StreamType:
 
     @property
     def open(self) -> bool:
-        """Whether the schema leaves its size open: numbers or truth values in lists of any length."""
+        """Whether only a sample tells what the schema leaves open: how long a list of numbers or truth values is, which
+        fields a cloud has.
+        """
+        if self.about.get("kind") == "cloud" and pa.types.is_struct(self.arrow):
+            return "fields" not in self.about
         kind, listed = self.arrow, False
         while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             listed = listed or not pa.types.is_fixed_size_list(kind)

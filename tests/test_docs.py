@@ -16,7 +16,7 @@ import yaml
 from robocache import cli
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import Column, Csv, Input, Quality, Source, Sources, Timeline, Times
+from robocache.config.schema import Column, Csv, Input, Quality, Source, Sources, Timeline, Times, Voxelize
 from robocache.engine.quality import CODES
 from robocache.sample import write_samples
 
@@ -69,7 +69,9 @@ def test_most_keys_at_work(work):
 
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
-    sections = (Input, Times, Csv, Source, Column, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec)
+    sections = (
+        Input, Times, Csv, Source, Column, Voxelize, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec
+    )  # fmt: skip
     described = set(re.findall(r"^\| `(?:[a-z]+\.)?([a-z_]+)` \|", PAGE, re.MULTILINE))
     keys = {field.name for section in sections for field in dataclasses.fields(section)} - {"sources", "times", "csv"}
     assert keys - described == set()

@@ -20,6 +20,7 @@ from robocache.config.schema import (
     read_section,
     resolved,
 )
+from robocache.config.steps import read_steps
 from robocache.config.values import limit, parse_duration, parse_period, parsed
 from robocache.formats.base import parse_source
 from robocache.formats.base import selected_width as width_of
@@ -69,7 +70,8 @@ def _feature(name: str, value: Any, path: str, problems: Problems) -> Feature:
     else:
         source, section = _source(value, path, SingleSource, problems)
         sources, column = (source,), section or column
-    return Feature(name, sources, dtype=column.dtype, role=column.role)
+    steps = read_steps(column, len(sources), path.removesuffix(".sources"), problems)
+    return Feature(name, sources, dtype=column.dtype, role=column.role, steps=steps)
 
 
 def _source(found: Any, path: str, schema: type, problems: Problems) -> tuple[FeatureSource, Any]:

@@ -24,6 +24,7 @@ from robocache.config.schema import (
 )
 from robocache.config.values import at_least, parse_rate, parsed
 from robocache.formats.base import CsvSpec, InputSpec, TableTimes
+from robocache.formats.clouds import CloudFiles
 from robocache.formats.registry import READERS
 
 #: What is hard to write or to see in YAML.
@@ -122,7 +123,13 @@ def _times(cfg: Input, problems: Problems) -> TableTimes | None:
     tables: dict[str, TableTimes] = {}
     if cfg.times.tables is not None:
         tables = _tables(cfg.times.tables, problems)
-    return _one(cfg.times, "input.times", problems, tables)
+    times = _one(cfg.times, "input.times", problems, tables)
+    sequences = [name for name, known in READERS.items() if isinstance(known, CloudFiles)]
+    if cfg.times.file is not None and cfg.format not in ("auto", *sequences):
+        problems.add("input.times.file", f"is for sequences of files ({', '.join(sequences)}); leave it out")
+    if cfg.times.files is not None and cfg.times.file is None:
+        problems.add("input.times.files", "is a column of the table input.times.file; name that too")
+    return dataclasses.replace(times, file=cfg.times.file or "", files=cfg.times.files or "")
 
 
 def _tables(found: Any, problems: Problems) -> dict[str, TableTimes]:
@@ -147,7 +154,7 @@ def _one(cfg: TimeKeys, path: str, problems: Problems, tables: Mapping[str, Tabl
     """One of the ways to tell time; with ``tables`` it may be none, for the others state their unit themselves."""
     given = [key for key in ("column", "columns", "rate_hz") if getattr(cfg, key) is not None]
     if not problems.under(path):
-        if len(given) > 1 or not (given or tables):
+        if len(given) > 1 or not (given or tables or getattr(cfg, "file", None)):
             both = f"both {given[0]} and {given[1]}" if given else "neither column nor rate_hz"
             right = "write a time column and its unit, or two columns, or else a fixed rate_hz"
             problems.add(path, f"found {both}; {right}")
@@ -158,7 +165,7 @@ def _one(cfg: TimeKeys, path: str, problems: Problems, tables: Mapping[str, Tabl
             problems.wrong(f"{path}.columns", list(cfg.columns), "write two: of seconds, and of nanoseconds")
     columns = (cfg.columns[0], cfg.columns[1]) if cfg.columns is not None and len(cfg.columns) == 2 else None
     rate = parsed(parse_rate, cfg.rate_hz, f"{path}.rate_hz", problems)
-    return TableTimes(cfg.column, cfg.unit or "s", rate, columns, tables)
+    return TableTimes(cfg.column, cfg.unit or "s", rate, columns, tables=tables)
 
 
 def times_mapping(times: TableTimes) -> dict[str, Any]:
@@ -170,6 +177,7 @@ def times_mapping(times: TableTimes) -> dict[str, Any]:
         mapping |= {"column": times.column, "unit": times.unit}
     elif times.rate_hz is not None:
         mapping["rate_hz"] = str(times.rate_hz)
+    mapping |= {key: value for key in ("file", "files") if (value := getattr(times, key))}
     if times.tables:
         mapping["tables"] = {name: times_mapping(inner) for name, inner in times.tables.items()}
     return mapping

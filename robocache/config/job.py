@@ -9,8 +9,9 @@ import os
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from robocache.features.steps import Step
 from robocache.formats.base import InputSpec
 from robocache.types import Source
 
@@ -62,6 +63,7 @@ class Feature:
     """One output column: its sources side by side.
 
     dtype: of the column; auto: float32 for floats, everything else as recorded
+    steps: what is made of the sources, in this order
     role:  an action may look ahead where the timeline is causal
     """
 
@@ -69,10 +71,15 @@ class Feature:
     sources: tuple[FeatureSource, ...]
     dtype: str = "auto"
     role: Literal["observation", "action"] = "observation"
+    steps: tuple[Step, ...] = ()
 
-    def unordered(self) -> Feature:
-        """As if no order of quaternions were given, which changes no byte of a part."""
-        return replace(self, sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))
+    def decisive(self) -> dict[str, Any]:
+        """What of it decides the output's bytes; the order of quaternions does not."""
+        plain = replace(self, steps=(), sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))
+        found = dataclasses.asdict(plain)
+        del found["steps"]
+        steps = [[step.key, dataclasses.asdict(cast(Any, step))] for step in self.steps]
+        return found | ({"steps": steps} if steps else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +211,7 @@ class Job:
         decisive = {
             "version": OUTPUT_VERSION,
             "input": dataclasses.asdict(replace(self.input, storage_options={})),
-            "features": [dataclasses.asdict(f.unordered()) for f in self.features],
+            "features": [f.decisive() for f in self.features],
             "timeline": dataclasses.asdict(self.timeline),
             "quality": self.quality.decisive(),
             "output": {k: getattr(self.output, k) for k in ("format", "compression", "shard_mb")},

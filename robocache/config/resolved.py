@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from robocache.config.inputs import csv_mapping, times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.config.schema import literal
+from robocache.config.steps import step_mapping
 from robocache.config.values import duration_text
 from robocache.ops.modes import WIDTHS
 
@@ -60,6 +61,8 @@ def _feature_mapping(feature: Feature) -> Any:
     """Its sources; with keys of its own a mapping."""
     sources, usual = [_source_mapping(s) for s in feature.sources], Feature("", ())
     own = {key: value for key in ("dtype", "role") if (value := getattr(feature, key)) != getattr(usual, key)}
+    for step in feature.steps:
+        own[step.key] = step_mapping(step)
     return {"sources": sources, **own} if own else sources
 
 

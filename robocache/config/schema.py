@@ -34,6 +34,8 @@ class TimeKeys:
 @dataclass
 class Times(TimeKeys):
     tables: Any = None  # a mapping from a table's name to where it keeps its time
+    file: str | None = None
+    files: str | None = None
 
 
 @dataclass
@@ -82,14 +84,28 @@ class Source:
 
 
 @dataclass
+class Voxelize:
+    """The grid that a feature's clouds are brought into, and what its voxels hold."""
+
+    size: Any  # a number, or three
+    bounds: Any  # two corners of three numbers
+    reduce: Literal["occupancy", "count", "sum", "mean", "min", "max", "points", "tsdf"] = "occupancy"
+    layout: Literal["dense", "sparse"] = "dense"
+    features: list[str] = field(default_factory=list)
+    max_points: int | None = None
+    truncation: float | None = None
+
+
+@dataclass
 class Column:
-    """What is said of a whole feature, beside its sources."""
+    """What is said of a whole feature, beside its sources: its type, its role, and the steps that make it."""
 
     dtype: Literal[
         "auto", "bool", "float16", "float32", "float64",
         "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     ] = "auto"  # fmt: skip
     role: Literal["observation", "action"] = "observation"
+    voxelize: Voxelize | None = None
 
 
 @dataclass
@@ -142,6 +158,8 @@ EXPECTED = {
     "names": "a list of the columns' names, such as [t, x, y]",
     "encoding": "an encoding as Python names it, such as latin-1, cp1252 or utf-16",
     "null_words": "a list of cells that hold no value, such as ['-', '-999']",
+    "file": "the name of a table beside the files, such as times.csv",
+    "files": "the column of the files' names, such as file",
     "uri": "a path or URI, such as logs/*.mcap or s3://bucket/run-1",
     "features": "a mapping from each feature's name to its source or sources",
     "source": "a source path, such as /joint_states.position",
@@ -154,6 +172,8 @@ EXPECTED = {
     "stamp": "header, log, publish, or the path of a field of the message that holds its time",
     "period": "rad, deg, or the number that one turn is",
     "sources": "a list of sources",
+    "size": "the edge of a voxel, such as 0.1, or three of them, such as [0.1, 0.1, 0.2]",
+    "bounds": "the lower and the upper corner, such as [[-10, -10, -1], [10, 10, 3]]",
     "offset": "a duration with its unit (ns, us, ms or s), such as -3ms",
     "select": "lists that the files name, episodes or ranges, such as train, demo_3 or 0:50",
     "episode": "file, folder, or a regular expression with a group (?P<episode>...)",

@@ -24,7 +24,7 @@ from robocache.engine.prepare import Preparer, Request
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
 from robocache.errors import InputError
-from robocache.features import Aligned, assemble
+from robocache.features import Aligned, Compute, assemble, stepped
 from robocache.features.cast import rounded_columns
 from robocache.ops import StreamSpec
 from robocache.ops.chunked import fuse_multimodal_chunked
@@ -150,7 +150,8 @@ class Aligner:
             offset += -snap if mode == "previous" else snap
             max_gap = None if max_gap is None else max_gap + snap
         kind = StreamType(column.arrow).element
-        part.wide = group.values is None or bool(turns) or kind not in (pa.float32(), pa.float16())
+        exact = bool(turns) or bool(r.feature.steps) or kind not in (pa.float32(), pa.float16())
+        part.wide = group.values is None or exact
         part.spec = StreamSpec(_tensor(values), _tensor(group.times), mode, max_gap=max_gap, offset=offset)
         return part
 
@@ -194,11 +195,11 @@ class Aligner:
         recorded = selectable(cleaned.stream.values)
         if r.source.static:
             rows = np.full(count, max(group.rows[-1] for group in cleaned.groups))
-            return Aligned(recorded, np.ones(count, bool), rows, absent, finite, stamps)
+            return Aligned(recorded, np.ones(count, bool), rows, absent, finite, stamps, cleaned.stream.about)
         whole = len(parts) == 1 and parts[0].group.columns is None
         if whole and not r.computed:
             rows = parts[0].group.rows[parts[0].values[:, 0].astype(np.int64)]
-            return Aligned(recorded, parts[0].valid, rows, absent, finite, stamps)
+            return Aligned(recorded, parts[0].valid, rows, absent, finite, stamps, cleaned.stream.about)
         blocks = [_finished(part, r, recorded) for part in parts]
         block = blocks[0] if whole else _side_by_side(parts, blocks, r.kind.width)
         valid = np.logical_and.reduce([part.valid for part in parts]) & (not cleaned.missing.any())
@@ -210,9 +211,12 @@ class Aligner:
         """The features' columns with their validity; and all that the table holds, by name."""
         columns: dict[str, tuple[pa.Array | pa.ChunkedArray, np.ndarray]] = {}
         beside: dict[str, Any] = {}
+        compute = Compute(self.device, self.job.compute.max_memory_mb)
         for feature, kind in zip(self.job.features, self.preparer.features, strict=True):
             sources = [a for r, a in zip(requests, aligned, strict=True) if r.feature is feature]
-            values, valid, unfit = assemble(kind, sources)
+            made, notes = stepped(feature.steps, sources, compute)
+            findings += [replace(f, subject=feature.name, text=f"{feature.name}: {f.text}") for f in notes]
+            values, valid, unfit = assemble(kind, made)
             columns[feature.name] = (values, valid)
             beside |= {feature.name: values, f"{feature.name}.valid": valid}
             if unfit:

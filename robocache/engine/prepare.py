@@ -68,7 +68,7 @@ class Preparer:
         for feature in self.job.features:
             kinds = [self.types.types[s.key] for s in feature.sources]
             sources = [s.source for s in feature.sources]
-            out.append(feature_type(feature.name, kinds, feature.dtype, {"sources": sources}))
+            out.append(feature_type(feature.name, kinds, feature.dtype, {"sources": sources}, feature.steps))
         return out
 
     @cached_property

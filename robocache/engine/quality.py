@@ -30,6 +30,7 @@ CODES = {
     "wraps": "a column jumps by a whole turn",
     "rounded": "the column's type rounds what was measured",
     "overflow": "numbers do not fit the column's type",
+    "points": "points of clouds are in no voxel",
 }
 #: From this share on the timeline is said to keep the recording.
 _WHOLE = 0.95

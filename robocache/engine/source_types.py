@@ -19,6 +19,7 @@ import pyarrow as pa
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
+from robocache.features import feature_type
 from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
 from robocache.types import EpisodeRef, Source, StreamType, array_type
@@ -252,10 +253,15 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                 problems.append(f"{where}.source: {s.source} holds {kind.arrow}; it needs a feature of its own")
             if numbers and kind.width != WIDTHS.get(mode, kind.width):
                 problems.append(f"{where}.align: {mode} takes {WIDTHS[mode]} columns, {s.source} has {kind.width}")
-            if not numbers and feature.dtype != "auto":
+            if not numbers and feature.dtype != "auto" and not feature.steps:
                 problems.append(
                     f"features.{feature.name}.dtype: {feature.dtype} is for numbers, {s.source} holds {kind.arrow}"
                 )
+        if feature.steps and all(seen_in[s.key] for s in feature.sources):
+            try:
+                feature_type(feature.name, found, feature.dtype, steps=feature.steps)
+            except ValueError as error:
+                problems.append(f"features.{feature.name}.{error}")
         if found and all(not kind.width for kind in found) and any(seen_in[s.key] for s in feature.sources):
             seen = ", ".join(f"{list(types[s.key].shape)} in {seen_in[s.key]}" for s in feature.sources)
             sources = ", ".join(s.source for s in feature.sources)

@@ -7,7 +7,7 @@ column holds at rows without a value is NaN of floats, 0 of integers, false of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.features.cast import cast
+from robocache.features.steps import Compute, Samples, Step
 from robocache.output.schema import FeatureType
-from robocache.types import StreamType, Values, array_type
+from robocache.types import Finding, StreamType, Values, array_type
 
 #: How encoded images and other payloads are stored: what Hugging Face datasets and LeRobot read as an image.
 PAYLOAD = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -31,6 +32,7 @@ class Aligned:
     values: numbers ``[T, width]``; or the recorded samples, of which ``rows`` picks
     valid:  bool ``[T]``
     rows:   int64 ``[T]``, the sample behind each row, -1 for none; None where ``values`` are on the timeline already
+    about:  what the samples are in this episode (:class:`robocache.types.StreamType`)
     absent: bool ``[width]``, columns that have no number anywhere in the episode, which no row is invalid for
     finite: whether a NaN or an infinity makes a row invalid
     stamps: int64 ``[T, 2]``, the first and the last stamp that each row used; None unless asked for
@@ -42,22 +44,58 @@ class Aligned:
     absent: np.ndarray | None = None
     finite: bool = True
     stamps: np.ndarray | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def feature_type(
-    name: str, types: Sequence[StreamType], dtype: str = "auto", about: Mapping[str, Any] = MappingProxyType({})
+    name: str,
+    types: Sequence[StreamType],
+    dtype: str = "auto",
+    about: Mapping[str, Any] = MappingProxyType({}),
+    steps: Sequence[Step] = (),
 ) -> FeatureType:
     """The column of a feature whose sources are of these types. A lone source keeps its shape, several lie abreast.
 
     about: stored with the column beside what the sources say of themselves (names, units, frames)
+    steps: what is made of the sources; ``ValueError`` where one cannot be made of what it is given
     """
-    first = types[0]
-    known = {**_about(types), **about}
-    if not _number(first):
-        return FeatureType(name, _payload_type(first.arrow), known)
-    shape = first.shape if len(types) == 1 else (sum(t.width for t in types),)
-    element = _element([t.element for t in types]) if dtype == "auto" else np.dtype(dtype)
-    return FeatureType(name, array_type(element, () if shape in ((), (1,)) else shape), known)
+    kind = _abreast(types)
+    for step in steps:
+        kind = step.type(kind)
+    known = {**kind.about, **about}
+    if not _number(kind):
+        return FeatureType(name, _payload_type(kind.arrow), known)
+    element = _element([kind.element] if steps else [t.element for t in types]) if dtype == "auto" else np.dtype(dtype)
+    return FeatureType(name, array_type(element, () if kind.shape in ((), (1,)) else kind.shape), known)
+
+
+def stepped(
+    steps: Sequence[Step], sources: Sequence[Aligned], compute: Compute
+) -> tuple[list[Aligned], tuple[Finding, ...]]:
+    """The sources after the steps of their feature, as one, and what was found on the way.
+
+    A step sees each sample once: what no row picks is not looked at, what several rows pick is made once.
+    """
+    if not steps:
+        return list(sources), ()
+    first = sources[0]
+    valid = np.logical_and.reduce([s.valid for s in sources])
+    if len(sources) == 1 and first.rows is not None:
+        valid = valid & (first.rows >= 0)
+        used, rows = np.unique(first.rows[valid], return_inverse=True)
+        picked = first.values[used] if isinstance(first.values, np.ndarray) else first.values.take(pa.array(used))
+        done = Samples(picked, np.ones(len(used), bool), first.about)
+        place = np.full(len(valid), -1)
+        place[valid] = rows
+    else:
+        blocks = [s.values if s.rows is None else _taken(s) for s in sources]
+        done = Samples(np.concatenate([np.asarray(b).reshape(len(valid), -1) for b in blocks], axis=1), valid)
+        place = np.arange(len(valid))
+    for step in steps:
+        done = step.apply(done, compute)
+    there = place >= 0
+    there[there] = done.valid[place[there]]
+    return [Aligned(done.values, there, np.where(there, place, -1), finite=first.finite)], done.findings
 
 
 def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray, int]:
@@ -116,6 +154,14 @@ def _element(kinds: Sequence[pa.DataType]) -> np.dtype:
     return np.dtype(np.float64) if common.kind == "f" else common  # int64 beside uint64
 
 
+def _abreast(types: Sequence[StreamType]) -> StreamType:
+    """The sources of a feature side by side, as recorded."""
+    if len(types) == 1 or not _number(types[0]):
+        return StreamType(types[0].arrow, _about(types))
+    element = np.result_type(*(t.element.to_pandas_dtype() for t in types))
+    return StreamType(array_type(element, (sum(t.width for t in types),)), _about(types))
+
+
 def _payload_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return PAYLOAD
@@ -138,7 +184,7 @@ def _taken(source: Aligned) -> np.ndarray:
     """The picked numbers; zeros (NaN of floats) where there is nothing to pick from."""
     values, rows = source.values, source.rows
     assert isinstance(values, np.ndarray) and rows is not None
-    values = values.reshape(len(values), -1)
+    values = values.reshape(len(values), int(np.prod(values.shape[1:])))
     none = rows < 0
     if not none.any():
         return values[rows]

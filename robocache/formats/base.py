@@ -34,6 +34,8 @@ class TableTimes:
     """Where a table without a schema keeps its time: a column and its unit, two columns, or else a fixed rate.
 
     columns: seconds, and the nanoseconds to add to them
+    file:    of a recording that is a sequence of files: a table beside them with a row a file; the time columns are its
+    files:   its column of file names; empty: its rows are in the natural order of the names
     tables:  for tables, by name, that keep theirs in another way
     """
 
@@ -41,6 +43,8 @@ class TableTimes:
     unit: Literal["ns", "us", "ms", "s"] = "s"
     rate_hz: Fraction | float | None = None
     columns: tuple[str, str] | None = None
+    file: str = ""
+    files: str = ""
     tables: Mapping[str, TableTimes] = field(default_factory=dict)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 import pyarrow as pa
@@ -41,6 +41,10 @@ class CsvReader(TableReader):
     def holds(self, head: bytes, spec: InputSpec) -> bool:
         """Text that is a table of two columns or more, as far as it goes."""
         return self.begins(head, spec) and is_table(head, spec.csv)
+
+    def open_table(self, file: FileStamp, spec: InputSpec) -> AbstractContextManager[Table]:
+        """A file as a table by itself."""
+        return self._open(file, "", "", spec)
 
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:

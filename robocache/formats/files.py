@@ -63,7 +63,8 @@ _KNOWN = (
     ((".zarr.zip", ".zgroup", ".zarray", ".zmetadata"), "a Zarr store", "convert it to HDF5"),
     ((".npz", ".npy"), "a NumPy file", "convert it to HDF5"),
     ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
-    ((".pcd", ".ply", ".las", ".laz"), "a point cloud", ""),
+    ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),
+    ((".ply",), "a point cloud", "convert it to PCD"),
     ((".feather", ".arrow"), "an Arrow file", "convert it to Parquet"),
     ((".svo", ".svo2"), "a ZED recording", "export its streams"),
 )

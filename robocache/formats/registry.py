@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader, parse_source
+from robocache.formats.clouds import LasReader, PcdReader
 from robocache.formats.csv_tables import CsvReader
 from robocache.formats.guard import guarded
 from robocache.formats.hdf5 import Hdf5Reader
@@ -19,7 +20,16 @@ from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
 #: Every format by name; closed, so that a config cannot name code.
 READERS: dict[str, Reader] = {
-    reader.name: reader for reader in (McapReader(), Hdf5Reader(), CsvReader(), ParquetReader(), LeRobotReader())
+    reader.name: reader
+    for reader in (
+        McapReader(),
+        Hdf5Reader(),
+        CsvReader(),
+        ParquetReader(),
+        LeRobotReader(),
+        PcdReader(),
+        LasReader(),
+    )
 }
 #: Formats that cannot be read here, and what would change that.
 UNAVAILABLE: dict[str, str] = {

@@ -40,7 +40,9 @@ class Contents:
         fields = dict(struct.fields)
         self._kind: str = ""
         names: tuple[str, ...] = ()
-        if columns.kind == "bytes" and columns.pieces[0].key == (*key, "data"):
+        if columns.kind == "cloud":
+            self._kind, names = "cloud", ("fields",)
+        elif columns.kind == "bytes" and columns.pieces[0].key == (*key, "data"):
             self._kind, names = _KINDS.get(struct.name.rpartition("/")[2], ("", ()))
         self._types: dict[str, tuple[Key, Type]] = {
             name: ((*key, name), fields[name]) for name in names if name in fields and _plain(fields[name])

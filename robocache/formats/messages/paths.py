@@ -20,6 +20,8 @@ _TOKEN = re.compile(r"\.(?P<name>[^.\[\]]+)(?:\[(?P<pick>(?:\"[^\"]*\"|'[^']*'|[
 _MAX_SPREAD = 1024  # elements of a struct array that are laid side by side
 #: Arrays of text that name the columns of the arrays beside and below them.
 NAMES = ("name", "names", "joint_names", "joint_name")
+#: What of a ``PointCloud2`` is different from message to message, the points last; its fields are not.
+CLOUD = ("height", "width", "point_step", "row_step", "is_bigendian", "data")
 #: A field by which an element of an array is known wherever it stands.
 IDENTITY = "child_frame_id"
 
@@ -91,7 +93,8 @@ class Columns:
     selector: what is left to select once the widths are known
     names:    of the columns, where the type tells them
     named_by: key of the array of text that names them in each message
-    kind:     ``text``, ``bytes``, ``texts``; ``quaternion`` or ``pose``; else empty
+    kind:     ``text``, ``bytes``, ``texts``; ``cloud``: the pieces are :data:`CLOUD`; ``quaternion`` or ``pose``; else
+              empty
     """
 
     pieces: tuple[Piece, ...]
@@ -130,6 +133,10 @@ def resolve(root: Struct, path: Path, where: str) -> Columns:
         if selector is not None:
             raise InputError(f"{where}: is {describe(target)}; name one element by its position, as in [0]")
         return Columns((Piece(key),), None, None, place.structs, kind="texts")
+    if isinstance(target, Struct) and _is_cloud(target):
+        if selector is not None or outer:
+            raise InputError(f"{where}: is {describe(target)}, which is taken as a whole; leave out the selector")
+        return Columns(tuple(Piece((*key, name)) for name in CLOUD), None, None, place.structs, kind="cloud")
     leaves = list(_leaves(target, key, ""))
     if selector is not None and isinstance(target, Struct) and all(isinstance(item, str) for item in selector):
         leaves = _asked(leaves, selector, where)  # whatever else is there is no hindrance then
@@ -166,6 +173,11 @@ def resolve(root: Struct, path: Path, where: str) -> Columns:
             pieces.append(Piece(leaf.key, i, i + 1))
     told_names = tuple(_column_names(leaf)[i] for leaf, i in chosen) if isinstance(target, Struct) else ()
     return Columns(tuple(pieces), _dtype([leaf for leaf, _ in chosen]), len(chosen), place.structs, names=told_names)
+
+
+def _is_cloud(target: Struct) -> bool:
+    """Whether it is a ``PointCloud2``, which means something as a whole alone."""
+    return target.name.rpartition("/")[2] == "PointCloud2" and set(CLOUD) < {name for name, _ in target.fields}
 
 
 def _asked(leaves: Sequence[Leaf], selector: Selector, where: str) -> list[Leaf]:

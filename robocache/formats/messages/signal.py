@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from robocache.clouds import MESSAGE
 from robocache.errors import MissingError
 from robocache.formats.base import Match, positions, shown
 from robocache.formats.messages.batch import Messages
@@ -35,7 +36,7 @@ from robocache.formats.messages.values import Numbers, concatenate
 from robocache.types import StreamType, array_type
 
 _TEXTS = Array(Text(), None)
-_ARROW = {"text": pa.string(), "bytes": pa.large_binary(), "texts": pa.list_(pa.string())}
+_ARROW = {"text": pa.string(), "bytes": pa.large_binary(), "texts": pa.list_(pa.string()), "cloud": MESSAGE}
 
 
 class Signal:
@@ -168,7 +169,7 @@ class Signal:
         columns = self.columns
         blocks = [select_rows(found.blocks[piece.key], rows) for piece in columns.pieces]
         if columns.dtype is None:
-            self._payloads.append(self._payload(buffer, blocks[0], found))
+            self._payloads.append(self._payload(buffer, blocks, found))
             return None
         if self._by_name is not None and columns.named_by is not None:
             return self._take_by_name(buffer, blocks[0], select_rows(found.blocks[columns.named_by], rows), found)
@@ -231,8 +232,14 @@ class Signal:
             self._numbers.add([values], scalar=False, where=self._where, present=present)
         return None if named.kept is None else named.kept.reshape(len(which), -1)[:, 0]
 
-    def _payload(self, buffer: np.ndarray, block: Block, found: Decoded) -> pa.Array:
+    def _payload(self, buffer: np.ndarray, blocks: Sequence[Block], found: Decoded) -> pa.Array:
+        block = blocks[-1]  # the only one but of a cloud, whose numbers are few beside its points
         assert isinstance(block, Spans)
+        if self.columns.kind == "cloud":
+            plain = zip(blocks[:-1], MESSAGE, strict=False)
+            numbers = [pa.array(np.asarray(b)[:, 0].astype(f.type.to_pandas_dtype())) for b, f in plain]
+            points = to_arrow(buffer, *block, text=False, where=self._where)
+            return pa.StructArray.from_arrays([*numbers, points], fields=list(MESSAGE))
         if self.columns.kind != "texts":
             return to_arrow(buffer, *block, text=self.columns.kind == "text", where=self._where)
         texts, which = span_bytes(buffer, block)

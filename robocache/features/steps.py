@@ -1,0 +1,56 @@
+"""What a step of a feature is: it makes something else of each sample, whatever the samples around it are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from robocache.types import Finding, StreamType, Values
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where steps compute: a torch device, and how many 2^20 bytes one piece of work may take."""
+
+    device: str = "cpu"
+    max_memory_mb: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a step is given and what it gives back: ``n`` samples, in the same order.
+
+    values:   recorded samples that rows pick, each once; or numbers on the timeline, ``[n, width]``
+    valid:    bool ``[n]``
+    about:    what they are in this episode (:class:`robocache.types.StreamType`)
+    findings: what a person must know of them, without the feature's name
+    """
+
+    values: Values
+    valid: np.ndarray
+    about: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+class Step(Protocol):
+    """A frozen dataclass whose fields are the keys of its mapping in a config, defaults and all.
+
+    key: what a feature calls it. A sample's result depends on that sample alone, to the bit, on every device.
+    """
+
+    key: ClassVar[str]
+
+    def type(self, given: StreamType) -> StreamType:
+        """What it makes of samples of a type, settled for the dataset. ``ValueError``, beginning with the key in
+        question, where it can make nothing of them.
+        """
+        ...
+
+    def apply(self, given: Samples, compute: Compute) -> Samples:
+        """The samples made into what :meth:`type` says; one that cannot be made is not valid. ``InputError`` where
+        the recording is damaged.
+        """
+        ...
