@@ -39,6 +39,10 @@ class MissingError(InputError):
     """
 
 
+class UnexpectedError(InputError):
+    """A mistake of this program that an episode brought to light: it is quarantined, and tried again by a later run."""
+
+
 class OutputError(RoboCacheError):
     """The output cannot be written or belongs to something else: the run stops, nothing is lost."""
 

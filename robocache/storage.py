@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -15,6 +16,10 @@ import fsspec
 _CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "s3fs", "urllib3"})
 #: Of these the ones that say that nobody has told the client who is asking.
 _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
+#: Answers of HTTP that say that there is no such file.
+_GONE = (404, 410)
+#: What errors are called where nobody answers.
+_NO_CONNECTION = re.compile("Connect|DNS")
 #: Answers of S3 that are about one object; any other refusal is about the storage or who is asking.
 _ABOUT_THE_OBJECT = frozenset({"403", "404", "416", "AccessDenied", "InvalidObjectState", "InvalidRange", "NoSuchKey"})
 
@@ -45,6 +50,24 @@ def is_storage_fault(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in _CLIENTS and not isinstance(error, OSError)
 
 
+def unanswered(error: BaseException) -> bool:
+    """True where "no such file" only means that the host was not reached, or refused: fsspec's HTTP says so."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return False
+    client = type(cause).__module__.partition(".")[0] in _CLIENTS and getattr(cause, "status", None) not in _GONE
+    return client or isinstance(cause, TimeoutError | asyncio.TimeoutError | ConnectionError)
+
+
+def as_fault(error: Exception, where: str) -> OSError:
+    """A fault of the storage, as :func:`is_storage_fault` or :func:`unanswered` has it, with what to check."""
+    told = error.__cause__ if unanswered(error) and error.__cause__ is not None else error
+    text = f"{where}: {type(told).__name__}: {told}"
+    if _NO_CONNECTION.search(type(told).__name__):
+        text += "; check the address (endpoint_url in storage_options), that it is up, and the network"
+    return OSError(errno.EIO, text)
+
+
 @contextmanager
 def as_oserror(where: str) -> Iterator[None]:
     """Let errors of client libraries out as ``OSError``: ``PermissionError`` where credentials are missing."""
@@ -53,9 +76,11 @@ def as_oserror(where: str) -> Iterator[None]:
     except asyncio.TimeoutError as error:  # before Python 3.11 not a TimeoutError
         raise TimeoutError(errno.ETIMEDOUT, f"{where}: the storage timed out") from error
     except Exception as error:
+        if unanswered(error):
+            raise as_fault(error, where) from error
         if isinstance(error, OSError) or not is_storage_fault(error):
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
             right = "give storage_options key and secret, or set the environment as for the AWS command line"
             raise PermissionError(errno.EACCES, f"{where}: {error}; {right}") from error
-        raise OSError(errno.EIO, f"{where}: {type(error).__name__}: {error}") from error
+        raise as_fault(error, where) from error

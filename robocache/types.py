@@ -285,12 +285,14 @@ class StreamInfo:
     type:   schema or dtype name as the format has it, e.g. ``sensor_msgs/msg/Imu`` or ``float64``
     fields: paths below ``source`` with their element type and shape, e.g. ``("angular_velocity", "float64[3]")``
     times:  int64 nanoseconds ``[n]`` in recorded order
+    failure: why its values cannot be read; empty where they can
     """
 
     source: str
     type: str
     fields: tuple[tuple[str, str], ...]
     times: np.ndarray
+    failure: str = ""
 
 
 def frame_times(frames: np.ndarray, rate: Fraction | float) -> np.ndarray:

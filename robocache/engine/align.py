@@ -105,7 +105,9 @@ class Aligner:
         columns, beside = self._columns(prepared.requests, aligned, findings)
         shares = {name: float(valid.mean()) for name, (_, valid) in columns.items()}
         reports = _reports(prepared.requests, aligned)
-        findings += quality.check_episode(self.job.quality, timeline, reports, shares)
+        absent = {r.feature.name for r in prepared.requests if r.absent}
+        held = {name: share for name, share in shares.items() if name not in absent}
+        findings += quality.check_episode(self.job.quality, timeline, reports, held)
         failed = [f.text for f in findings if f.failed]
         if failed and self.job.quality.on_fail == "quarantine":
             raise InputError(f"quality: {'; '.join(failed)}")

@@ -14,6 +14,7 @@ from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.clean import Cleaned, clean
 from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in
 from robocache.engine.timeline import Clock, Timeline, make_timeline
+from robocache.engine.units import check_units
 from robocache.errors import InputError
 from robocache.features import feature_type
 from robocache.output.schema import FeatureType, arrow_schema
@@ -33,6 +34,11 @@ class Request:
     kind: StreamType
     mode: str
     cleaned: Cleaned | None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the episode has no sample of it, which only an optional source may lack."""
+        return self.cleaned is None or not self.cleaned.groups
 
     @property
     def computed(self) -> bool:
@@ -87,6 +93,7 @@ class Preparer:
         reference = self._reference(episode, clocks)
         offset = self.job.reference.offset if self.job.reference is not None else 0
         timeline = make_timeline(self.job.timeline, clocks, reference, offset)
+        findings += check_units(clocks, timeline, self.job.timeline.rate is not None)
         return Prepared(tuple(requests), timeline, tuple(findings))
 
     def check_type(self, key: str, stream: Stream) -> Stream:
@@ -136,6 +143,9 @@ class Preparer:
                 if stream is None:
                     if not s.optional:
                         raise InputError(f"no {s.source} in it; set optional: true to keep episodes without it")
+                    if self.types.seen_in[s.key]:  # else the run says so once
+                        text = f"{s.source} is not in it, and need not be; its columns hold nothing and are not valid"
+                        findings.append(Finding("absent", s.key, text))
                     out.append(Request(feature, s, kind, mode, None))
                     continue
                 repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats

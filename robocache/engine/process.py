@@ -24,7 +24,7 @@ from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
 from robocache.engine.takes import take
-from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError
+from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError, UnexpectedError
 from robocache.formats import read_episode
 from robocache.ops import _library
 from robocache.output import parts, statistics
@@ -173,7 +173,7 @@ class Processor:
         if isinstance(error, OutputError):
             raise error
         if isinstance(error, InputError):
-            return str(error), False
+            return str(error), isinstance(error, UnexpectedError)
         if transient(error):
             if not last_attempt:
                 raise error

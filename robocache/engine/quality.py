@@ -19,6 +19,7 @@ from robocache.types import Finding, Gathered, StreamReport
 CODES = {
     "kept": "the timeline leaves out much of the recording",
     "valid": "a feature has few valid rows",
+    "absent": "an optional source is not in a recording",
     "missing_names": "a recording lacks a joint, or another of the dataset's columns",
     "never_finite": "a column never holds a finite number",
     "dropped": "many samples cannot be used",
@@ -42,7 +43,7 @@ def check_episode(
     spec: QualitySpec, timeline: Timeline, reports: Sequence[StreamReport], valid: Mapping[str, float]
 ) -> list[Finding]:
     """What the timeline, the streams and the columns of an episode have to tell; ``failed`` where a threshold is not
-    held.
+    held. ``valid``: shares of the rows, by feature, of those whose sources are all there.
     """
     out = []
     if timeline.kept < _WHOLE:

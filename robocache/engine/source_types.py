@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,8 +110,9 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
         looked, missing, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
         if not looked and missing:
             raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
+        known = {key for found in schemas.values() for key in found}
         schemas = {**{id: _closed(found) for id, found in schemas.items()}, **looked}
-        settled, seen_in, notes = _majority(job, schemas)
+        settled, seen_in, notes = _majority(job, schemas, known)
     if problems := _problems(job, settled, seen_in):
         raise ConfigError(problems)
     return SourceTypes(settled, seen_in, tuple(notes))
@@ -168,9 +169,12 @@ def _missing(job: Job, schemas: Mapping[str, Mapping[str, StreamType]]) -> list[
 
 
 def _majority(
-    job: Job, schemas: Mapping[str, Mapping[str, StreamType]]
+    job: Job, schemas: Mapping[str, Mapping[str, StreamType]], known: Collection[str] = ()
 ) -> tuple[dict[str, StreamType], dict[str, str], list[str]]:
-    """Of each source the type that most recordings have, the first in the listing on a tie; widths above none."""
+    """Of each source the type that most recordings have, the first in the listing on a tie; widths above none.
+
+    known: sources that recordings have although none could be looked into
+    """
     types: dict[str, StreamType] = {}
     seen_in: dict[str, str] = {}
     notes = []
@@ -185,7 +189,8 @@ def _majority(
                 first.setdefault(vote, (id, kind))
                 elements.setdefault(vote, set()).add(kind.element)
         if not votes:
-            notes.append(f"{source.key} is in no recording; its columns are left empty")
+            if source.key not in known:
+                notes.append(f"{source.key} is in no recording; its columns are left empty")
             types[source.key], seen_in[source.key] = StreamType(pa.list_(pa.float32(), 0)), ""
             continue
         winner = max(votes, key=lambda v: votes[v])  # max keeps the first of equals

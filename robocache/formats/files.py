@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
-from robocache.storage import answer, as_oserror, open_storage
+from robocache.storage import answer, as_oserror, open_storage, unanswered
 from robocache.types import FileStamp, PassedOver
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
@@ -119,7 +119,9 @@ def _expand(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> Expand
     here = _uri(fs, path)
     try:
         info = fs.info(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if unanswered(error):
+            raise
         return _expand_glob(fs, path, spec) if has_magic(path) else Expanded(here, [], [])
     except PermissionError as error:
         if answer(error):  # of an object store: more likely the credentials than the one object
@@ -251,7 +253,11 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
     format = _by_suffix(path, asked="auto") if spec.format == "auto" else spec.format
     stamp, failure = _stamp(fs, path, info), ""
     if not format:
+        known = pass_over(stamp)
         failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
+        if known.what:
+            remedy = f"; {known.remedy}" if known.remedy else ""
+            failure = f"{stamp.uri}: is {known.what}, which no reader takes{remedy}"
     elif marker := READERS[format].marker:
         format, failure = "", f"{stamp.uri}: a {format} dataset is a folder with {marker}, this is a file"
     return Found(format, (stamp,), fs, path, failure)

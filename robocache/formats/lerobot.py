@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.errors import InputError
+from robocache.errors import InputError, MissingError
 from robocache.formats.base import (
     InputSpec,
     Reader,
@@ -49,6 +49,8 @@ from robocache.types import (
 
 #: A recorded timestamp this close to ``frame_index / fps`` says the same, less exactly (it is float32 seconds).
 TIMESTAMP_TOLERANCE_S = 1e-3
+#: Why a video is no source, and what to do.
+VIDEO = "videos are not decoded: leave it out, or extract its frames into image columns or encoded images of a log"
 _CLOCK = ("timestamp", "frame_index", "task_index")
 
 
@@ -131,7 +133,7 @@ class LeRobotReader(Reader):
         return refs
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-        """Every feature, its column names as fields; videos are listed but cannot be read."""
+        """Every feature, its column names as fields; videos are told, and that they are not decoded."""
         info = _read_info(ref.files[1], spec)
         schema = read_schema(ref.files[0], spec)
         times = _times(_load(ref, [], info, spec), info, ref)
@@ -141,7 +143,7 @@ class LeRobotReader(Reader):
             kind = type_name(column.type)
             found.append(StreamInfo(column.name, kind, tuple((f"[{n}]", kind.partition("[")[0]) for n in names), times))
         videos = [name for name, feature in info.features.items() if feature.get("dtype") == "video"]
-        return found + [StreamInfo(v, "video, not decoded", (), times) for v in videos if v not in schema.names]
+        return found + [StreamInfo(v, "video", (), times, VIDEO) for v in videos if v not in schema.names]
 
     def describe(
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
@@ -153,6 +155,7 @@ class LeRobotReader(Reader):
         for source in sources:
             feature = _feature(source, schema.names, info)
             if feature is None:
+                _refuse_video(source, info, _where(ref))
                 continue
             kind = _declared(schema.field(feature.column).type, feature, where=_where(ref))
             if look and kind.open:
@@ -167,6 +170,9 @@ class LeRobotReader(Reader):
         info = _read_info(ref.files[1], spec)
         names = read_schema(ref.files[0], spec).names
         wanted = {s.key: feature for s in sources if (feature := _feature(s, names, info)) is not None}
+        for source in sources:
+            if source.key not in wanted:
+                _refuse_video(source, info, _where(ref))
         data = _load(ref, [feature.column for feature in wanted.values()], info, spec)
         times = _times(data, info, ref)
         streams = {key: _stream(data, times, feature, ref) for key, feature in wanted.items()}
@@ -206,6 +212,13 @@ def _feature(source: Source, columns: Sequence[str], info: _Info) -> _Feature | 
     if source.names and names and set(source.names) <= set(names):
         selector = tuple(source.names)
     return _Feature(name, selector, tuple(names) if names else None, known)
+
+
+def _refuse_video(source: Source, info: _Info, where: str) -> None:
+    """``MissingError`` where a source names a video: the dataset has it, and yet it cannot be read."""
+    name = source.path if source.path in info.features else parse_source(source.path)[0]
+    if info.features.get(name, {}).get("dtype") == "video":
+        raise MissingError(f"{where}: {name} is a video; {VIDEO}")
 
 
 def _declared(kind: pa.DataType, feature: _Feature, *, where: str) -> StreamType:
@@ -314,7 +327,7 @@ def _names(feature: dict[str, Any]) -> list[str] | None:
 
 
 def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
-    with guarded((file,), format="LeRobot's info.json"):
+    with guarded((file,), format="LeRobot's info.json", document=True):
         raw = json.loads(read_bytes(file, spec))
         version = str(raw["codebase_version"])
         if not version.startswith(("v2.", "v3.")):
@@ -347,7 +360,7 @@ def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
     file = below.get("meta/episodes.jsonl")
     if file is None:
         raise InputError("meta/episodes.jsonl is missing")
-    with guarded((file,), format="LeRobot's episodes.jsonl"):
+    with guarded((file,), format="LeRobot's episodes.jsonl", document=True):
         entries = []
         for row in _json_lines(file, spec):
             index = int(row["episode_index"])
@@ -364,7 +377,7 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     start = "dataset_from_index"
     for file in tables:
-        with guarded((file,), format="LeRobot's table of episodes"):
+        with guarded((file,), format="LeRobot's table of episodes", document=True):
             with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
                 told = [start] if start in parquet.schema_arrow.names else []
                 rows = parquet.read(columns=[*columns, *told]).select([*columns, *told]).to_pydict()
@@ -398,7 +411,7 @@ def _once(entries: list[_Entry], file: FileStamp) -> list[_Entry]:
 
 def _read_tasks(file: FileStamp, spec: InputSpec) -> dict[int, str]:
     """Task text by index. In v3.0 the text is a pandas index, whose column name depends on who wrote it."""
-    with guarded((file,), format="LeRobot's tasks"):
+    with guarded((file,), format="LeRobot's tasks", document=True):
         if file.uri.endswith(".jsonl"):
             return {int(row["task_index"]): str(row["task"]) for row in _json_lines(file, spec)}
         with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:

@@ -10,11 +10,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
 from robocache.types import FileStamp
 
@@ -80,6 +83,7 @@ def read_rows(
         ) as parquet:
             if metadata is None:
                 _KEPT.put((file, "metadata"), parquet.metadata, parquet.metadata.serialized_size)
+            _check_int96(parquet, stream, columns)
             if head:
                 first = next(parquet.iter_batches(batch_size=1, columns=list(columns)), None)
                 table = parquet.schema_arrow.empty_table() if first is None else pa.Table.from_batches([first])
@@ -88,6 +92,27 @@ def read_rows(
                 return parquet.read(columns=list(columns)).select(list(columns))
             groups = _Groups(file, parquet, columns, spec)
             return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
+
+
+def _check_int96(parquet: pq.ParquetFile, stream: BinaryIO, columns: Sequence[str]) -> None:
+    """``InputError`` where a stamp of 96 bits is out of the range of nanoseconds, into which they are read: there
+    pyarrow wraps around in silence.
+    """
+    schema = parquet.metadata.schema
+    old = {schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "INT96"}
+    if not (asked := [name for name in columns if name in old]):
+        return
+    with pq.ParquetFile(stream, metadata=parquet.metadata, coerce_int96_timestamp_unit="s") as seconds:
+        table = seconds.read(columns=asked)
+    for name in asked:
+        found = pc.cast(table.column(name), pa.int64())
+        bad = pc.greater(pc.abs(found), 2**63 // 10**9)
+        if pc.any(bad).as_py():
+            row = pc.index(bad, True).as_py()
+            raise InputError(
+                f"column {name!r}: row {row + 1} (of {len(found)}) is {found[row].as_py()} s after 1970, and INT96 "
+                "stamps are read as nanoseconds, which reach from 1677 to 2262; write the column as timestamp[us]"
+            )
 
 
 class _Groups:

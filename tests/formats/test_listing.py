@@ -115,7 +115,7 @@ def test_unknown_format_protocol_and_pattern_are_refused(tmp_path: Path) -> None
         ("a.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.csv", b"\x89HDF\r\n\x1a\n" + bytes(50), "which is hdf5"),
         ("a.csv", "time_ns,x\n0,1\n".encode("utf-16-le"), "text is right"),
-        ("a.bag", b"#ROSBAG V2.0\n", "unrecognised format"),
+        ("a.bag", b"#ROSBAG V2.0\n", "is a ROS 1 bag, which no reader takes"),
         ("README", b"hello", "unrecognised format"),
     ],
 )

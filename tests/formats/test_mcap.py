@@ -430,20 +430,6 @@ def test_a_header_without_nanoseconds_has_no_stamp(tmp_path):
     np.testing.assert_array_equal(stream.times, TOP + np.arange(5) * 10**7 + 500)
 
 
-def test_other_encodings_are_named(tmp_path):
-    path = tmp_path / "a.mcap"
-    with path.open("wb") as file:
-        writer = Writer(file)
-        writer.start()
-        channel = writer.register_channel("/p", "protobuf", writer.register_schema("P", "protobuf", b"x"))
-        writer.add_message(channel, TOP, b"abc", TOP)
-        writer.finish()
-    spec = InputSpec((str(path),))
-    assert list(streams(spec)["/p"].times) == [TOP]
-    with pytest.raises(InputError, match=r"'protobuf'.*cdr with ros2msg, ros1 with ros1msg, and json, can be read"):
-        read(spec, "/p.x")
-
-
 @pytest.mark.parametrize("kind", [2, 3, 7, 9])
 def test_other_encapsulations_are_refused(tmp_path, kind):
     path = tmp_path / "a.mcap"

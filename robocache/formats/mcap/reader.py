@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, ClassVar
 
 from robocache.errors import InputError, MissingError
@@ -13,7 +14,7 @@ from robocache.formats.mcap.container import MAGIC, Channel, Summary, loose_mess
 from robocache.formats.mcap.windows import read_messages
 from robocache.formats.messages.paths import parse_path
 from robocache.formats.messages.registry import decode_topic
-from robocache.formats.messages.topic import Collector, Request, info
+from robocache.formats.messages.topic import Collector, Looked, Request, info
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
 
 
@@ -38,9 +39,9 @@ class McapReader(Reader):
             return [EpisodeRef(id, self.name, tuple(files), nbytes=sum(file.size for file in files))]
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-        """Every topic, with the times that reading it gives."""
+        """Every topic, with the times that reading it gives; of one whose messages cannot be read the log times."""
         with _open(ref.files, spec) as recording:
-            collectors = _collect(recording, {topic: [] for topic in recording.topics}, spec)
+            collectors = _collect(recording, dict.fromkeys(recording.topics, ()), spec)
             return [
                 info(topic, _type(channels[0]), collectors[topic], spec.stamp)
                 for topic, channels in recording.topics.items()
@@ -120,7 +121,9 @@ class _Recording:
                     where, kinds = f"{self.uri}: {topic}", f"{_type(first)} and {_type(other)}"
                     raise InputError(f"{where}: its channels have schemas {kinds}, which do not mix")
             reserve = min(self.promised(topic), room)
-            decoder = decode_topic(topic, first.encoding, first.schema, wanted, reserve=reserve, uri=self.uri)
+            decode = partial(decode_topic, topic, first.encoding, first.schema, wanted, reserve=reserve, uri=self.uri)
+            # Without sources a topic is only looked at, and what cannot be read of it hides no other.
+            decoder = decode() if wanted else Looked(decode)
             collectors[topic] = Collector(decoder, reserve)
         return collectors
 

@@ -10,7 +10,7 @@ from robocache.formats.messages.definitions import parse_definition
 from robocache.formats.messages.json_topic import JsonTopic
 from robocache.formats.messages.packed import PackedTopic
 from robocache.formats.messages.packing import CDR, ROS1, Packing
-from robocache.formats.messages.topic import Request, Topic, UnknownTopic
+from robocache.formats.messages.topic import Request, Topic
 
 #: A topic of these messages: (topic, schema, requests, reserve, uri).
 Decoding = Callable[[str, "Schema | None", Sequence[Request], int, str], Topic]
@@ -40,21 +40,35 @@ ENCODINGS: dict[tuple[str, str], Decoding] = {
 def decode_topic(
     topic: str, encoding: str, schema: Schema | None, requests: Sequence[Request], *, reserve: int, uri: str
 ) -> Topic:
-    """What collects the messages of a topic. Of an encoding that is not read only the times; ``InputError`` where more
-    is asked for."""
-    schema_encoding = schema.encoding if schema else ""
-    decoding = ENCODINGS.get((encoding, schema_encoding)) or ENCODINGS.get((encoding, "*"))
-    if decoding is not None:
-        return decoding(topic, schema, requests, reserve, uri)
-    if not requests:
-        return UnknownTopic()
-    raise InputError(f"{uri}: {topic}: {unreadable(encoding, schema)}")
+    """What collects the messages of a topic. ``InputError`` where they cannot be read."""
+    if why := unreadable(encoding, schema):
+        raise InputError(f"{uri}: {topic}: {why}")
+    decoding = ENCODINGS.get((encoding, schema.encoding if schema else "")) or ENCODINGS[encoding, "*"]
+    return decoding(topic, schema, requests, reserve, uri)
+
+
+#: What to do about messages that are not read, by message encoding and schema encoding.
+_REMEDIES = {
+    ("cdr", "ros2idl"): "write the file again with ros2msg schemas, the .msg definitions of its types",
+    ("cdr", ""): "write the file again with its schemas, the .msg definitions of its types",
+    ("cdr", "ros1msg"): "the file is at odds with itself, ROS 1 messages are encoded as ros1",
+}
 
 
 def unreadable(encoding: str, schema: Schema | None) -> str:
-    """What messages are that cannot be read, and what can be."""
+    """What messages are that cannot be read, what can be, and the remedy; empty where they can."""
+    kind = schema.encoding if schema else ""
+    name = f" (schema {schema.name!r})" if schema else ""
+    if (encoding, kind) in ENCODINGS or (encoding, "*") in ENCODINGS:
+        if schema is None or (encoding, kind) not in ENCODINGS or schema.data.strip() or schema.name.endswith("/Empty"):
+            return ""
+        return (
+            f"its schema{name} is empty, so what its messages hold is not known; recorders write none where a "
+            "definition is not installed: record or convert it where it is"
+        )
     readable = [f"{message} with {kind}" if kind != "*" else message for message, kind in ENCODINGS]
-    found = f"message encoding {encoding!r} with schema encoding {schema.encoding if schema else ''!r}"
-    if schema is not None:
-        found += f" (schema {schema.name!r})"
-    return f"{found}; {', '.join(readable[:-1])}, and {readable[-1]}, can be read"
+    remedy = _REMEDIES.get((encoding, kind), "write them again as one of these")
+    return (
+        f"message encoding {encoding!r} with schema encoding {kind!r}{name} is not read; "
+        f"{', '.join(readable[:-1])}, and {readable[-1]}, are; {remedy}"
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from robocache.errors import InputError
 from robocache.formats.messages.batch import Messages
 from robocache.formats.messages.clocks import Clock, exchange_zeros
 from robocache.formats.messages.paths import Path
@@ -84,6 +85,40 @@ class UnknownTopic:
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         return ()
+
+
+class Looked:
+    """A topic that is looked at and not asked for anything: where its messages cannot be read, it tells why, and when
+    they were logged.
+    """
+
+    def __init__(self, decode: Callable[[], Topic]):
+        self.failure = ""
+        try:
+            self._topic = decode()
+        except InputError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: InputError) -> None:
+        self._topic, self.failure = UnknownTopic(), str(error)
+
+    def types(self) -> dict[str, StreamType]:
+        return {}
+
+    def add(self, messages: Messages) -> None:
+        try:
+            self._topic.add(messages)
+        except InputError as error:
+            self._give_up(error)
+
+    def collected(self) -> dict[str, Collected]:
+        return {}
+
+    def header_stamps(self) -> tuple[Clock, np.ndarray | None]:
+        return self._topic.header_stamps()
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        return self._topic.fields()
 
 
 class Collector:
@@ -167,4 +202,5 @@ class Collector:
 def info(source: str, type: str, collector: Collector, stamp: str) -> StreamInfo:
     """A topic as ``inspect`` shows it."""
     times = collector.header_times() if stamp == "header" else collector.log_times()
-    return StreamInfo(source, type, collector.topic.fields(), times)
+    failure = collector.topic.failure if isinstance(collector.topic, Looked) else ""
+    return StreamInfo(source, type, collector.topic.fields(), times, failure.partition(f"{source}: ")[2] or failure)
