@@ -14,6 +14,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+import cloud_kit
+import pyarrow.parquet as pq
 import pytest
 import ray_kit
 from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job, writing
@@ -52,6 +54,28 @@ def test_the_same_bytes_as_the_local_mode(tmp_path, cluster, logs, local, worker
     assert_same_tree(tmp_path / "out", local)
     again = do(ray_job(logs, tmp_path / "out", workers))
     assert again.skipped_shards == SHARDS
+
+
+def test_clouds_on_two_workers(tmp_path, cluster):
+    """Four sequences of clouds, dense and sparse: the same bytes as the local mode writes."""
+    for run in range(4):
+        (tmp_path / "clouds" / f"run_{run}").mkdir(parents=True)
+        for k in range(3):
+            cloud = cloud_kit.points(300, 10 * run + k)
+            encoding = ("ascii", "binary", "binary_compressed")[k]
+            path = tmp_path / "clouds" / f"run_{run}" / f"{1_700_000_000 + k}.5.pcd"
+            path.write_bytes(cloud_kit.pcd(cloud, encoding) + b"\n" * 400_000)  # an episode is a shard
+    box = {"size": 0.25, "bounds": [[-1, -1, -1], [1, 1, 1]]}
+    features = {
+        "dense": {"source": "points", "voxelize": {**box, "reduce": "mean", "features": ["intensity"]}},
+        "sparse": {"source": "points", "voxelize": {**box, "layout": "sparse", "reduce": "points", "max_points": 2}},
+    }
+    clouds = {"input": {"uri": str(tmp_path / "clouds"), "episode": "folder"}, "features": features}
+    do(job(tmp_path, tmp_path / "local", **clouds, timeline={"rate_hz": 2}))
+    do(ray_job(tmp_path, tmp_path / "ray", **clouds, timeline={"rate_hz": 2}))
+    assert_same_tree(tmp_path / "ray", tmp_path / "local")
+    assert len(list((tmp_path / "ray" / "data").iterdir())) == 4
+    assert pq.read_table(tmp_path / "ray" / "data").num_rows == 4 * 5
 
 
 def test_workers_that_are_killed(tmp_path, cluster, logs, local, monkeypatch):
