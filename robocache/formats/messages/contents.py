@@ -42,7 +42,7 @@ class Contents:
         names: tuple[str, ...] = ()
         if columns.kind == "cloud":
             self._kind, names = "cloud", ("fields",)
-        elif columns.kind == "bytes" and columns.pieces[0].key == (*key, "data"):
+        elif columns.kind in ("bytes", "frames") and columns.pieces[0].key == (*key, "data"):
             self._kind, names = _KINDS.get(struct.name.rpartition("/")[2], ("", ()))
         self._types: dict[str, tuple[Key, Type]] = {
             name: ((*key, name), fields[name]) for name in names if name in fields and _plain(fields[name])
@@ -92,7 +92,8 @@ class Contents:
             if isinstance(value, tuple):
                 value = [dict(item) for item in value]
             if name == "format":
-                found["encoding"] = next((codec for codec in _CODECS if codec in value.lower()), value)
+                depth = "compresseddepth" in value.lower()  # a PNG behind a header of its own is none
+                found["encoding"] = value if depth else next((c for c in _CODECS if c in value.lower()), value)
             if value != "":
                 found[name] = value
         return found

@@ -12,6 +12,7 @@ import numpy as np
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import Match, Selector, parse_item, positions, shown
 from robocache.formats.messages.definitions import HEADER, STAMPS, Array, Number, Struct, Text, Type
+from robocache.formats.messages.images import image_data
 
 #: Path of a leaf from the root: field names, element positions, the element that matches, and None for every element.
 Key: TypeAlias = "tuple[str | int | Match | None, ...]"
@@ -93,8 +94,8 @@ class Columns:
     selector: what is left to select once the widths are known
     names:    of the columns, where the type tells them
     named_by: key of the array of text that names them in each message
-    kind:     ``text``, ``bytes``, ``texts``; ``cloud``: the pieces are :data:`CLOUD`; ``quaternion`` or ``pose``; else
-              empty
+    kind:     ``text``, ``bytes``, ``texts``; ``cloud``: the pieces are :data:`CLOUD`; ``frames``: raw images, which the
+              message beside them says how to read; ``quaternion`` or ``pose``; else empty
     """
 
     pieces: tuple[Piece, ...]
@@ -133,6 +134,8 @@ def resolve(root: Struct, path: Path, where: str) -> Columns:
         if selector is not None:
             raise InputError(f"{where}: is {describe(target)}; name one element by its position, as in [0]")
         return Columns((Piece(key),), None, None, place.structs, kind="texts")
+    if selector is None and not outer and (raw := image_data(target)) is not None:  # a whole message is its image
+        return Columns((Piece((*key, "data")),), None, None, place.structs, kind="frames" if raw else "bytes")
     if isinstance(target, Struct) and _is_cloud(target):
         if selector is not None or outer:
             raise InputError(f"{where}: is {describe(target)}, which is taken as a whole; leave out the selector")

@@ -27,6 +27,7 @@ from robocache.formats.messages.decode import (
     to_arrow,
 )
 from robocache.formats.messages.definitions import Array, Struct, Text
+from robocache.formats.messages.images import LAYOUT, frames
 from robocache.formats.messages.names import ByName
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Key, Path, dotted, reach, resolve, settle, unsettled
@@ -36,7 +37,13 @@ from robocache.formats.messages.values import Numbers, concatenate
 from robocache.types import StreamType, array_type
 
 _TEXTS = Array(Text(), None)
-_ARROW = {"text": pa.string(), "bytes": pa.large_binary(), "texts": pa.list_(pa.string()), "cloud": MESSAGE}
+_ARROW = {
+    "text": pa.string(),
+    "bytes": pa.large_binary(),
+    "texts": pa.list_(pa.string()),
+    "cloud": MESSAGE,
+    "frames": pa.list_(pa.list_(pa.list_(pa.uint8()))),  # of what size, and which numbers, only a message tells
+}
 
 
 class Signal:
@@ -260,11 +267,15 @@ class Signal:
         notes = [f"{count:,} of {total:,} messages have no {what}" for what, count in self._lost.items()]
         notes += self._by_name.notes() if self._by_name is not None else []
         notes += self._contents.notes()
-        present = None
-        if self.columns.dtype is None:
-            values: Any = concatenate(self._payloads, pa.nulls(0, _ARROW[self.columns.kind]), self._where)
+        present, about = None, self._about()
+        if self.columns.kind == "frames":
+            payloads = concatenate(self._payloads, pa.array([], pa.large_binary()), self._where)
+            values: Any = frames(payloads, about, self._where) if len(payloads) else payloads
+            about = {name: value for name, value in about.items() if name not in LAYOUT}
+        elif self.columns.dtype is None:
+            values = concatenate(self._payloads, pa.nulls(0, _ARROW[self.columns.kind]), self._where)
         else:
             width = len(self._by_name.names) if self._by_name else self.columns.width or 0
             empty = (0,) * self.columns.outer + (() if self.columns.scalar else (width,))
             values, present = self._numbers.result(empty)
-        return Collected(values, self.clock, stamps, kept, present, self._about(), tuple(notes))
+        return Collected(values, self.clock, stamps, kept, present, about, tuple(notes))
