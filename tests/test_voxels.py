@@ -60,19 +60,19 @@ def test_kinect_sequence(produce, data_dir):
     out = produce("kinect")
     files = sorted((data_dir / "clouds" / "kinect_sequence").glob("*.pcd"))
     frames = [read_pcd(path) for path in files]
-    box = {"voxel_size": 0.05, "bounds": ((-2, -2, 0), (2, 2, 4))}
+    box = {"voxel_size": 0.02, "bounds": ((-1, -0.8, 0.6), (0.7, 0.4, 1.8))}
     table = pl.scan_parquet(f"{out}/**/*.parquet").collect()
     times = [814_212_000, 1_068_683_000, 1_332_395_000]
     picked = [int(np.abs(np.array(times) - (t - 1_355_494_975_000_000_000)).argmin()) for t in table["time_ns"]]
     assert picked == [0, 0, 1, 1, 2, 2]
     occupied = torch.from_numpy(table["observation.occupied"].to_numpy())
-    assert (occupied.dtype, occupied.shape) == (torch.bool, (6, 80, 80, 80))
+    assert (occupied.dtype, occupied.shape) == (torch.bool, (6, 85, 60, 60))
     for row in (0, 2, 4):
         frame = frames[picked[row]]
         points, colour = frame[:, :3].astype(np.float32), frame[:, 3].astype(np.uint32)
         rgb = np.stack([(colour >> shift) & 255 for shift in (16, 8, 0)], axis=1).astype(np.float32)
         wanted = answer(points, [0, len(points)], features=rgb, reduce="mean", **box)
-        cells = np.zeros((80, 80, 80), bool)
+        cells = np.zeros((85, 60, 60), bool)
         cells[tuple(wanted.coordinates.T)] = True
         for again in (row, row + 1):
             same_bits(occupied[again].numpy(), cells)

@@ -19,11 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from robocache.cli import terminal
+from robocache.cli.clouds import InspectedCloud, inspect_clouds, render_clouds
 from robocache.cli.terminal import cell, grid, heading, shown
 from robocache.engine.clean import GAP_FACTOR
 from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from robocache.config.job import Job
     from robocache.formats import InputSpec, Listing
     from robocache.types import EpisodeRef, PassedOver, StreamInfo
 
@@ -77,13 +79,14 @@ class InspectedStream:
 
 @dataclass(frozen=True, slots=True)
 class InspectedEpisode:
-    """One recording: its streams, or why it cannot be read."""
+    """One recording: its streams, or why it cannot be read. ``clouds``: what they hold, where values were read."""
 
     id: str
     format: str
     bytes: int
     streams: tuple[InspectedStream, ...] = ()
     failure: str = ""
+    clouds: tuple[InspectedCloud, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-unit", choices=("ns", "us", "ms", "s"), default="s", help="its unit (default: s)")
     parser.add_argument("--rate-hz", type=float, help="rate of tables without time")
     parser.add_argument("--stamp", choices=("header", "log"), default="header", help="which time messages have")
+    bounds = "tell how many points of a cloud are within its bounds; its input says how recordings are read"
+    parser.add_argument("--config", metavar="PATH", help=bounds)
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
@@ -161,11 +166,16 @@ def _run_recordings(args: argparse.Namespace) -> bool:
     times = None
     if args.time_column or args.rate_hz:
         times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
-    spec = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
+    spec, job = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp), None
+    if args.config is not None:
+        from robocache.config.load import load_job
+
+        job = load_job(args.config)
+        spec = replace(job.input, uri=(args.uri,))
     if args.episode is not None:
-        count, passed, episodes = 1, [], iter([inspect_recording(spec, args.episode)])
+        count, passed, episodes = 1, [], iter([inspect_recording(spec, args.episode, job)])
     else:
-        listing, episodes = inspect_recordings(spec, args.limit)
+        listing, episodes = inspect_recordings(spec, args.limit, job)
         count, passed = len(listing.episodes), listing.passed_over
     seen = []
     for episode in episodes:
@@ -212,9 +222,11 @@ def stream_statistics(times: np.ndarray) -> StreamStatistics:
     )
 
 
-def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[Listing, Iterator[InspectedEpisode]]:
-    """What there is, and the first ``limit`` of them, each read when it is asked for; of a single one
-    the values too.
+def inspect_recordings(
+    spec: InputSpec, limit: int | None = None, job: Job | None = None
+) -> tuple[Listing, Iterator[InspectedEpisode]]:
+    """What there is, and the first ``limit`` of them, each read when it is asked for; of a single one the values too.
+    ``job``: whose bounds its clouds are held against.
 
     Raises :class:`InputError` where the input matches nothing; an episode that cannot be read carries its failure.
     """
@@ -222,15 +234,15 @@ def inspect_recordings(spec: InputSpec, limit: int | None = None) -> tuple[Listi
 
     listing = list_input(spec)
     refs = listing.episodes
-    return listing, (_inspect(ref, spec, values=len(refs) == 1) for ref in islice(refs, limit))
+    return listing, (_inspect(ref, spec, job, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
-def inspect_recording(spec: InputSpec, id: str) -> InspectedEpisode:
+def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> InspectedEpisode:
     """The episode of that id, values included. ``ConfigError`` where there is none."""
     from robocache.formats import list_episodes
 
     refs = {ref.id: ref for ref in list_episodes(spec)}
-    return _inspect(refs[_known(id, list(refs))], spec, values=True)
+    return _inspect(refs[_known(id, list(refs))], spec, job, values=True)
 
 
 def _known(id: str, ids: Sequence[str]) -> str:
@@ -242,7 +254,7 @@ def _known(id: str, ids: Sequence[str]) -> str:
     return id
 
 
-def _inspect(ref: EpisodeRef, spec: InputSpec, *, values: bool) -> InspectedEpisode:
+def _inspect(ref: EpisodeRef, spec: InputSpec, job: Job | None = None, *, values: bool) -> InspectedEpisode:
     from robocache.formats import list_streams
 
     size = sum(file.size for file in ref.files)
@@ -259,7 +271,8 @@ def _inspect(ref: EpisodeRef, spec: InputSpec, *, values: bool) -> InspectedEpis
     for info in infos:
         own = None if found is None else {path: found[path] for path in _numbers(info) if path in found}
         streams.append(InspectedStream(info.source, info.type, info.fields, clocks[id(info.times)], own))
-    return InspectedEpisode(ref.id, ref.format, size, tuple(streams))
+    clouds = inspect_clouds(ref, infos, spec, job) if values else ()
+    return InspectedEpisode(ref.id, ref.format, size, tuple(streams), clouds=clouds)
 
 
 def _numbers(info: StreamInfo) -> list[str]:
@@ -311,7 +324,8 @@ def render_episode(episode: InspectedEpisode) -> RenderableType:
         contents.add_row(
             cell(stream.source), *faulty, Text.assemble(shown(stream.type), (shown(_fields(stream)), "dim"))
         )
-    return Group(title, clocks, Text(), contents)
+    beside: list[RenderableType] = [Text(), render_clouds(episode.clouds)] if episode.clouds else []
+    return Group(title, clocks, Text(), contents, *beside)
 
 
 def _faulty(stream: InspectedStream) -> Text:

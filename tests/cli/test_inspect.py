@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+import cloud_kit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -260,3 +264,31 @@ def test_tables_on_different_clocks(data_dir):
     assert (arm.gaps, arm.longest_gap, arm.step) == (39, 153 * MS, 21 * MS)
     assert arm.start - camera.start == 659 * MS
     assert camera.gaps == 0
+
+
+def test_clouds(tmp_path, capsys):
+    """Where their points are, how many, and how many a config's bounds hold; of those that cannot be read, why."""
+    (tmp_path / "run").mkdir()
+    for k, count in enumerate((4, 6)):
+        columns = cloud_kit.points(count, k)
+        columns["x"][:] = np.linspace(-1, 1, count)
+        columns["y"][0] = np.nan
+        (tmp_path / "run" / f"{1_700_000_000 + k}.0.pcd").write_bytes(cloud_kit.pcd(columns))
+    (tmp_path / "config.yaml").write_text(
+        "input: {uri: elsewhere, episode: folder}\ntimeline: {rate_hz: 1}\noutput: {uri: out}\nfeatures:\n"
+        "  half: {source: points, voxelize: {size: 0.5, bounds: [[0, -2, -2], [2, 2, 2]]}}\n"
+    )
+    command = ["inspect", str(tmp_path / "run"), "--config", str(tmp_path / "config.yaml"), "--json"]
+    assert robocache.cli.main(command) == 0
+    (episode,) = json.loads(capsys.readouterr().out)["episodes"]
+    (cloud,) = episode["clouds"]
+    assert (cloud["source"], cloud["clouds"], cloud["points"]) == ("points", 2, [4, 6, 6])
+    assert cloud["fields"] == ["x float32", "y float32", "z float32", "intensity uint16", "t float64"]
+    assert cloud["not_finite"] == pytest.approx(2 / 10)
+    assert (cloud["lower"][0], cloud["upper"][0]) == (pytest.approx(-0.6), 1.0)
+    assert cloud["within"] == {"half": pytest.approx(5 / 10)}
+    assert robocache.cli.main(command[:-1]) == 0
+    assert re.search(r"points +2 +4 to 6 +-0\.6 to 1 .* 20\.0% +50\.0% half", capsys.readouterr().out)
+    (tmp_path / "run" / "1700000001.0.pcd").write_bytes(cloud_kit.pcd(cloud_kit.points(9))[:-1])
+    assert robocache.cli.main(command[:-1]) == 0
+    assert "cannot be read: 9 points of" in capsys.readouterr().out.replace("\n", " ")
