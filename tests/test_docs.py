@@ -1,4 +1,4 @@
-"""The examples of docs/configuration.md, run as they stand there."""
+"""The examples of docs/configuration.md and docs/voxels.md, run as they stand there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import cloud_kit
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from robocache import cli
@@ -170,6 +174,37 @@ def test_what_is_quarantined(work, text, reason):
     assert found["id"] == "b.csv" and not found["retry"]
     assert reason in found["reason"]
     assert set(pq.read_table("out/data")["episode_index"].to_pylist()) == {0, 2}
+
+
+def test_clouds_to_voxels(work):
+    """The config of docs/voxels.md, and what it says of reading its output, against NumPy."""
+    page = (ROOT / "docs/voxels.md").read_text()
+    clouds = [cloud_kit.points(400, k) for k in range(3)]
+    Path("clouds/run_1").mkdir(parents=True)
+    for k, cloud in enumerate(clouds):
+        Path(f"clouds/run_1/{1_700_000_000 + k / 10:.3f}.pcd").write_bytes(cloud_kit.pcd(cloud))
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    Path("config.yaml").write_text(config)
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    found: dict[str, Any] = {}
+    codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(codes) == 3
+    for code in codes:
+        exec(code, found)
+    assert (found["occupied"].dtype, found["occupied"].shape) == (torch.bool, (3, 20, 20, 8))
+    for k, cloud in enumerate(clouds):
+        xyz = np.stack([cloud[a] for a in "xyz"], axis=1).astype(np.float64)
+        kept = ((xyz >= [-1, -1, -0.4]) & (xyz < [1, 1, 0.4])).all(axis=1)
+        cells = np.floor((xyz[kept] - [-1, -1, -0.4]) / 0.1).astype(int)
+        distinct, of = np.unique(cells, axis=0, return_inverse=True)
+        np.testing.assert_array_equal(found["occupied"][k].nonzero().numpy(), distinct)
+        mine = found["indices"][:, 0] == k
+        np.testing.assert_array_equal(found["indices"][mine, 1:].numpy(), distinct)
+        count = np.bincount(of.ravel())
+        for column, name in enumerate(("z", "intensity")):
+            mean = np.bincount(of.ravel(), cloud[name][kept].astype(np.float64)) / count
+            np.testing.assert_allclose(found["features"][mine, column].numpy(), mean, rtol=1e-6, atol=1e-7)
+        assert found["highest"]["coordinates"][k] == distinct[:, 2].max()
 
 
 def test_words_for_a_number_that_is_not_there(work):

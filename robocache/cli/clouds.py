@@ -124,17 +124,18 @@ def render_clouds(clouds: Sequence[InspectedCloud]) -> Table:
             table.add_row(cell(c.source), f"{c.clouds:,}", cell(f"cannot be read: {c.failure}", "red"))
             continue
         low, middle, high = c.points
-        box = (
-            zip(c.lower, c.upper, strict=True)
-            if c.lower is not None and c.upper is not None
-            else [(np.nan, np.nan)] * 3
-        )
-        spans = [f"{a:.4g} to {b:.4g}" for a, b in box]
+        spans = ["-"] * 3
+        if c.lower is not None and c.upper is not None:
+            spans = [f"{_short(a)} to {_short(b)}" for a, b in zip(c.lower, c.upper, strict=True)]
         lost = Text(f"{c.not_finite:.1%}" if c.not_finite else "-", style="" if c.not_finite else "dim")
         kept = "\n".join(f"{share:.1%} {shown(name)}" for name, share in c.within.items())
         several = f"{c.clouds:,}" if c.looked_at == c.clouds else f"{c.clouds:,} ({c.looked_at} looked at)"
         size = f"{middle:,}" if low == high else f"{low:,} to {high:,}"
-        table.add_row(
-            cell(c.source), several, size, *spans, lost, *([kept] if within else []), shown(", ".join(c.fields))
-        )
+        beside = [kept] if within else []
+        table.add_row(cell(c.source), several, size, *spans, lost, *beside, shown(", ".join(c.fields)))
     return table
+
+
+def _short(metres: float) -> str:
+    """To the millimetre, without zeros behind."""
+    return f"{metres:.3f}".rstrip("0").rstrip(".")
