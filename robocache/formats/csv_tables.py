@@ -49,13 +49,14 @@ class CsvReader(TableReader):
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:
         dialect = read_dialect(read_bytes(file, spec), spec.csv, file.uri)
-        found: dict[str, pa.ChunkedArray | InputError] = {}
+        found: dict[str, pa.ChunkedArray] = {}
+        damaged: dict[str, InputError] = {}
         for name, column in _parsed(dialect, spec.csv, file.uri).items():
             try:
                 found[name] = _settled(column, dialect.decimal, f"{file.uri}: column {name!r}")
             except InputError as error:  # of this column alone: only who asks for it needs to know
-                found[name] = error
-        types = {name: pa.string() if isinstance(c, InputError) else c.type for name, c in found.items()}
+                damaged[name] = error
+        types = {name: found[name].type if name in found else pa.string() for name in dialect.names if name}
 
         def load(names: Sequence[str], head: bool = False) -> pa.Table:
             # Time is read as text where it is a number: a float64 would lose the nanoseconds.
@@ -63,13 +64,13 @@ class CsvReader(TableReader):
             again = _parsed(dialect, spec.csv, file.uri, texts) if texts else {}
             columns = {}
             for name in names:
+                if name in damaged:
+                    raise damaged[name]
                 columns[name] = again[name] if name in again else found[name]
-                if isinstance(columns[name], InputError):
-                    raise columns[name]
             return pa.table(columns)
 
         units = dict(zip(dialect.names, dialect.units, strict=True)) if dialect.units else {}
-        opened = Table(file.uri, table, pa.schema(list(types.items())), load, spec, units)
+        opened = Table(file.uri, table, pa.schema(list(types.items())), load, spec, units, damaged)
         yield opened
 
 

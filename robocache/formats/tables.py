@@ -58,6 +58,7 @@ class Table:
 
     load: columns by name, of all rows or (``head``) of a few at the beginning
     units: of columns whose names do not state them
+    damaged: what is wrong with columns that cannot be read; it tells nothing of the type that they ought to have
     time: the columns that make it, each with its unit; none for a fixed rate
     """
 
@@ -67,6 +68,7 @@ class Table:
     load: Callable[..., pa.Table]
     spec: InputSpec
     units: Mapping[str, str] = field(default_factory=dict)
+    damaged: Mapping[str, InputError] = field(default_factory=dict)
     time: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +151,8 @@ class Table:
             columns = self.resolve(rest, source)
             if columns is None:
                 continue
+            if damage := [self.damaged[name] for name in columns.names if name in self.damaged]:
+                raise damage[0]
             found = StreamType(self._type(columns), self._about(columns))
             if look and found.open:
                 head = self.load(list(columns.names), head=True)
