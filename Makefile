@@ -1,5 +1,6 @@
 # make demo   make sample logs, run the job on them, verify, compare with the ground truth
 # make test   the test suite (CPU; GPU, real-data and Ray tests skip themselves where they cannot run, saying why)
+# make test-all   the slow tests too
 # make lint   ruff and mypy
 # make kernels   compile every CUDA kernel and fail on register spills (needs nvcc, no GPU)
 #
@@ -11,7 +12,7 @@ SOURCES := setup.py pyproject.toml constraints.txt $(shell find kernels -type f)
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 export MAX_JOBS ?= 2
 
-.PHONY: demo test lint kernels install clean
+.PHONY: demo test test-all lint kernels install clean
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
@@ -31,8 +32,13 @@ $(VENV)/.tools: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
+# Two processes, whatever the machine has: some tests start processes of their own, and a Ray cluster.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 test: $(VENV)/.tools
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: $(VENV)/.tools
+	$(PYTEST) --slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -35,13 +35,8 @@ from robocache.engine.ray import data as ray_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
+def cluster(ray_cluster):
     ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
 
 
 def aligned(source: EpisodeDatasource, quarantine: Path | None = None, **options: object) -> ray.data.Dataset:

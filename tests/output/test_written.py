@@ -137,17 +137,12 @@ def test_hugging_face(written, rows, tmp_path):
 
 
 @pytest.mark.ray
-def test_ray_data(written, rows):
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    pytest.importorskip("ray.data", reason="Ray is installed without Ray Data")
-    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="WARNING", ignore_reinit_error=True)
-    try:
-        data = ray.data.read_parquet(str(written))
-        assert data.schema().names == COLUMNS
-        assert data.count() == rows
-        assert data.sum("frame_index") == pyarrow.dataset.dataset(written).to_table()["frame_index"].to_numpy().sum()
-    finally:
-        ray.shutdown()
+def test_ray_data(written, rows, ray_cluster):
+    ray_data = pytest.importorskip("ray.data", reason="Ray is installed without Ray Data")
+    data = ray_data.read_parquet(str(written))
+    assert data.schema().names == COLUMNS
+    assert data.count() == rows
+    assert data.sum("frame_index") == pyarrow.dataset.dataset(written).to_table()["frame_index"].to_numpy().sum()
 
 
 def test_statistics_are_those_of_the_rows(written):
