@@ -190,6 +190,7 @@ def test_the_readme(head, tmp_path):
     assert_same_tree(tmp_path / "out", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_when_submitted_again(head, shards):
     """Its shards take longer than Ray's 3 s between SIGTERM and SIGKILL: RAY_JOB_STOP_WAIT_TIME_S is what helps."""
     folder = shards.parent

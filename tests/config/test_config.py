@@ -238,7 +238,7 @@ JOBS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 @given(JOBS)
 def test_the_resolved_config_reads_back_as_the_same_job(made):
     again = job_from_mapping(OmegaConf.create(resolved_yaml(made)))
