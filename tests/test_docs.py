@@ -20,7 +20,7 @@ import yaml
 from robocache import cli
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import Column, Csv, Input, Quality, Source, Sources, Timeline, Times, Voxelize
+from robocache.config.schema import Column, Csv, Depth, Input, Quality, Source, Sources, Timeline, Times, Voxelize
 from robocache.engine.quality import CODES
 from robocache.sample import write_samples
 
@@ -74,9 +74,11 @@ def test_most_keys_at_work(work):
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
     sections = (
-        Input, Times, Csv, Source, Column, Voxelize, Sources, Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec
+        Input, Times, Csv, Source, Column, Depth, Voxelize, Sources, Timeline, Quality, OutputSpec, ComputeSpec,
+        ClusterSpec,
     )  # fmt: skip
-    described = set(re.findall(r"^\| `(?:[a-z]+\.)?([a-z_]+)` \|", PAGE, re.MULTILINE))
+    rows = re.findall(r"^\| ((?:`[a-z_.]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
+    described = {key.rpartition(".")[2] for row in rows for key in re.findall(r"`([a-z_.]+)`", row)}
     keys = {field.name for section in sections for field in dataclasses.fields(section)} - {"sources", "times", "csv"}
     assert keys - described == set()
 

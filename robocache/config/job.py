@@ -73,6 +73,11 @@ class Feature:
     role: Literal["observation", "action"] = "observation"
     steps: tuple[Step, ...] = ()
 
+    @property
+    def picks(self) -> bool:
+        """Whether its steps take samples as they were recorded."""
+        return bool(self.steps) and self.steps[0].picks
+
     def decisive(self) -> dict[str, Any]:
         """What of it decides the output's bytes; the order of quaternions does not."""
         plain = replace(self, steps=(), sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))

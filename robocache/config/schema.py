@@ -84,6 +84,17 @@ class Source:
 
 
 @dataclass
+class Depth:
+    """The camera that an image of depths was taken by."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    scale: float | None = None
+
+
+@dataclass
 class Voxelize:
     """The grid that a feature's clouds are brought into, and what its voxels hold."""
 
@@ -105,6 +116,7 @@ class Column:
         "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     ] = "auto"  # fmt: skip
     role: Literal["observation", "action"] = "observation"
+    depth: Depth | None = None
     voxelize: Voxelize | None = None
 
 
@@ -172,6 +184,10 @@ EXPECTED = {
     "stamp": "header, log, publish, or the path of a field of the message that holds its time",
     "period": "rad, deg, or the number that one turn is",
     "sources": "a list of sources",
+    "fx": "the focal length in pixels along x, such as 525.0",
+    "fy": "the focal length in pixels along y, such as 525.0",
+    "cx": "the principal point in pixels along x, such as 319.5",
+    "cy": "the principal point in pixels along y, such as 239.5",
     "size": "the edge of a voxel, such as 0.1, or three of them, such as [0.1, 0.1, 0.2]",
     "bounds": "the lower and the upper corner, such as [[-10, -10, -1], [10, 10, 3]]",
     "offset": "a duration with its unit (ns, us, ms or s), such as -3ms",

@@ -13,6 +13,7 @@ from robocache.config import schema
 from robocache.config.schema import EXPECTED, Column, Problems
 from robocache.config.values import at_least
 from robocache.features.cast import ROUNDED
+from robocache.features.depth import Depth
 from robocache.features.steps import Step
 from robocache.features.voxelize import MOST_NUMBERS, OF_FEATURES, Voxelize
 from robocache.ops.grid import Grid
@@ -21,6 +22,10 @@ from robocache.ops.grid import Grid
 def read_steps(column: Column, sources: int, path: str, problems: Problems) -> tuple[Step, ...]:
     """The steps of the feature at ``path``, of so many ``sources``, in the order in which they are taken."""
     steps: list[Step | None] = []
+    if column.depth is not None:
+        steps.append(_depth(column.depth, f"{path}.depth", problems))
+        if column.voxelize is None:
+            problems.add(f"{path}.depth", "makes clouds, which a column does not hold; add voxelize")
     if column.voxelize is not None and not problems.under(f"{path}.voxelize"):
         if sources > 1:
             problems.add(f"{path}.voxelize", f"takes one source, found {sources}; give each a feature of its own")
@@ -38,6 +43,17 @@ def step_mapping(step: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _depth(cfg: schema.Depth, where: str, problems: Problems) -> Depth | None:
+    for key in ("fx", "fy", "scale"):
+        value = getattr(cfg, key)
+        if value is not None and not 0 < value < math.inf:
+            problems.wrong(f"{where}.{key}", value, "write a number above 0")
+    for key in ("cx", "cy"):
+        if (value := getattr(cfg, key)) is not None and not math.isfinite(value):
+            problems.wrong(f"{where}.{key}", value, f"write {EXPECTED[key]}")
+    return None if problems.under(where) else Depth(cfg.fx, cfg.fy, cfg.cx, cfg.cy, cfg.scale)
 
 
 def _voxelize(cfg: schema.Voxelize, dtype: str, path: str, problems: Problems) -> Voxelize | None:

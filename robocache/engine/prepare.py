@@ -149,7 +149,8 @@ class Preparer:
                     out.append(Request(feature, s, kind, mode, None))
                     continue
                 repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats
-                options = (s.key, mode in COMPUTING and not s.static, s.nonfinite, repeats)
+                nonfinite = "keep" if feature.picks else s.nonfinite
+                options = (s.key, mode in COMPUTING and not s.static, nonfinite, repeats)
                 if options not in cleaned:
                     first = not any(key[0] == s.key for key in cleaned)
                     cleaned[options] = self._clean(*options, self.check_type(s.key, stream), findings, said=not first)

@@ -85,7 +85,9 @@ def mode_of(source: FeatureSource, type: StreamType) -> str:
 def mode_in(job: Job, feature: Feature, source: FeatureSource, type: StreamType) -> str:
     """As :func:`mode_of`; an observation of a causal timeline holds unless the config says how it is aligned."""
     causal = job.timeline.causal and feature.role != "action"
-    return "previous" if causal and source.align == "auto" else mode_of(source, type)
+    if source.align == "auto" and (causal or feature.picks):
+        return "previous" if causal else "nearest"
+    return mode_of(source, type)
 
 
 def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
@@ -238,7 +240,12 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                 continue
             mode = mode_in(job, feature, s, kind)
             numbers = kind.numeric or pa.types.is_boolean(kind.element)
-            if mode in COMPUTING and not pa.types.is_floating(kind.element):
+            if mode in COMPUTING and feature.picks:
+                problems.append(
+                    f"{where}.align: {mode} would make samples that were never recorded, and {feature.steps[0].key} "
+                    f"takes them as they are; use one of {', '.join(SELECTING)}"
+                )
+            elif mode in COMPUTING and not pa.types.is_floating(kind.element):
                 if not numbers:
                     problems.append(
                         f"{where}.align: {mode} cannot combine the {kind.arrow} of {s.source}; use one of "

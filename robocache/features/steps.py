@@ -38,10 +38,13 @@ class Samples:
 class Step(Protocol):
     """A frozen dataclass whose fields are the keys of its mapping in a config, defaults and all.
 
-    key: what a feature calls it. A sample's result depends on that sample alone, to the bit, on every device.
+    key:   what a feature calls it
+    picks: whether it takes samples as they were recorded, never interpolated, with what is not finite in them
+    A sample's result depends on that sample alone, to the bit, on every device.
     """
 
     key: ClassVar[str]
+    picks: ClassVar[bool]
 
     def type(self, given: StreamType) -> StreamType:
         """What it makes of samples of a type, settled for the dataset. ``ValueError``, beginning with the key in

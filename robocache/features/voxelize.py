@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from robocache.clouds import ENCODINGS, MESSAGE, Cloud, decode_cloud, known_fields
+from robocache.clouds import Cloud, decode_cloud, is_cloud, known_fields
 from robocache.clouds.columns import field_problem
 from robocache.errors import InputError
 from robocache.features.cast import rounded_columns
@@ -44,6 +44,7 @@ class Voxelize:
     """
 
     key: ClassVar[str] = "voxelize"
+    picks: ClassVar[bool] = True
 
     size: tuple[float, float, float]
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -68,8 +69,7 @@ class Voxelize:
     def type(self, given: StreamType) -> StreamType:
         """A cloud becomes numbers (dense) or a struct of lists (sparse)."""
         about = given.about
-        whole = given.arrow == MESSAGE or about.get("encoding") in ENCODINGS
-        if about.get("kind") != "cloud" or not whole:
+        if not is_cloud(given):
             hint = "; name the whole message, without .data" if about.get("kind") == "cloud" else ""
             raise ValueError(f"voxelize: the source holds {given.arrow}, which is no cloud of points{hint}")
         fields = known_fields(about)
