@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,21 @@ from rich.text import Text
 
 from robocache.cli import terminal
 from robocache.cli.clouds import InspectedCloud, inspect_clouds, render_clouds
-from robocache.cli.terminal import cell, grid, heading, shown
-from robocache.engine.clean import GAP_FACTOR
+from robocache.cli.overview import LEGEND, StreamOverview, contents_of, overview, render_overview
+from robocache.cli.terminal import cell, grid, heading
+from robocache.cli.values import Values, read_values, render_values
+from robocache.engine.clean import GAP_FACTOR, order_of, repeated
 from robocache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from robocache.config.job import Job
     from robocache.formats import InputSpec, Listing
     from robocache.types import EpisodeRef, PassedOver, StreamInfo
+
+
+#: Recordings that are looked at where nobody says how many: as many as hold this much, and these at least.
+_MOST_BYTES, _LEAST = 1_000_000_000, 5
+_LEGEND = f"jitter: standard deviation of the steps; p99: 99 % of them exceed the median by no more; {LEGEND}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class StreamStatistics:
     gaps:         steps longer than ``GAP_FACTOR`` times the median
     longest_gap:  the longest of these, 0 where there are none
     duplicates:   samples that repeat a stamp (of which the last one counts)
-    out_of_order: samples recorded after one of a later stamp
+    late:         samples recorded after one of a later stamp; late_by: by how much at most
     """
 
     samples: int
@@ -54,7 +61,8 @@ class StreamStatistics:
     gaps: int = 0
     longest_gap: int = 0
     duplicates: int = 0
-    out_of_order: int = 0
+    late: int = 0
+    late_by: int = 0
 
     @property
     def rate_hz(self) -> float | None:
@@ -66,15 +74,16 @@ class StreamStatistics:
 class InspectedStream:
     """One stream: what a config may name of it (see :class:`robocache.types.StreamInfo`), and its clock.
 
-    non_finite: where values were read, by source path of its numbers: samples with a NaN, an infinity or nothing in
-                them
+    failure: why its values cannot be read; empty where they can
+    values:  by source path of its numbers; None where none were read
     """
 
     source: str
     type: str
     fields: tuple[tuple[str, str], ...]
     clock: StreamStatistics
-    non_finite: Mapping[str, int] | None = None
+    failure: str = ""
+    values: Mapping[str, Values] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +100,12 @@ class InspectedEpisode:
 
 @dataclass(frozen=True, slots=True)
 class InspectedRecordings:
-    """``episodes`` of the ``of_episodes`` that there are; ``passed_over``: files that no reader takes."""
+    """``episodes`` of the ``of_episodes`` that there are, and their ``streams`` together; ``passed_over``: files that
+    no reader takes.
+    """
 
     of_episodes: int
+    streams: tuple[StreamOverview, ...]
     episodes: tuple[InspectedEpisode, ...]
     passed_over: tuple[PassedOver, ...] = ()
 
@@ -134,7 +146,7 @@ class InspectedOutputEpisode:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", help="file, glob or folder of recordings; or an output folder")
-    parser.add_argument("--limit", type=int, default=5, help="recordings to show (default: 5)")
+    parser.add_argument("--limit", type=int, help="recordings to look at (default: as many as 1 GB, 5 at least)")
     parser.add_argument("--episode", metavar="ID", help="show this one, and how many of its samples hold NaN")
     by = "tables: each file is an episode (default), or each folder"
     parser.add_argument("--episode-by", choices=("file", "folder"), default="file", help=by)
@@ -177,16 +189,13 @@ def _run_recordings(args: argparse.Namespace) -> bool:
     else:
         listing, episodes = inspect_recordings(spec, args.limit, job)
         count, passed = len(listing.episodes), listing.passed_over
-    seen = []
-    for episode in episodes:
-        seen.append(episode)
-        if not args.json:
-            terminal.show(render_episode(episode))
+    seen = list(episodes)
     if args.json:
-        terminal.document(InspectedRecordings(count, tuple(seen), tuple(passed)))
+        terminal.document(InspectedRecordings(count, overview(seen), tuple(seen), tuple(passed)))
         return not any(episode.failure for episode in seen)
+    terminal.show(render_episode(seen[0]) if len(seen) == 1 else render_overview(seen, count))
     if count > len(seen):
-        terminal.say(f"... and {count - len(seen)} more; --limit shows them")
+        terminal.say(f"... and {count - len(seen)} more; --limit {count} looks at all")
     if passed:
         terminal.say(describe_passed(passed))
     return not any(episode.failure for episode in seen)
@@ -196,17 +205,18 @@ def stream_statistics(times: np.ndarray) -> StreamStatistics:
     """Statistics of stamps ``times`` (int64 nanoseconds ``[n]``, in recorded order)."""
     if not len(times):
         return StreamStatistics(samples=0)
-    late = times < np.maximum.accumulate(times)
-    out_of_order = int(np.count_nonzero(late))
-    steps = np.diff(np.sort(times) if out_of_order else times)
+    order = order_of(times)
+    times = order.sorted
+    steps = np.diff(times)
     steps = steps[steps > 0]
-    first, last = int(times.min()), int(times.max())
+    first, last = int(times[0]), int(times[-1])
     plain = StreamStatistics(
         samples=len(times),
         start=first,
         span=last - first,
-        duplicates=len(times) - 1 - len(steps),
-        out_of_order=out_of_order,
+        duplicates=repeated(times),
+        late=int(np.count_nonzero(order.late)),
+        late_by=max(order.late_by, default=0),
     )
     if not len(steps):
         return plain
@@ -234,6 +244,8 @@ def inspect_recordings(
 
     listing = list_input(spec)
     refs = listing.episodes
+    if limit is None:
+        limit = max(_LEAST, sum(total <= _MOST_BYTES for total in accumulate(ref.nbytes for ref in refs)))
     return listing, (_inspect(ref, spec, job, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
@@ -266,80 +278,46 @@ def _inspect(ref: EpisodeRef, spec: InputSpec, job: Job | None = None, *, values
     for info in infos:
         if id(info.times) not in clocks:
             clocks[id(info.times)] = stream_statistics(info.times)
-    found = _non_finite(ref, [path for info in infos for path in _numbers(info)], spec) if values else None
+    found = read_values(ref, [path for info in infos for path in _numbers(info)], spec) if values else None
     streams = []
     for info in infos:
         own = None if found is None else {path: found[path] for path in _numbers(info) if path in found}
-        streams.append(InspectedStream(info.source, info.type, info.fields, clocks[id(info.times)], own))
+        clock = clocks[id(info.times)]
+        streams.append(InspectedStream(info.source, info.type, info.fields, clock, info.failure, own))
     clouds = inspect_clouds(ref, infos, spec, job) if values else ()
     return InspectedEpisode(ref.id, ref.format, size, tuple(streams), clouds=clouds)
 
 
 def _numbers(info: StreamInfo) -> list[str]:
     """Source paths of a stream's numbers: its fields', or its own where it has none, or only names of its columns."""
+    if info.failure:
+        return []
     fields = [(name, type) for name, type in info.fields if not name.startswith("[")]
     paths = [(f"{info.source}.{name}", type) for name, type in fields] or [(info.source, info.type)]
     # uint8[] is how messages hold images and clouds: a payload.
     return [path for path, type in paths if re.match(r"float|u?int|bool|null", type) and type != "uint8[]"]
 
 
-def _non_finite(ref: EpisodeRef, sources: Sequence[str], spec: InputSpec) -> dict[str, int]:
-    """Read in one go; where that fails by halves, so that what cannot be read hides nothing else."""
-    from robocache.formats import read_episode
-
-    try:
-        streams = read_episode(ref, sources, spec).streams
-    except InputError:
-        if len(sources) < 2:
-            return {}
-        half = len(sources) // 2
-        return _non_finite(ref, sources[:half], spec) | _non_finite(ref, sources[half:], spec)
-    numbers = {source: s for source, s in streams.items() if isinstance(s.values, np.ndarray)}
-    return {source: _without_number(s.values.reshape(len(s.values), -1), s.present) for source, s in numbers.items()}
-
-
-def _without_number(values: np.ndarray, present: np.ndarray | None) -> int:
-    """Samples ``[n, width]`` with a NaN, an infinity, or nothing where a number should be."""
-    good = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    if present is not None:
-        good &= present
-    return int(np.count_nonzero(~good.all(axis=1)))
-
-
 def render_episode(episode: InspectedEpisode) -> RenderableType:
     """A heading, the streams' clocks, and what each stream contains, fields named as a source path would; where values
-    were read, how many samples of which have NaN or infinity."""
+    were read, their range."""
     title = heading(episode.id, f"  {episode.format}  {decimal(episode.bytes)}")
     if episode.failure:
         return Group(title, cell(f"cannot be read: {episode.failure}", "red"))
     clocks = grid("samples", "span", "rate", "jitter", "p99", "gaps", "longest", "dups", "late", folded="stream")
     contents = grid(folded="stream")
-    values = any(stream.non_finite is not None for stream in episode.streams)
-    if values:
-        contents.add_column("NaN", overflow="fold", max_width=40)
     contents.add_column("contents")
+    values: dict[str, Values] = {}
     for stream in episode.streams:
         clocks.add_row(cell(stream.source), *_cells(stream.clock))
-        faulty = [_faulty(stream)] if values else []
-        contents.add_row(
-            cell(stream.source), *faulty, Text.assemble(shown(stream.type), (shown(_fields(stream)), "dim"))
-        )
-    beside: list[RenderableType] = [Text(), render_clouds(episode.clouds)] if episode.clouds else []
-    return Group(title, clocks, Text(), contents, *beside)
-
-
-def _faulty(stream: InspectedStream) -> Text:
-    """How many samples of a stream, or of which of its fields, are not finite; empty where none could be read."""
-    counts = stream.non_finite or {}
-    lines = [f"{n:,} {shown(path.removeprefix(stream.source).lstrip('.'))}".strip() for path, n in counts.items() if n]
-    return _marks([(len(lines), "\n".join(lines))])[0] if counts else Text()
-
-
-def _fields(stream: InspectedStream) -> str:
-    """The fields behind a colon, those of one kind together: ``: x, y float64; count int32``."""
-    kinds = groupby(stream.fields, key=lambda field: field[1])
-    same = [f"{', '.join(name for name, _ in group)}\N{NO-BREAK SPACE}{kind}" for kind, group in kinds]
-    return f": {'; '.join(same)}" if same else ""
+        contents.add_row(cell(stream.source), contents_of(stream.type, stream.fields, stream.failure))
+        values |= stream.values or {}
+    parts: list[RenderableType] = [title, clocks, Text(_LEGEND, style="dim"), Text(), contents]
+    if values:
+        parts += [Text(), render_values(values)]
+    if episode.clouds:
+        parts += [Text(), render_clouds(episode.clouds)]
+    return Group(*parts)
 
 
 def _cells(found: StreamStatistics) -> list[Text]:
@@ -354,7 +332,7 @@ def _cells(found: StreamStatistics) -> list[Text]:
         (found.gaps, f"{found.gaps:,}"),
         (found.longest_gap, _duration(found.longest_gap)),
         (found.duplicates, f"{found.duplicates:,}"),
-        (found.out_of_order, f"{found.out_of_order:,}"),
+        (found.late, f"{found.late:,}"),
     ]
     return [*map(Text, clock), *_marks(faults)]
 

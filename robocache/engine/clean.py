@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +129,7 @@ def clean(
         samples,
         late,
         late_by,
-        duplicates=int((times[1:] == times[:-1]).sum()),
+        duplicates=repeated(times),
         non_finite=non_finite,
         dropped=samples - int(used.sum()),
     )
@@ -145,32 +146,66 @@ def with_gaps(report: StreamReport, times: np.ndarray, max_gap: int | None) -> S
     return replace(report, gaps=int((steps > limit).sum()), longest_gap=int(steps.max()))
 
 
-def _in_order(source: str, stream: Stream, max_late: int | None) -> tuple[Stream, int, int, list[str]]:
-    """The stream with a wrapped counter undone, how many samples are late, by how much at most, and what was done."""
-    times = stream.times
-    notes: list[str] = []
+class Order(NamedTuple):
+    """How stamps follow each other. Whoever tells of a clock, a run or ``inspect``, counts with this.
+
+    times: int64 ``[n]`` in recorded order, a wrapped counter continued; note: that it was, else empty
+    late:  bool ``[n]``, recorded after one of a later stamp
+    """
+
+    times: np.ndarray
+    note: str
+    late: np.ndarray
+
+    @property
+    def late_by(self) -> np.ndarray:
+        """How far each late sample is behind: Python integers, since a difference may be beyond int64."""
+        latest = np.maximum.accumulate(self.times)[self.late]
+        return latest.astype(object) - self.times[self.late].astype(object)
+
+    @property
+    def sorted(self) -> np.ndarray:
+        """The stamps in their order."""
+        return np.sort(self.times) if self.late.any() else self.times
+
+
+def order_of(times: np.ndarray) -> Order:
+    """The order of int64 stamps ``[n]`` as recorded."""
     if len(times) < 2 or (times[1:] >= times[:-1]).all():  # compared, not subtracted: a difference may overflow
-        return stream, 0, 0, notes
+        return Order(times, "", np.zeros(len(times), bool))
     for unit, turn in COUNTERS.items():
         fixed = _unwrapped(times, turn)
         if fixed is not None:
-            notes.append(f"the stamps are a {unit} counter of 32 bits that began again; it was continued")
-            stream = replace(stream, times=fixed)
-            return stream, 0, 0, notes
-    latest = np.maximum.accumulate(times)
-    behind = times < latest
-    by = int(max(int(a) - int(b) for a, b in zip(latest[behind], times[behind], strict=True)))
+            note = f"the stamps are a {unit} counter of 32 bits that began again; it was continued"
+            return Order(fixed, note, np.zeros(len(times), bool))
+    return Order(times, "", times < np.maximum.accumulate(times))
+
+
+def repeated(times: np.ndarray) -> int:
+    """How many of sorted stamps are that of the one before."""
+    return int(np.count_nonzero(times[1:] == times[:-1]))
+
+
+def _in_order(source: str, stream: Stream, max_late: int | None) -> tuple[Stream, int, int, list[str]]:
+    """The stream with a wrapped counter undone, how many samples are late, by how much at most, and what was done."""
+    order = order_of(stream.times)
+    if order.note:
+        return replace(stream, times=order.times), 0, 0, [order.note]
+    if not order.late.any():
+        return stream, 0, 0, []
+    times, behind = order.times, order.late_by
+    by = max(behind)
     if max_late is not None and by > max_late:
-        back = np.flatnonzero(behind)
-        row = int(next(i for i in back if int(latest[i]) - int(times[i]) > max_late))
-        step = (int(latest[row]) - int(times[row])) / NANOSECONDS
+        first = int(np.argmax(behind > max_late))
+        row = int(np.flatnonzero(order.late)[first])
+        since, back = int(times[row]) + behind[first], behind[first] / NANOSECONDS
         raise RestartError(
-            f"{source}: the clock goes back by {step:.3f} s at sample {row} of {len(times)} (from "
-            f"{int(latest[row])} to {int(times[row])} ns), which is a restart and not a late sample; set "
-            "input.on_restart to split (takes of their own) or sort, or raise quality.max_late",
+            f"{source}: the clock goes back by {back:.3f} s at sample {row} of {len(times)} (from {since} to "
+            f"{int(times[row])} ns), which is a restart and not a late sample; set input.on_restart to split (takes of "
+            "their own) or sort, or raise quality.max_late",
             row,
         )
-    return stream, int(behind.sum()), by, notes
+    return stream, len(behind), by, []
 
 
 def _unwrapped(times: np.ndarray, turn: int) -> np.ndarray | None:

@@ -80,7 +80,7 @@ def test_escapes_in_names_are_shown_by_every_command(hostile, capsys):
     shows = {
         "plan config.yaml": [f"columns  x{ESCAPED} "],
         "-v run config.yaml": [f"  {ESCAPED}broken.csv: "],
-        "inspect logs": [f"{ESCAPED}.csv  csv  ", f"q{ESCAPED} ", f"{ESCAPED}broken.csv  csv  "],
+        "inspect logs": [f"{ESCAPED}.csv 0.20 s ", f"q{ESCAPED} ", f"{ESCAPED}broken.csv\n"],
         "inspect out": [f"│ x{ESCAPED} │ "],
         f"inspect out --episode {CLEAR}.csv": [f"{ESCAPED}.csv  episode ", f"q{ESCAPED} "],
         f"inspect out --episode {CLEAR}broken.csv": [f"{ESCAPED}broken.csv\n", "quarantined:"],

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from message_kit import JOINTS, header, joints, make, record
 from rich.console import Console
 
 import robocache
@@ -23,10 +24,15 @@ from robocache.cli.inspect import (
     render_output_episode,
     stream_statistics,
 )
+from robocache.cli.overview import overview, render_overview
+from robocache.cli.values import Values, values_of
+from robocache.engine.clean import clean
 from robocache.errors import ConfigError, InputError
 from robocache.formats import InputSpec, TableTimes
+from robocache.types import Stream
 
 MS = 1_000_000
+IMAGE = "sensor_msgs/msg/Image"
 EPOCH = 1_700_000_000_000_000_000  # stamps as recorders write them: float64 could not hold these
 
 
@@ -42,7 +48,7 @@ def clocks(episode: InspectedEpisode) -> dict[str, StreamStatistics]:
 
 
 def non_finite(episode: InspectedEpisode) -> dict[str, int]:
-    return {path: n for stream in episode.streams for path, n in (stream.non_finite or {}).items()}
+    return {path: v.non_finite for stream in episode.streams for path, v in (stream.values or {}).items()}
 
 
 def test_a_steady_stream_has_no_faults():
@@ -50,7 +56,7 @@ def test_a_steady_stream_has_no_faults():
     assert (found.samples, found.start, found.span) == (1001, EPOCH, 5000 * MS)
     assert found.rate_hz == pytest.approx(200, abs=1e-9)
     assert (found.step_std, found.step_p99, found.gaps, found.longest_gap) == (0, 0, 0, 0)
-    assert (found.duplicates, found.out_of_order) == (0, 0)
+    assert (found.duplicates, found.late) == (0, 0)
 
 
 def test_gaps_are_steps_of_more_than_three_times_the_median():
@@ -77,7 +83,7 @@ def test_repeated_and_late_stamps_are_counted_and_do_not_bend_the_clock():
     faulty[[10, 11]] = faulty[[11, 10]]  # one neighbour overtaken
     faulty = np.append(np.delete(faulty, 200), faulty[200])  # and one delivered at the very end
     found, plain = stream_statistics(faulty), stream_statistics(clean)
-    assert (found.duplicates, found.out_of_order) == (3, 2)
+    assert (found.duplicates, found.late) == (3, 2)
     assert (found.step, found.step_std, found.span, found.gaps) == (plain.step, plain.step_std, plain.span, 0)
 
 
@@ -144,11 +150,11 @@ def test_samples_that_are_not_finite_are_counted_in_a_single_recording(tmp_path)
     (tmp_path / "a.csv").write_text(FAULTY)
     (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
     assert non_finite(episode) == {"q": 3, "n": 1}
-    contents = text_of(episode).partition("contents")[2]
-    assert (columns(contents, "q"), columns(contents, "n")) == (["3", "float64"], ["1", "int64"])
+    _, _, values = text_of(episode).partition("\nvalues ")
+    assert columns(values, "q") == ["1", "2", "3"] and columns(values, "n") == ["1", "5", "1"]
     (tmp_path / "b.csv").write_text("time_ms,q\n0,nan\n")
     several = inspect_recordings(InputSpec((str(tmp_path),)))[1]
-    assert all(stream.non_finite is None for episode in several for stream in episode.streams)
+    assert all(stream.values is None for episode in several for stream in episode.streams)
 
 
 def test_one_of_many_recordings(tmp_path):
@@ -167,10 +173,9 @@ def test_a_stream_of_fields_names_those_that_are_not_finite(tmp_path):
     (tmp_path / "run/cam.csv").write_text("time_ms,x\n0,1\n")
     episode = inspect_recording(InputSpec((str(tmp_path),), episode="folder"), "run")
     assert non_finite(episode) == {"arm.q": 3, "arm.n": 1, "cam.x": 0}
-    _, _, contents = text_of(episode).partition("contents")
-    assert columns(contents, "arm")[:3] == ["3", "q", "csv:"]
-    assert "1 n" in contents
-    assert columns(contents, "cam")[0] == "-"
+    _, _, values = text_of(episode).partition("\nvalues ")
+    assert columns(values, "arm.q")[-1] == "3" and columns(values, "arm.n")[-1] == "1"
+    assert columns(values, "cam.x") == ["1", "1", "-"]
 
 
 def test_what_cannot_be_read_hides_no_other_count(tmp_path):
@@ -185,7 +190,88 @@ def test_what_cannot_be_read_hides_no_other_count(tmp_path):
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
-    assert non_finite(episode) == {"q": 1, "r": 1, "s": 1}
+    assert non_finite(episode) == {"first": 0, "q": 1, "second": 0, "r": 1, "s": 1}
+    ranges = {path: (v.shape, v.low, v.high) for stream in episode.streams for path, v in stream.values.items()}
+    assert ranges["first"] == ((-1,), (1.0,), (2.0,)) and ranges["s"] == ((2,), (1.0, 0.0), (2.0, 0.0))
+
+
+def test_the_range_of_each_column_by_its_name(tmp_path):
+    """Joints in the order of the first message, whatever comes later; a column that is never finite; images as one."""
+    frames = np.arange(2 * 3 * 30 * 3, dtype=np.uint8).reshape(2, 3, 30, 3)
+    nan = float("nan")
+    record(
+        tmp_path / "a.mcap",
+        {
+            "/arm": (JOINTS, [(EPOCH, joints(EPOCH, ["b", "a"], [1.5, nan])),
+                              (EPOCH + MS, joints(EPOCH + MS, ["a", "b"], [nan, -2.0]))]),
+            "/cam": (IMAGE, [(EPOCH + i, make(IMAGE, header(EPOCH + i), 3, 30, "rgb8", 0, 90, f.ravel()))
+                             for i, f in enumerate(frames)]),
+        },
+    )  # fmt: skip
+    (episode,) = inspect_recordings(InputSpec((str(tmp_path),)))[1]
+    found = {path: v for stream in episode.streams for path, v in (stream.values or {}).items()}
+    arm = found["/arm.position"]
+    assert (arm.names, arm.shape, arm.low, arm.high) == (("b", "a"), (2,), (-2.0, None), (1.5, None))
+    assert arm.non_finite == 2 and "/cam.data" not in found
+    lines = [line.split() for line in text_of(episode, width=80).splitlines()]
+    assert ["/arm.position", "2", "columns", "2"] in lines
+    assert ["[b]", "-2", "1.5"] in lines and ["[a]", "-", "never"] in lines
+    assert all(len(line) <= 80 for line in text_of(episode, width=80).splitlines())
+    grid = values_of(Stream(np.arange(2), frames, {"names": ["r", "g", "b"]}))
+    assert grid == Values((3, 30, 3), (), "", (0,), (255,), 0)
+
+
+def test_many_recordings_are_told_as_one(tmp_path):
+    """Of each stream how many recordings have it, as what, between which rates, and its faults of all together."""
+    steady = [f"{k * 10},{k},{k}" for k in range(101)]
+    (tmp_path / "a.csv").write_text("time_ms,q,n\n" + "\n".join(steady))
+    (tmp_path / "b.csv").write_text("time_ms,q,n\n" + "\n".join(f"{k * 20},0.5,x" for k in range(11)))
+    late = [*steady[:50], steady[60], *steady[50:60], steady[61], steady[61]]
+    (tmp_path / "c.csv").write_text("time_ms,q\n" + "\n".join(row.rpartition(",")[0] for row in late))
+    (tmp_path / "d.csv").write_bytes(b"\0\1" * 50)
+    listing, episodes = inspect_recordings(InputSpec((str(tmp_path),)))
+    seen = list(episodes)
+    q, n = overview(seen)
+    assert (q.source, q.recordings, q.samples, q.rate_hz) == ("q", 3, (11, 101), (50.0, 100.0))
+    assert (q.gaps, q.duplicates, q.late, q.faulty) == (0, 1, 10, 1)
+    assert q.types == {"int64": 2, "float64": 1} and q.type == "int64"
+    assert (n.recordings, n.types, n.late) == (2, {"int64": 1, "string": 1}, 0)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(render_overview(seen, len(listing.episodes)))
+    shown = capture.get()
+    assert shown.startswith("4 recordings  csv  ") and max(map(len, shown.splitlines())) <= 80
+    streams = shown.partition("\nstream ")[2]
+    assert columns(streams, "q")[:9] == ["3", "11", "to", "101", "50.00", "to", "100.00", "Hz", "-"]
+    assert columns(shown, "a.csv")[:2] == ["1.00", "s"]
+    assert "cannot be read: " in shown and streams.count("\nq ") == 2  # once its clock, once what it holds
+
+
+def test_as_many_recordings_as_hold_a_gigabyte(tmp_path, monkeypatch):
+    for k in range(12):
+        (tmp_path / f"{k}.csv").write_text("time_ms,q\n0,1\n")
+    spec = InputSpec((str(tmp_path),))
+    size = (tmp_path / "0.csv").stat().st_size
+    for most, seen in ((12 * size, 12), (12 * size - 1, 11), (size, 5)):
+        monkeypatch.setattr("robocache.cli.inspect._MOST_BYTES", most)
+        assert len(list(inspect_recordings(spec)[1])) == seen
+    assert len(list(inspect_recordings(spec, 2)[1])) == 2
+
+
+def test_a_run_and_inspect_count_the_same(tmp_path):
+    """Late, repeated and wrapped stamps: one count, wherever it is told."""
+    rng = np.random.default_rng(1)
+    times = np.sort(rng.integers(0, 5_000, 2_000)) * MS
+    times[100:150] = rng.permutation(times[100:150])
+    counter = (2**32 * 1000 - 100 * MS + np.arange(2_000) * MS) % (2**32 * 1000)
+    for name, stamps in (("jitter", times), ("counter", counter)):
+        pq.write_table(pa.table({"time_ns": stamps, "q": np.arange(2_000.0)}), tmp_path / f"{name}.parquet")
+        (episode,) = inspect_recordings(InputSpec((str(tmp_path / f"{name}.parquet"),)))[1]
+        (seen,) = [stream.clock for stream in episode.streams]
+        report = clean("q", Stream(stamps, np.arange(2_000.0)), computed=True).report
+        counts = (report.samples, report.late, report.late_by, report.duplicates)
+        assert (seen.samples, seen.late, seen.late_by, seen.duplicates) == counts
+    assert (seen.late, seen.span) == (0, 1_999 * MS)
 
 
 def test_an_episode_of_an_output(tmp_path):
@@ -227,7 +313,7 @@ def test_husky(data_dir):
     }
     assert found["/imu/data"].rate_hz == pytest.approx(30.01, abs=0.005)
     assert found["/fix"].rate_hz == pytest.approx(2.5, abs=0.005)
-    assert all(s.duplicates == s.out_of_order == 0 for s in found.values())
+    assert all(s.duplicates == s.late == 0 for s in found.values())
     shown = text_of(episode)
     assert sum(non_finite(episode).values()) == 0
     assert len(non_finite(episode)) > 20

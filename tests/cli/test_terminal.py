@@ -157,7 +157,7 @@ def test_inspect_recordings(work, columns):
     assert terminal.lines[1].split()[-3:] == ["longest", "dups", "late"]
     wrench = next(line for line in terminal.lines if line.startswith("/ft_sens") and " Hz " in line)
     assert abs(float(re.search(r"([\d.]+) Hz", wrench)[1]) - 1000) < 10
-    assert terminal.lines[-1] == "... and 2 more; --limit shows them"
+    assert terminal.lines[-1] == "... and 2 more; --limit 3 looks at all"
     assert terminal.tidy
 
 
