@@ -28,6 +28,7 @@ DOCUMENTS = (
 )
 OURS = "robocache"
 PEERS = ("pytorch eager", "torch.compile", "triton", "cupy")
+VOXEL_PEERS = ("pytorch eager", "torch.compile", "triton", "mmcv's algorithm", "spconv's algorithm")
 Row = dict[str, str]
 
 
@@ -69,6 +70,30 @@ def throughput(name: str) -> str:
         )
     header = ["case", "size", "ms, median ± stddev", "ideal MB", "share, ideal", "share, sectors"]
     return table([*header, *(f"{peer}, x" for peer in PEERS)], lines)
+
+
+def voxels() -> str:
+    """Time, spread and share of a copy of each case, and how many times slower each peer is; a star: other bits on
+    another run of the same input."""
+    lines = []
+    for (size, case, dtype), who in cases(results("phase3_voxelization")).items():
+        ours = who.get(OURS)
+        if ours is None or ours["status"] != "ok":
+            continue
+        must = "**" if ours["must_show"] == "True" else ""
+        peers = [(who.get(peer), _times(who.get(peer))) for peer in VOXEL_PEERS]
+        lines.append(
+            [
+                f"{must}{case} {dtype}{must}",
+                size,
+                f"{float(ours['median_ms']):.4f} ± {float(ours['stddev_ms']):.4f}",
+                f"{int(ours['bytes_ideal']) / 1e6:.1f}",
+                f"{float(ours['share_ideal']):.1%}",
+                *(f"{times} *" if row is not None and row["same_bits"] == "False" else times for row, times in peers),
+            ]
+        )
+    header = ["case", "size", "ms, median ± stddev", "ideal MB", "share, ideal"]
+    return table([*header, *(f"{peer}, x" for peer in VOXEL_PEERS)], lines)
 
 
 def _times(row: Row | None) -> str:
@@ -189,7 +214,8 @@ def where() -> str:
     """The machine of every result file."""
     columns = ("device", "driver", "cuda", "torch", "triton", "cupy", "python", "commit")
     lines = []
-    for name in ("phase1_trajectory", "phase2_multimodal", "latency", "attention", "precision", "ablations"):
+    phases = ("phase1_trajectory", "phase2_multimodal", "phase3_voxelization")
+    for name in (*phases, "latency", "attention", "precision", "ablations"):
         for machine in sorted({tuple(row.get(c, "") for c in columns) for row in results(name)}):
             lines.append([f"{name}.csv", *machine])
     return table(["file", *columns], lines)
@@ -211,6 +237,7 @@ def copy_speed() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "resample": lambda: throughput("phase1_trajectory"),
     "fuse": lambda: throughput("phase2_multimodal"),
+    "voxels": voxels,
     "best-peer": best_peer,
     "why-not": why_not,
     "latency": latency,

@@ -126,6 +126,21 @@ def voxelize(
     ``ValueError``: shapes, dtypes or devices that do not fit, no such reduction or layout, numbers that make no grid.
     ``TypeError``: neither tensors nor arrays.
     """
+    arguments = checked_arguments(points, voxel_size, bounds, offsets, features, reduce, layout, max_points)
+    return voxelize_slab(arguments, layout)
+
+
+def checked_arguments(
+    points: Tensor,
+    voxel_size: float | Sequence[float],
+    bounds: Bounds,
+    offsets: Tensor | None,
+    features: Tensor | None,
+    reduce: str,
+    layout: str,
+    max_points: int,
+) -> Arguments:
+    """What the operators take, of what :func:`voxelize` takes; its errors."""
     if reduce not in REDUCTIONS:
         raise ValueError(f"voxelize: reduce is {reduce!r}; use one of {', '.join(REDUCTIONS)}")
     if layout not in ("dense", "sparse"):
@@ -136,16 +151,15 @@ def voxelize(
     if offsets is None and points.dim() == 2:
         points, features = points[None], None if features is None else features[None]
     grid = Grid.of(voxel_size, bounds)
-    arguments = Arguments(
-        points, offsets, features, grid.box, grid.shape, (0, grid.shape[0]), REDUCTIONS.index(reduce), max_points
-    )
-    return voxelize_slab(arguments, layout)
+    slab, position = (0, grid.shape[0]), REDUCTIONS.index(reduce)
+    arguments = Arguments(points, offsets, features, grid.box, grid.shape, slab, position, max_points)
+    _voxel.check(arguments)
+    return arguments
 
 
 def voxelize_slab(arguments: Arguments, layout: str) -> DenseVoxels | SparseVoxels:
     """:func:`voxelize` of arguments made up before, of a part of the grid perhaps."""
     a = arguments
-    _voxel.check(a)
     features = a.points if a.features is None else a.features
     if torch.is_grad_enabled():
         if a.features is not None and a.points.requires_grad:

@@ -25,8 +25,7 @@ from torch import Tensor
 from robocache.ops import _voxel
 from robocache.ops._voxel import Arguments
 from robocache.ops.grid import Grid
-from robocache.ops.modes import REDUCTIONS
-from robocache.ops.voxelize import Bounds, DenseVoxels, SparseVoxels, voxelize_slab
+from robocache.ops.voxelize import Bounds, DenseVoxels, SparseVoxels, checked_arguments, voxelize_slab
 
 logger = logging.getLogger("robocache")
 
@@ -114,24 +113,17 @@ def voxelize_chunked(
 
     Where the device runs out of memory the pieces are halved before ``torch.OutOfMemoryError`` is raised. No gradients.
     """
-    if reduce not in REDUCTIONS or layout not in ("dense", "sparse") or (reduce, layout) == ("points", "dense"):
-        raise ValueError(f"voxelize_chunked: reduce {reduce!r}, layout {layout!r}: see voxelize")
-    if offsets is None and points.dim() == 2:
-        points, features = points[None], None if features is None else features[None]
-    grid = Grid.of(voxel_size, bounds)
-    whole = Arguments(
-        points, offsets, features, grid.box, grid.shape, (0, grid.shape[0]), REDUCTIONS.index(reduce), max_points
-    )
-    _voxel.check(whole)
+    whole = checked_arguments(points, voxel_size, bounds, offsets, features, reduce, layout, max_points)
+    points, offsets, features, shape = whole.points, whole.offsets, whole.features, whole.shape
     device = points.device if device is None else torch.device(device)
     batch = _voxel.batch_of(points, offsets)
     starts = torch.arange(batch + 1) * points.shape[1] if offsets is None else offsets.cpu()
-    sizes, layers = starts.diff().tolist(), grid.shape[0]
+    sizes, layers = starts.diff().tolist(), shape[0]
     x = points if features is None else features
     width = points.shape[-1] + (0 if features is None else features.shape[-1])
 
     def nbytes(first: int, last: int, slab: int) -> int:
-        cells = (last - first) * slab * grid.shape[1] * grid.shape[2]
+        cells = (last - first) * slab * shape[1] * shape[2]
         count = sum(sizes[first:last])
         return _memory(count, cells, width, x.shape[-1], x.dtype, reduce, layout, max_points).total
 
