@@ -71,7 +71,21 @@ def _feature(name: str, value: Any, path: str, problems: Problems) -> Feature:
         source, section = _source(value, path, SingleSource, problems)
         sources, column = (source,), section or column
     steps = read_steps(column, len(sources), path.removesuffix(".sources"), problems)
-    return Feature(name, sources, dtype=column.dtype, role=column.role, steps=steps)
+    pose = _pose(column, path.removesuffix(".sources"), problems)
+    return Feature(name, sources, dtype=column.dtype, role=column.role, steps=steps, pose=pose)
+
+
+def _pose(column: Column, path: str, problems: Problems) -> FeatureSource | None:
+    """What moves the feature's clouds, if anything."""
+    if column.pose is None:
+        return None
+    path = f"{path}.pose"
+    if column.voxelize is None:
+        problems.add(path, "moves clouds, and there are none without voxelize; add that, or leave it out")
+    source, _ = _source(column.pose, path, Source, problems)
+    if source.align not in ("auto", "pose"):
+        problems.wrong(f"{path}.align", source.align, "a pose is aligned as one; write pose, or leave it out")
+    return source
 
 
 def _source(found: Any, path: str, schema: type, problems: Problems) -> tuple[FeatureSource, Any]:

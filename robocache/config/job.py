@@ -64,6 +64,7 @@ class Feature:
 
     dtype: of the column; auto: float32 for floats, everything else as recorded
     steps: what is made of the sources, in this order
+    pose:  moves clouds from their own frame into its own, at their own stamps; None: they stay where they are
     role:  an action may look ahead where the timeline is causal
     """
 
@@ -72,6 +73,12 @@ class Feature:
     dtype: str = "auto"
     role: Literal["observation", "action"] = "observation"
     steps: tuple[Step, ...] = ()
+    pose: FeatureSource | None = None
+
+    @property
+    def streams(self) -> tuple[FeatureSource, ...]:
+        """All that it needs of a recording: its sources, then the pose."""
+        return self.sources if self.pose is None else (*self.sources, self.pose)
 
     @property
     def picks(self) -> bool:
@@ -83,6 +90,8 @@ class Feature:
         plain = replace(self, steps=(), sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))
         found = dataclasses.asdict(plain)
         del found["steps"]
+        if self.pose is None:
+            del found["pose"]
         steps = [[step.key, dataclasses.asdict(cast(Any, step))] for step in self.steps]
         return found | ({"steps": steps} if steps else {})
 
@@ -189,7 +198,7 @@ class Job:
     @property
     def feature_sources(self) -> tuple[FeatureSource, ...]:
         """Every source of every feature, in config order."""
-        return tuple(s for f in self.features for s in f.sources)
+        return tuple(s for f in self.features for s in f.streams)
 
     @property
     def reference(self) -> FeatureSource | None:

@@ -61,6 +61,8 @@ def _feature_mapping(feature: Feature) -> Any:
     """Its sources; with keys of its own a mapping."""
     sources, usual = [_source_mapping(s) for s in feature.sources], Feature("", ())
     own = {key: value for key in ("dtype", "role") if (value := getattr(feature, key)) != getattr(usual, key)}
+    if feature.pose is not None:
+        own["pose"] = {**_source_mapping(feature.pose), "quaternion_order": feature.pose.quaternion_order}
     for step in feature.steps:
         own[step.key] = step_mapping(step)
     return {"sources": sources, **own} if own else sources

@@ -118,6 +118,7 @@ class Column:
     role: Literal["observation", "action"] = "observation"
     depth: Depth | None = None
     voxelize: Voxelize | None = None
+    pose: Any = None  # a source path, or a Source
 
 
 @dataclass

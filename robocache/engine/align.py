@@ -20,6 +20,7 @@ from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turn, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
 from robocache.engine.lookback import past_mean, used_stamps
+from robocache.engine.poses import poses_of
 from robocache.engine.prepare import Preparer, Request
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
@@ -101,7 +102,10 @@ class Aligner:
         timeline, findings = prepared.timeline, list(prepared.findings)
         parts = [self._parts(r, timeline, findings) for r in prepared.requests]
         self._fuse([part for some in parts for part in some if part.spec is not None], timeline.times)
-        aligned = [self._aligned(r, some, timeline) for r, some in zip(prepared.requests, parts, strict=True)]
+        aligned = [
+            self._poses(r, prepared.requests) if r.of_clouds else self._aligned(r, some, timeline)
+            for r, some in zip(prepared.requests, parts, strict=True)
+        ]
         columns, beside = self._columns(prepared.requests, aligned, findings)
         shares = {name: float(valid.mean()) for name, (_, valid) in columns.items()}
         reports = _reports(prepared.requests, aligned)
@@ -122,7 +126,7 @@ class Aligner:
 
     def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:
         """The groups of a source's columns and what the kernels are asked for each."""
-        if r.cleaned is None or r.source.static:
+        if r.cleaned is None or r.source.static or r.of_clouds:
             return []
         column = self.preparer.features[self.job.features.index(r.feature)]
         findings += _rounding(r, column)
@@ -143,8 +147,7 @@ class Aligner:
             part.values, part.valid = past_mean(group.times + offset, values, timeline.times)
             return part
         if max_gap == "auto":
-            computed = mode in COMPUTING and len(group.times) > 1
-            max_gap = GAP_STEPS * int(np.median(np.diff(group.times))) if computed else None
+            max_gap = _auto_gap(group.times) if mode in COMPUTING else None
         if mode in ("previous", "next"):
             snap = s.snap
             if snap == "auto":
@@ -207,6 +210,22 @@ class Aligner:
         valid = np.logical_and.reduce([part.valid for part in parts]) & (not cleaned.missing.any())
         return Aligned(block, valid, None, absent, finite, stamps)
 
+    def _poses(self, r: Request, requests: Sequence[Request]) -> Aligned:
+        """The pose of a feature's clouds, at each of them."""
+        clouds = next(c for c in requests if c.feature is r.feature and not c.of_clouds)
+        if clouds.cleaned is None:
+            return Aligned(np.empty((0, r.kind.width)), np.zeros(0, bool))
+
+        def fuse(r: Request, values: np.ndarray, times: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
+            part = _Part(Columns(None, times, np.arange(len(times)), values), wide=True)
+            gap = _auto_gap(times) if r.source.max_gap == "auto" and r.mode in COMPUTING else r.source.max_gap
+            limit = gap if isinstance(gap, int) else None
+            part.spec = StreamSpec(_tensor(values), _tensor(times), r.mode, max_gap=limit, offset=r.source.offset)
+            self._fuse([part], targets)
+            return part.values, part.valid
+
+        return poses_of(r, clouds, fuse)
+
     def _columns(
         self, requests: Sequence[Request], aligned: Sequence[Aligned], findings: list[Finding]
     ) -> tuple[FeatureColumns, dict[str, Any]]:
@@ -215,7 +234,10 @@ class Aligner:
         beside: dict[str, Any] = {}
         compute = Compute(self.device, self.job.compute.max_memory_mb)
         for feature, kind in zip(self.job.features, self.preparer.features, strict=True):
-            sources = [a for r, a in zip(requests, aligned, strict=True) if r.feature is feature]
+            mine = [(r, a) for r, a in zip(requests, aligned, strict=True) if r.feature is feature]
+            sources = [a for r, a in mine if not r.of_clouds]
+            if poses := [np.asarray(a.values) for r, a in mine if r.of_clouds]:
+                sources = [replace(sources[0], poses=poses[0])]
             made, notes = stepped(feature.steps, sources, compute)
             findings += [replace(f, subject=feature.name, text=f"{feature.name}: {f.text}") for f in notes]
             values, valid, unfit = assemble(kind, made)
@@ -232,6 +254,11 @@ class Aligner:
                 flat = pa.array(stamps.reshape(-1), mask=stamps.reshape(-1) < 0)
                 beside[f"{feature.name}.stamps"] = pa.FixedSizeListArray.from_arrays(flat, stamps.shape[1])
         return columns, beside
+
+
+def _auto_gap(times: np.ndarray) -> int | None:
+    """``max_gap: auto`` of a stream with these stamps; None: no limit."""
+    return GAP_STEPS * int(np.median(np.diff(times))) if len(times) > 1 else None
 
 
 def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.ndarray, dict[int, Turn], str]:
@@ -323,7 +350,7 @@ def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[St
     for r, a in zip(requests, aligned, strict=True):
         if r.cleaned is None:
             continue
-        share, key = float(a.valid.mean()), r.source.key
+        share, key = float(a.valid.mean()) if len(a.valid) else 0.0, r.source.key
         if key in out:
             out[key] = replace(out[key], valid_share=min(out[key].valid_share, share))
             continue

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.clean import Cleaned, clean
-from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in
+from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in, pose_mode
 from robocache.engine.timeline import Clock, Timeline, make_timeline
 from robocache.engine.units import check_units
 from robocache.errors import InputError
@@ -39,6 +40,11 @@ class Request:
     def absent(self) -> bool:
         """Whether the episode has no sample of it, which only an optional source may lack."""
         return self.cleaned is None or not self.cleaned.groups
+
+    @property
+    def of_clouds(self) -> bool:
+        """Whether it is the pose that moves the feature's clouds, and not a source of it."""
+        return self.source is self.feature.pose
 
     @property
     def computed(self) -> bool:
@@ -74,7 +80,11 @@ class Preparer:
         for feature in self.job.features:
             kinds = [self.types.types[s.key] for s in feature.sources]
             sources = [s.source for s in feature.sources]
-            out.append(feature_type(feature.name, kinds, feature.dtype, {"sources": sources}, feature.steps))
+            about: dict[str, Any] = {"sources": sources}
+            if feature.pose is not None:
+                frame = self.types.types[feature.pose.key].about.get("frame")
+                about |= {"pose": feature.pose.source, "frame": frame}
+            out.append(feature_type(feature.name, kinds, feature.dtype, about, feature.steps))
         return out
 
     @cached_property
@@ -136,9 +146,9 @@ class Preparer:
         cleaned: dict[tuple[str, bool, str, str], Cleaned] = {}
         out = []
         for feature in self.job.features:
-            for s in feature.sources:
-                kind = self.types.types[s.key]
-                mode = mode_in(self.job, feature, s, kind)
+            for s in feature.streams:
+                kind, of_clouds = self.types.types[s.key], s is feature.pose
+                mode = pose_mode(self.job, feature) if of_clouds else mode_in(self.job, feature, s, kind)
                 stream = episode.streams.get(s.key)
                 if stream is None:
                     if not s.optional:
@@ -149,7 +159,7 @@ class Preparer:
                     out.append(Request(feature, s, kind, mode, None))
                     continue
                 repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats
-                nonfinite = "keep" if feature.picks else s.nonfinite
+                nonfinite = "keep" if feature.picks and not of_clouds else s.nonfinite
                 options = (s.key, mode in COMPUTING and not s.static, nonfinite, repeats)
                 if options not in cleaned:
                     first = not any(key[0] == s.key for key in cleaned)

@@ -90,6 +90,11 @@ def mode_in(job: Job, feature: Feature, source: FeatureSource, type: StreamType)
     return mode_of(source, type)
 
 
+def pose_mode(job: Job, feature: Feature) -> str:
+    """How the pose of a feature's clouds is brought to their stamps."""
+    return "previous" if job.timeline.causal and feature.role != "action" else "pose"
+
+
 def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
     """Settle the type of every source; empty where no recording can be opened.
 
@@ -156,10 +161,11 @@ def _missing(job: Job, schemas: Mapping[str, Mapping[str, StreamType]]) -> list[
     first = next(iter(schemas))
     problems = []
     for feature in job.features:
-        for k, s in enumerate(feature.sources):
+        for k, s in enumerate(feature.streams):
             if s.key not in have and not s.optional:
+                where = f"{feature.name}.pose" if s is feature.pose else f"{feature.name}[{k}]"
                 problems.append(
-                    f"features.{feature.name}[{k}].source: {s.source} is in none of {len(schemas)} episodes (first: "
+                    f"features.{where}.source: {s.source} is in none of {len(schemas)} episodes (first: "
                     f"{first}); `robocache inspect` lists what they have"
                 )
     reference = job.reference
@@ -268,6 +274,13 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
             if not numbers and feature.dtype != "auto" and not feature.steps:
                 problems.append(
                     f"features.{feature.name}.dtype: {feature.dtype} is for numbers, {s.source} holds {kind.arrow}"
+                )
+        if feature.pose is not None and seen_in[feature.pose.key]:
+            kind = types[feature.pose.key]
+            if not pa.types.is_floating(kind.element) or kind.width != WIDTHS["pose"]:
+                problems.append(
+                    f"features.{feature.name}.pose.source: {feature.pose.source} holds {kind.arrow}; a pose is "
+                    f"{WIDTHS['pose']} numbers, x y z qx qy qz qw"
                 )
         if feature.steps and all(seen_in[s.key] for s in feature.sources):
             try:

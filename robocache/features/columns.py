@@ -32,6 +32,7 @@ class Aligned:
     values: numbers ``[T, width]``; or the recorded samples, of which ``rows`` picks
     valid:  bool ``[T]``
     rows:   int64 ``[T]``, the sample behind each row, -1 for none; None where ``values`` are on the timeline already
+    poses:  float64 ``[n, 7]`` of each of ``n`` samples, x y z qx qy qz qw, NaN where there is none
     about:  what the samples are in this episode (:class:`robocache.types.StreamType`)
     absent: bool ``[width]``, columns that have no number anywhere in the episode, which no row is invalid for
     finite: whether a NaN or an infinity makes a row invalid
@@ -45,6 +46,7 @@ class Aligned:
     finite: bool = True
     stamps: np.ndarray | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    poses: np.ndarray | None = None
 
 
 def feature_type(
@@ -84,7 +86,9 @@ def stepped(
         valid = valid & (first.rows >= 0)
         used, rows = np.unique(first.rows[valid], return_inverse=True)
         picked = first.values[used] if isinstance(first.values, np.ndarray) else first.values.take(pa.array(used))
-        done = Samples(picked, np.ones(len(used), bool), first.about)
+        poses = None if first.poses is None else first.poses[used]
+        there = np.ones(len(used), bool) if poses is None else np.isfinite(poses).all(axis=1)
+        done = Samples(picked, there, first.about, poses)
         place = np.full(len(valid), -1)
         place[valid] = rows
     else:
@@ -93,9 +97,9 @@ def stepped(
         place = np.arange(len(valid))
     for step in steps:
         done = step.apply(done, compute)
-    there = place >= 0
-    there[there] = done.valid[place[there]]
-    return [Aligned(done.values, there, np.where(there, place, -1), finite=first.finite)], done.findings
+    good = place >= 0
+    good[good] = done.valid[place[good]]
+    return [Aligned(done.values, good, np.where(good, place, -1), finite=first.finite)], done.findings
 
 
 def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray, int]:

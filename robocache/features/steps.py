@@ -26,12 +26,15 @@ class Samples:
     values:   recorded samples that rows pick, each once; or numbers on the timeline, ``[n, width]``
     valid:    bool ``[n]``
     about:    what they are in this episode (:class:`robocache.types.StreamType`)
+    poses:    float64 ``[n, 7]``, x y z qx qy qz qw: where each was taken, in the frame that it is to be moved into;
+              None: they stay where they are
     findings: what a person must know of them, without the feature's name
     """
 
     values: Values
     valid: np.ndarray
     about: Mapping[str, Any] = field(default_factory=dict)
+    poses: np.ndarray | None = None
     findings: tuple[Finding, ...] = ()
 
 

@@ -39,7 +39,9 @@ class Voxelize:
                   sparse: lists of the voxels that hold a point, their coordinates and values
     features:     fields of the points that are reduced; none: x, y, z
     max_points:   of ``points``
-    truncation:   of ``tsdf``, whose sensor is where the cloud's own frame has its origin
+    truncation:   of ``tsdf``, whose sensor is at the origin of the cloud's own frame
+
+    Samples with poses are moved by them, in float64, before they are brought into the grid.
     dtype:        float64 where the feature's is, else float32
     """
 
@@ -142,7 +144,8 @@ class Voxelize:
         held = 0
         for row in kept.tolist():
             try:
-                place, feature = self._taken(decode_cloud(given.values[row], given.about), tally)
+                cloud = decode_cloud(given.values[row], given.about)
+                place, feature = self._taken(cloud, None if given.poses is None else given.poses[row], tally)
             except InputError as error:
                 raise type(error)(f"cloud {row + 1} of {len(given.valid)}: {error}") from None
             rows.append(row)
@@ -150,18 +153,20 @@ class Voxelize:
             features.append(feature)
             held += place.nbytes + feature.nbytes + each
             if held > compute.max_memory_mb << 18:
-                yield rows, _Piece.of(places, features)
+                yield rows, _Piece.of(places, features, None if given.poses is None else given.poses[rows])
                 rows, places, features, held = [], [], [], 0
         if rows:
-            yield rows, _Piece.of(places, features)
+            yield rows, _Piece.of(places, features, None if given.poses is None else given.poses[rows])
 
-    def _taken(self, cloud: Cloud, tally: _Tally) -> tuple[np.ndarray, np.ndarray]:
+    def _taken(self, cloud: Cloud, pose: np.ndarray | None, tally: _Tally) -> tuple[np.ndarray, np.ndarray]:
         """Places ``[n, 3]`` and features ``[n, C]``. A point with a feature that is not finite has no place either."""
         places = cloud.places()
+        if pose is not None and self.reduce != "tsdf":  # rays are moved with their sensor, in the kernel
+            places = moved(places, pose)
         if self.reduce in OF_FEATURES:
             features = np.empty((len(places), len(self.columns)), self._element)
             for i, name in enumerate(self.columns):
-                column = cloud.column(name)
+                column = places[:, _XYZ.index(name)] if name in _XYZ else cloud.column(name)
                 features[:, i] = column
                 if column.dtype.itemsize > 2 and column.dtype != self._element:
                     tally.rounded |= {name for _ in rounded_columns(column[:, None], self._element)}
@@ -180,9 +185,10 @@ class Voxelize:
         if self.reduce != "tsdf":
             return self._voxels(piece, compute, tally).values.numpy()
         points, offsets = (torch.from_numpy(x).to(compute.device) for x in (piece.places, piece.offsets))
-        origin = torch.tensor([0.0, 0, 0, 0, 0, 0, 1], dtype=torch.float64, device=compute.device)
+        here = np.tile([0.0, 0, 0, 0, 0, 0, 1], (len(piece.offsets) - 1, 1)) if piece.poses is None else piece.poses
+        sensor = torch.from_numpy(here).to(compute.device)
         volume = integrate_tsdf(
-            points, origin, offsets=offsets, voxel_size=self.size, bounds=self.bounds, truncation=self.truncation or 0.0
+            points, sensor, offsets=offsets, voxel_size=self.size, bounds=self.bounds, truncation=self.truncation or 0.0
         )
         return torch.stack(volume, dim=-1).cpu().numpy()
 
@@ -220,16 +226,32 @@ class Voxelize:
 
 
 class _Piece(NamedTuple):
-    """Clouds one after another. places: ``[N, 3]``; features: ``[N, C]``; offsets: int64 ``[B + 1]``"""
+    """Clouds one after another. places: ``[N, 3]``; features: ``[N, C]``; offsets: ``[B + 1]``; poses: ``[B, 7]``"""
 
     places: np.ndarray
     features: np.ndarray
     offsets: np.ndarray
+    poses: np.ndarray | None
 
     @classmethod
-    def of(cls, places: list[np.ndarray], features: list[np.ndarray]) -> _Piece:
+    def of(cls, places: list[np.ndarray], features: list[np.ndarray], poses: np.ndarray | None) -> _Piece:
         offsets = np.cumsum([0, *map(len, places)], dtype=np.int64)
-        return cls(np.concatenate(places), np.concatenate(features), offsets)
+        return cls(np.concatenate(places), np.concatenate(features), offsets, poses)
+
+
+def moved(places: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Points ``[n, 3]`` turned and shifted by a pose x y z qx qy qz qw of unit quaternion, float64.
+
+    Product by product: a matrix product's rounding differs from one processor to the next.
+    """
+    x, y, z = (places[:, i].astype(np.float64) for i in range(3))
+    qx, qy, qz, qw = (float(q) for q in pose[3:])
+    rows = (
+        (1 - 2 * (qy * qy + qz * qz), 2 * (qx * qy - qz * qw), 2 * (qx * qz + qy * qw)),
+        (2 * (qx * qy + qz * qw), 1 - 2 * (qx * qx + qz * qz), 2 * (qy * qz - qx * qw)),
+        (2 * (qx * qz - qy * qw), 2 * (qy * qz + qx * qw), 1 - 2 * (qx * qx + qy * qy)),
+    )
+    return np.stack([a * x + b * y + c * z + float(t) for (a, b, c), t in zip(rows, pose[:3], strict=True)], axis=1)
 
 
 @dataclass
