@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,10 +30,24 @@ def open_storage(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
     ``ValueError`` or ``ImportError``: no such protocol, or its package is missing.
     """
+    if "://" not in uri:
+        uri = native(uri)
     options = {key: deepcopy(v) if isinstance(v, dict) else v for key, v in options.items()}  # botocore writes in them
     if "://" in uri and "::" not in uri:
         options = {"use_listings_cache": False, **options}
     return fsspec.core.url_to_fs(uri, **options)
+
+
+def native(path: str) -> str:
+    """A local path as the calls of this process take it, which depends on its locale (``LANG=C``)."""
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+
+
+def neutral(path: str) -> str:
+    """The same path as every process would write it: its bytes as UTF-8, those that are none as surrogates. What is
+    recorded, compared or shown is this one.
+    """
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def answer(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
-from robocache.storage import answer, as_oserror, open_storage, unanswered
+from robocache.storage import answer, as_oserror, neutral, open_storage, unanswered
 from robocache.types import FileStamp, PassedOver
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
@@ -264,7 +264,7 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
 
 
 def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return (path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)).rstrip("/")
+    return (neutral(path) if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)).rstrip("/")
 
 
 def _stamp(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) -> FileStamp:
@@ -273,8 +273,8 @@ def _stamp(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) ->
         try:
             status = os.stat(path)
         except FileNotFoundError:  # a dangling link, or deleted since it was listed
-            return FileStamp(path, -1, "")
-        return FileStamp(path, status.st_size, str(status.st_mtime_ns))
+            return FileStamp(neutral(path), -1, "")
+        return FileStamp(neutral(path), status.st_size, str(status.st_mtime_ns))
     size = info.get("size")
     version = next((str(info[name]) for name in _VERSION_KEYS if info.get(name)), "")
     return FileStamp(_uri(fs, path), -1 if size is None else size, version)

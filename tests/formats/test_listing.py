@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -385,14 +388,44 @@ def test_a_folder_of_glob_characters_is_what_it_says(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_escaped_and_read(tmp_path: Path) -> None:
-    import os
-
     path = os.path.join(os.fsencode(tmp_path), b"pr\xfcfung.csv")
     with open(path, "wb") as file:
         file.write(b"time_ns,x\n0,1\n")
     (ref,) = listed(tmp_path)
     assert ref.id == "pr\\udcfcfung.csv"
     assert read_episode(ref, ["x"], InputSpec(())).streams["x"].values.tolist() == [1]
+
+
+_SAY = r"""
+import json
+from robocache.formats import InputSpec, list_input, read_episode
+said = []
+for episode in ("file", "folder"):
+    spec = InputSpec((FOLDER,), episode=episode)
+    found = list_input(spec)
+    for ref in found.episodes:
+        streams = read_episode(ref, ["x", "\u65e5.x"], spec).streams
+        said.append([ref.id, ref.files[0].uri, ref.files[0].version, sorted(ref.tables), sorted(streams)])
+print(json.dumps([said, [file.uri for file in found.passed_over]]))
+"""
+
+
+def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
+    """File names are bytes: an id, and what tells a file's version, are the same whatever a process takes them for."""
+    folder = write(tmp_path / "läufe/日.csv").parent
+    for name in (b"caf\xe9.csv", "caf\u00e9.csv".encode(), "\U0001f916.csv".encode(), b"\xff.bag"):
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text(CSV)
+    code = _SAY.replace("FOLDER", ascii(str(folder)))  # as a config has it: text, no bytes of a command line
+    heard = []
+    for locale in ({"PYTHONUTF8": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **locale}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        heard.append(json.loads(done.stdout))
+    said, passed = heard[0]
+    assert heard[1] == heard[0]
+    assert {id for id, *_ in said[:4]} == {r"caf\udce9.csv", "caf\u00e9.csv", "日.csv", "\U0001f916.csv"}
+    assert [streams for *_, streams in said] == [["x"]] * 4 + [["日.x"]] and said[4][0] == "läufe"
+    assert passed == [f"{folder}/\udcff.bag"]
 
 
 def test_files_are_selected_by_id_and_glob(tmp_path: Path) -> None:
