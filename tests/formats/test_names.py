@@ -39,7 +39,11 @@ def test_each_message_is_brought_to_the_order_of_the_first(arms):
     assert found.about["names"] == ["l2", "l1"]
     np.testing.assert_array_equal(found.values, [[2.0, 1.0]] * 50)
     assert found.times.tolist() == TIMES and found.log_times.tolist() == TIMES and found.present is None
-    assert found.notes == ("50 messages carry other names (r1, r2)",)
+    swapped, others = found.notes
+    assert swapped.startswith(
+        "the names of 25 messages of 100 stand in another order than the dataset's; each number is"
+    )
+    assert others == "50 messages carry other names (r1, r2)"
 
 
 def test_the_settled_order_wins_and_a_selector_names_its_columns(arms):

@@ -208,4 +208,4 @@ class _Signal:
         values, present, taken = by_name.arrange(flat, counts, spoken, which)
         if reason := by_name.missing():
             raise MissingError(f"{self._where}: {reason}")
-        return values, present, {"names": list(names)}, by_name.notes(), taken
+        return values, present, {"names": list(names)}, by_name.notes(chosen=self._path.selector is not None), taken

@@ -71,9 +71,18 @@ class ByName:
         order = np.array([at.get(name, -1) for name in self.names], np.int64)
         return order if (order >= 0).any() else None
 
-    def notes(self) -> list[str]:
-        """What a person should know of the messages that were not taken, or not whole."""
+    def notes(self, *, chosen: bool = False) -> list[str]:
+        """What a person should know of the messages that were not taken, not whole, or brought to another order.
+
+        chosen: the order is a selector's, so that messages may differ from it, if not from each other
+        """
         found = []
+        moved = sum(count for names, count in self.seen.items() if self._moved(names, chosen))
+        if moved:
+            of = "" if moved == sum(self.seen.values()) else f" of {sum(self.seen.values()):,}"
+            order = "than in most" if chosen else "than the dataset's"
+            text = f"the names of {_messages(moved)}{of} stand in another order {order}"
+            found.append(f"{text}; each number is in the column of its name")
         others = {names: count for names, count in self.seen.items() if self._order(names) is None}
         if others:
             listed = sorted({name for names in others for name in names})
@@ -82,6 +91,15 @@ class ByName:
         if self.uneven:
             found.append(f"{_messages(self.uneven)} do not have one value for each name")
         return found
+
+    def _moved(self, names: tuple[str, ...], chosen: bool) -> bool:
+        """Whether these names stand in another order than the settled columns, or (chosen) than those seen most."""
+        order = self._order(names)
+        usual = self._order(max(self.seen, key=lambda seen: self.seen[seen])) if chosen else np.arange(len(self.names))
+        if order is None or usual is None:
+            return False
+        both = (order >= 0) & (usual >= 0)
+        return bool((np.argsort(order[both]) != np.argsort(usual[both])).any())
 
     def missing(self) -> str:
         """Why there is no sample, where there are messages and none has any of the names; else empty."""

@@ -265,7 +265,8 @@ class Signal:
             raise MissingError(f"{self._where}: none of {len(kept):,} messages has {shown(list(self._lost))}")
         total = sum(map(len, self._kept))
         notes = [f"{count:,} of {total:,} messages have no {what}" for what, count in self._lost.items()]
-        notes += self._by_name.notes() if self._by_name is not None else []
+        if self._by_name is not None:
+            notes += self._by_name.notes(chosen=self.columns.selector is not None)
         notes += self._contents.notes()
         present, about = None, self._about()
         if self.columns.kind == "frames":
