@@ -27,7 +27,7 @@ CODES = {
     "late": "samples were recorded late",
     "duplicates": "samples repeat a stamp",
     "gap": "a stream pauses for long",
-    "clock": "stamps were exchanged, continued or of a doubtful unit, or messages not taken, or brought to another order",
+    "clock": "stamps were exchanged, continued or of a doubtful unit; messages not taken, or brought to an order",
     "wraps": "a column jumps by a whole turn",
     "rounded": "the column's type rounds what was measured",
     "overflow": "numbers do not fit the column's type",
