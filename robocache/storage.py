@@ -12,7 +12,10 @@ from copy import deepcopy
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
+#: Where an output keeps what it knows of itself, below its folder. What holds it is no recording.
+OUTPUT_META = "meta/robocache"
 #: Client libraries of object stores whose errors are no OSError although it is the storage that failed.
 _CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "s3fs", "urllib3"})
 #: Of these the ones that say that nobody has told the client who is asking.
@@ -30,10 +33,10 @@ def open_storage(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
     ``ValueError`` or ``ImportError``: no such protocol, or its package is missing.
     """
-    if "://" not in uri:
-        uri = native(uri)
+    if "://" not in uri:  # a path of this machine, whatever it holds: fsspec takes `::` for a chain of file systems
+        return fsspec.filesystem("file", **options), LocalFileSystem._strip_protocol(native(uri))
     options = {key: deepcopy(v) if isinstance(v, dict) else v for key, v in options.items()}  # botocore writes in them
-    if "://" in uri and "::" not in uri:
+    if "::" not in uri:
         options = {"use_listings_cache": False, **options}
     return fsspec.core.url_to_fs(uri, **options)
 

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlsplit
 
 from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
@@ -13,6 +14,10 @@ from fsspec.utils import glob_translate
 from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
 from robocache.config.schema import EXPECTED, Problems
 from robocache.config.values import at_least
+
+
+#: What queries call what must not be seen: signatures of AWS, Google and Azure, tokens and keys of others.
+_SECRET = re.compile(r"signature|^sig$|token|secret|password|credential|api_?key|access_?key", re.IGNORECASE)
 
 
 def check_reference(timeline: TimelineSpec, features: Sequence[Feature], problems: Problems) -> None:
@@ -36,6 +41,20 @@ def check_output(inputs: Sequence[str], output: OutputSpec, problems: Problems) 
                 problems.wrong("output.uri", output.uri, f"it overlaps the input {uri}; write a folder apart from it")
         except ValueError as error:  # a glob that fsspec cannot read either
             problems.wrong("input.uri", uri, str(error))
+
+
+def check_secrets(inputs: Sequence[str], output: OutputSpec, problems: Problems) -> None:
+    """URIs are written into the output, the log and error messages, so that no password may be in one."""
+    right = "keep it out of the URI, which is written into the output and the log: give it in storage_options"
+    for path, uris in (("input.uri", inputs), ("output.uri", (output.uri,))):
+        for uri in uris if not problems.under(path) else ():
+            for part in uri.split("::"):
+                parts = urlsplit(part if "://" in part else "")
+                if parts.password is not None:
+                    problems.add(path, f"holds the password of {parts.username!r} at {parts.hostname}; {right}")
+                for name, _ in parse_qsl(parts.query):
+                    if _SECRET.search(name):
+                        problems.add(path, f"holds a secret, {name!r}, in the query behind {parts.path!r}; {right}")
 
 
 def check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems) -> None:

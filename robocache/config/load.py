@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from robocache.config.checks import check_cluster, check_output, check_reach, check_reference
+from robocache.config.checks import check_cluster, check_output, check_reach, check_reference, check_secrets
 from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
 from robocache.config.inputs import read_input
@@ -86,6 +86,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     at_least(problems, "compute.threads", checked.compute.threads, 0)
     check_cluster(checked.cluster, checked.compute, problems)
     check_output(job_input.uri, checked.output, problems)
+    check_secrets(job_input.uri, checked.output, problems)
     check_reach(job_input.uri, checked.output, checked.cluster, problems)
     if lines := problems.lines():
         raise ConfigError(lines)
@@ -133,6 +134,8 @@ def _load_yaml(path: str) -> DictConfig:
         raise ConfigError([f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError([f"cannot be parsed: {reason(error)}"]) from None
+    except RecursionError:
+        raise ConfigError(["cannot be parsed: it nests lists or mappings hundreds deep"]) from None
     if not isinstance(config, DictConfig):
         raise ConfigError([f"found a list; write a mapping with the keys {key_names(Config)}"])
     return config
@@ -146,7 +149,7 @@ def _apply_override(config: DictConfig, override: str, problems: Problems) -> No
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
         OmegaConf.update(config, _bracketed(config, key.strip()), value["value"], merge=False)  # type: ignore
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         problems.add(f"override {override!r}", f"cannot be applied: {reason(error)}")
 
 

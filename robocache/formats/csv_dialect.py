@@ -19,6 +19,8 @@ from robocache.formats.base import CsvSpec
 
 #: What files begin with that say how they are encoded, or that they are packed.
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+#: The most that a gzipped file may unpack to.
+MAX_BYTES = 1 << 30
 _SEPARATORS = (",", ";", "\t", "|")
 GZIP = b"\x1f\x8b"
 #: Lines that are looked at.
@@ -117,6 +119,18 @@ def _unpacked(content: bytes) -> bytes:
     return zlib.decompressobj(wbits=31).decompress(content)
 
 
+def _decompressed(content: bytes, where: str) -> bytes:
+    """All members of a gzipped file, as far as they fit a table that is held in memory."""
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(
+            f"{where}: {len(content)} bytes unpack to more than {MAX_BYTES}; a CSV file is held in memory whole: cut "
+            "it into several, or convert it to Parquet"
+        )
+    return data
+
+
 class _Doubt:
     """Errors that show how a file begins and name the key that would settle what is not certain."""
 
@@ -130,7 +144,7 @@ class _Doubt:
 
 def _decoded(content: bytes, spec: CsvSpec, where: str) -> str:
     if content.startswith(GZIP):
-        content = gzip.decompress(content)
+        content = _decompressed(content, where)
     found = next((name for bom, name in BOMS if content.startswith(bom)), "")
     encoding = spec.encoding or found or "utf-8"
     begins = _Doubt(where, [line.decode("latin-1") for line in content[:2000].splitlines()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape as glob_escape
@@ -15,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
-from robocache.storage import answer, as_oserror, neutral, open_storage, unanswered
+from robocache.storage import OUTPUT_META, answer, as_oserror, neutral, open_storage, unanswered
 from robocache.types import FileStamp, PassedOver
 
 #: Where file systems keep what tells one version of a file from the next, the surest first.
@@ -181,9 +182,14 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
             others = sorted(path for path in files if path.startswith(below) and path != marker)
             stamps = tuple(_stamp(fs, path, files[path]) for path in [marker, *others])
             found.append(Found(reader.name, stamps, fs, marker))
+    outputs = _outputs(files, root)
+    passed += [PassedOver(_uri(fs, folder), 0, "an output of RoboCache", "") for folder in outputs]
     for path, details in files.items():
         format = _by_suffix(path, asked="" if spec.format == "auto" else spec.format)
-        if _inside(path, datasets):
+        if _inside(path, datasets) or _inside(path, outputs):
+            continue
+        if kind := _special(fs, path):
+            passed.append(PassedOver(_uri(fs, path), 0, kind, ""))
             continue
         if format and spec.format in ("auto", format):
             unsure = not path.lower().endswith(READERS[format].suffixes)
@@ -191,6 +197,27 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
         else:
             passed.append(pass_over(_stamp(fs, path, details)))
     return found, passed
+
+
+def _outputs(files: Mapping[str, Any], root: str) -> dict[str, str]:
+    """Folders below ``root`` that a run has written, by a file of each. Its own output is no input of a run, though it
+    be inside or a link leads there; who names one as the input means it."""
+    inside = f"/{OUTPUT_META}/"
+    found = {path[: path.index(inside, len(root))]: path for path in files if inside in path[len(root) :]}
+    return {folder: path for folder, path in found.items() if folder != root}
+
+
+def _special(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """What stands there where it is no plain file: to read it could wait for ever, or never end. Empty where it is."""
+    if not isinstance(fs, LocalFileSystem):
+        return ""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # that it cannot be read is said when it is
+        return ""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def _inside(path: str, folders: Mapping[str, str]) -> bool:
@@ -252,7 +279,9 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
     """A file asked for by name or glob: it counts even where no reader claims it."""
     format = _by_suffix(path, asked="auto") if spec.format == "auto" else spec.format
     stamp, failure = _stamp(fs, path, info), ""
-    if not format:
+    if kind := _special(fs, path):
+        format, failure = "", f"{stamp.uri}: is {kind}, not a file"
+    elif not format:
         known = pass_over(stamp)
         failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
         if known.what:

@@ -42,6 +42,12 @@ from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, Stre
 MAX_ATTRIBUTE = 16_384
 #: Episodes at the top of a file, as ManiSkill names them.
 _TRAJECTORY = re.compile(r"traj_[0-9]+")
+#: What is read of a dataset at once; libhdf5 unpacks a chunk whole, however few rows are asked for.
+MAX_CHUNK = 1 << 30
+#: Soft links that lead to one another; libhdf5 allows as many.
+MAX_LINKS = 16
+#: Nested groups; no demonstration is deeper, and to find the way through many takes time that grows with their square.
+MAX_DEPTH = 64
 #: No HDF5 filter packs tighter than deflate's 1032:1, so a dataset that claims more is damaged.
 MAX_COMPRESSION = 1100
 
@@ -61,7 +67,7 @@ class Hdf5Reader(Reader):
         groups the file is one."""
         (file,) = files
         with _open(file, spec) as root:
-            data = root.get("data")
+            data = _item(root, "data", file.uri)
             keys = [f"data/{name}" for name in _groups(data)] if isinstance(data, h5py.Group) else []
             keys = keys or [name for name in _groups(root) if _TRAJECTORY.fullmatch(name)]
             if not keys:
@@ -95,7 +101,8 @@ class Hdf5Reader(Reader):
             group = _group(root, ref)
             _Clock(group, ref, spec, read=False)
             for source in sources:
-                found, where = _find(group, source.path), f"{_where(ref)}: {source.path!r}"
+                where = f"{_where(ref)}: {source.path!r}"
+                found = _find(group, source.path, where)
                 if isinstance(found, _Data):
                     _check_size(found.dataset, ref.files[0], where)
                     types[source.key] = kind_of(found.dataset, found.selector, where).type
@@ -110,7 +117,8 @@ class Hdf5Reader(Reader):
             group = _group(root, ref)
             clock = _Clock(group, ref, spec)
             for source in sources:
-                found, where = _find(group, source.path), f"{_where(ref)}: {source.path!r}"
+                where = f"{_where(ref)}: {source.path!r}"
+                found = _find(group, source.path, where)
                 if found is not None:
                     samples = _samples(found, ref.files[0], where)
                     times = clock.of(source.path, len(samples.values))
@@ -132,7 +140,8 @@ class _Clock:
             raise MissingError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {_listing(group)}")
         parts = []
         for name, unit in named:
-            found, where = _find(group, name), f"{self.where}: time {name!r}"
+            where = f"{self.where}: time {name!r}"
+            found = _find(group, name, where)
             if not isinstance(found, _Data):
                 raise MissingError(f"{where} is not a dataset there; {_listing(group)}")
             if not read:
@@ -183,16 +192,39 @@ def _open(file: FileStamp, spec: InputSpec) -> Iterator[Any]:
 
 
 def _groups(parent: Any) -> list[str]:
-    return sorted((name for name in parent if parent.get(name, getclass=True) is h5py.Group), key=natural_key)
+    """Names of the groups in a group; what is linked to is none."""
+    names = (name for name in parent if isinstance(parent.get(name, getlink=True), h5py.HardLink))
+    return sorted((name for name in names if parent.get(name, getclass=True) is h5py.Group), key=natural_key)
+
+
+def _item(group: Any, path: str, where: str, links: int = 0) -> Any:
+    """What is at a path below a group, None where nothing is. ``InputError`` where a link leads into another file,
+    which need be no recording."""
+    found = group.file["/"] if path.startswith("/") else group
+    for name in filter(None, path.split("/")):
+        link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise InputError(
+                f"{where}: {path!r} is a link into another file, {link.filename!r}, which is not followed; copy the "
+                "data into this file, as with h5copy"
+            )
+        if isinstance(link, h5py.SoftLink):
+            if links == MAX_LINKS:
+                raise InputError(f"{where}: {path!r} is a link to a link, and so on without end")
+            found = _item(found, link.path, where, links + 1)
+        else:
+            found = None if link is None else found.get(name)
+    return found
 
 
 def _selected(root: Any, keys: Sequence[str], select: Sequence[str], uri: str) -> list[str]:
     """The episodes that ``input.select`` names: by a filter key below ``mask``, or as :func:`select_episodes` does."""
-    masks = root.get("mask")
+    masks = _item(root, "mask", uri)
     known = {}
     for name in masks if isinstance(masks, h5py.Group) else ():
-        if isinstance(masks[name], h5py.Dataset):
-            known[str(name)] = [item.decode() if isinstance(item, bytes) else str(item) for item in masks[name][()]]
+        if isinstance(mask := _item(masks, name, uri), h5py.Dataset):
+            _check_place(mask, f"{uri}: mask/{name}")
+            known[str(name)] = [item.decode() if isinstance(item, bytes) else str(item) for item in mask[()]]
     names = {key.rpartition("/")[2]: key for key in keys}
     for item in select:
         if lost := [name for name in known.get(item, ()) if name not in names]:
@@ -201,7 +233,7 @@ def _selected(root: Any, keys: Sequence[str], select: Sequence[str], uri: str) -
 
 
 def _group(root: Any, ref: EpisodeRef) -> Any:
-    group = root.get(ref.key) if ref.key else root
+    group = _item(root, ref.key, _where(ref)) if ref.key else root
     if not isinstance(group, h5py.Group):
         raise InputError(f"{_where(ref)}: no such group")
     return group
@@ -211,15 +243,15 @@ def _where(ref: EpisodeRef) -> str:
     return f"{ref.files[0].uri}#{ref.key}" if ref.key else ref.files[0].uri
 
 
-def _find(group: Any, source: str) -> _Data | _Attribute | None:
+def _find(group: Any, source: str, where: str) -> _Data | _Attribute | None:
     """What a source names. A path that exists wins over a selector, and a dataset over an attribute; an attribute that
     the episode's group lacks may be one of the groups around it."""
     for path, selector in ((source, None), parse_source(source)):
-        item = group.get(path) if path.strip("/") else None
+        item = _item(group, path, where) if path.strip("/") else None
         if isinstance(item, h5py.Dataset):
             return _Data(item, selector)
     path, at, name = source.rpartition("@")
-    holder = (group.get(path.rstrip("/")) if path.strip("/") else group) if at and name else None
+    holder = (_item(group, path, where) if path.strip("/") else group) if at and name else None
     while holder is not None:
         if name in holder.attrs:
             return _Attribute(holder.attrs[name])
@@ -240,9 +272,25 @@ def _rows(dataset: Any) -> int:
     return len(dataset) if dataset.ndim else 1
 
 
+def _check_place(dataset: Any, where: str) -> None:
+    """``InputError`` where the values are not in the file itself: a recording could show any file of this machine."""
+    if dataset.external:
+        raise InputError(f"{where}: its values are in another file, {dataset.external[0][0]!r}, which is not read")
+    if dataset.is_virtual:
+        other = [source.file_name for source in dataset.virtual_sources() if source.file_name != "."]
+        if other:
+            raise InputError(
+                f"{where}: is put together from other files, the first {other[0]!r}, which are not read; copy the data "
+                "into this file, as with h5repack"
+            )
+
+
 def _check_size(dataset: Any, file: FileStamp, where: str) -> None:
     if dataset.shape is None:
         raise InputError(f"{where}: holds no value at all")
+    _check_place(dataset, where)
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK:
+        raise InputError(f"{where}: is kept in pieces of {dataset.chunks}, more than 1 GiB each; rewrite it in smaller")
     if dataset.nbytes > MAX_COMPRESSION * max(file.size, 1 << 16):
         raise InputError(f"{where}: claims {dataset.nbytes} bytes in a file of {file.size}; the file is damaged")
 
@@ -252,6 +300,8 @@ def _datasets(group: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(path: str, item: Any) -> None:
+        if path.count("/") == MAX_DEPTH:
+            raise InputError(f"{path[:40]}...: groups within groups, {MAX_DEPTH} deep")
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             found[path] = item
 

@@ -9,6 +9,7 @@ feature's columns, ``action[kLeftElbow]``. Videos are no streams here; embedded 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -335,7 +336,7 @@ def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
         info = _Info(
             version=int(version[1]),
             fps=float(raw["fps"]),
-            data_path=str(raw["data_path"]),
+            data_path=_data_path(str(raw["data_path"]), file.uri),
             chunks_size=int(raw.get("chunks_size") or 1000),
             total_episodes=int(raw.get("total_episodes") or 0),
             robot_type=raw.get("robot_type"),
@@ -344,6 +345,18 @@ def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
         )
         frame_times(np.empty(0, np.int64), info.fps)  # ValueError unless a positive number
         return info
+
+
+#: Plain text, and placeholders of so many digits at least; other templates could be of any length.
+_DATA_PATH = re.compile(r"(?:[^{}]|\{[a-z_]*(?::0?[0-9]{0,2}d?)?\})*")
+
+
+def _data_path(template: str, uri: str) -> str:
+    if not _DATA_PATH.fullmatch(template) or len(template) > 1000:
+        raise InputError(
+            f"{uri}: data_path {template[:200]!r} is no path with placeholders such as {{episode_index:06d}}"
+        )
+    return template
 
 
 def _splits(found: Any) -> dict[str, range]:

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import re
 
+from robocache.storage import OUTPUT_META
+
 DATA = "data"
-META = "meta/robocache"
+META = OUTPUT_META
 CONFIG = f"{META}/_config.yaml"
 IDENTITY = f"{META}/_identity.json"
 PLAN = f"{META}/_plan.jsonl"

@@ -284,3 +284,24 @@ def test_files_that_are_no_config(tmp_path, content, problem):
         load_job(str(path))
     assert str(caught.value).startswith(f"{path}: {problem}")
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("https://ann:hunter2@host/logs/a.mcap", "holds the password of 'ann' at host"),
+        ("s3://bucket/a.mcap?X-Amz-Signature=hunter2", "holds a secret, 'X-Amz-Signature', in the query behind"),
+        ("zip://a.csv::https://host/a.zip?sig=hunter2&x=1", "holds a secret, 'sig', in the query behind '/a.zip'"),
+    ],
+)
+def test_what_is_secret_stays_out_of_uris(uri, said):
+    found = "\n".join(problems(MINIMAL.replace("logs/*.mcap", f"'{uri}'")))
+    assert f"input.uri: {said}" in found and "storage_options" in found
+    assert "hunter2" not in found
+
+
+def test_brackets_without_end(tmp_path):
+    path = tmp_path / "deep.yaml"
+    path.write_text("features: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match="nests lists or mappings hundreds deep"):
+        load_job(str(path), [])

@@ -25,6 +25,8 @@ _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 _CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
 _MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
+#: The largest chunk. Recorders make chunks of 1 to 100 MB; a small file may claim, and hold, any number of zeros.
+MAX_CHUNK = 1 << 29
 _HEADER = np.dtype(
     [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8"),
      ("publish_time", "<u8")]
@@ -162,6 +164,11 @@ def _parse_chunk(record: np.ndarray, where: str) -> _Chunk:
     if claimed != stored or (size != stored if not name else size > stored * _MAX_RATIO):
         raise InputError(
             f"{where}: claims {size} bytes from {claimed} stored ones, the record holds {stored}; the file is damaged"
+        )
+    if size > MAX_CHUNK:
+        raise InputError(
+            f"{where}: a chunk of {size} bytes, {stored} of them stored; the most that is unpacked at once is "
+            f"{MAX_CHUNK}: write the file anew in smaller chunks, as with mcap convert"
         )
     return _Chunk(where, name.decode(), record[data_start:], size, crc)
 

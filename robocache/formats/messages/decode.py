@@ -48,6 +48,8 @@ ByteOrder: TypeAlias = Literal["<", ">"]
 _HEAD = 1024  # bytes of a message that are copied out in one go at most
 _LENGTH = np.dtype(np.uint32)
 _ZSTD = 0x28B5  # what a compressed message begins with in place of its encapsulation
+#: Elements of varying length that are gone through one by one; a small chunk can hold millions of empty strings.
+MAX_VARYING = 100_000
 _NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy along than to gather apart
 
 
@@ -325,6 +327,11 @@ class _Walk:
         """Elements of varying layout, one after another, each in all messages at once."""
         counts = np.broadcast_to(count, self._start.shape)
         fewest, most = int(counts.min()), int(counts.max())
+        if most > MAX_VARYING:
+            raise InputError(
+                f"{self._window.where}{dotted(step.key)}: {most} elements of varying length in one message, before or "
+                f"at a field that is read; at most {MAX_VARYING} are gone through"
+            )
         every: dict[Key, list[np.ndarray]] = {}
         picked = {pick: _Picked(self, (*step.key, pick)) for pick in step.picks if pick is not None}
         for i in range(most):

@@ -62,6 +62,8 @@ _BUILTIN_ROS1 = {
     HEADER: "uint32 seq\ntime stamp\nstring frame_id",
 }
 _ALIASES = {"Header": HEADER, "time": STAMPS[0], "duration": STAMPS[1]}
+#: Of a message, those of the types within it included. The largest known have some hundreds.
+MAX_FIELDS = 20_000
 _MAX_FIXED = 1 << 24  # elements of a fixed array; more is a damaged schema, and keeps offsets far from overflow
 _FIELD = re.compile(
     r"(?P<type>[A-Za-z][\w/]*)(?:<=\d+)?(?P<array>\[(?:<=)?(?P<length>\d*)\])?\s+(?P<name>[A-Za-z]\w*)\s*(?P<rest>.*)"
@@ -94,6 +96,7 @@ class _Parser:
     def __init__(self, definitions: dict[str, str], where: str, ros1: bool):
         self._definitions, self._where, self._ros1 = definitions, where, ros1
         self._done: dict[str, Struct] = {}
+        self._sizes: dict[str, int] = {}
         self._open: list[str] = []
 
     def struct(self, name: str) -> Struct:
@@ -124,8 +127,17 @@ class _Parser:
         if not members and not self._ros1:
             # IDL has no empty struct: rosidl gives it this member, and it takes its byte in the message.
             members = (("structure_needs_at_least_one_member", _NUMBERS["uint8"]),)
+        # Thirty types of two fields each, one within the other, are a thousand million fields in 2 kB.
+        self._sizes[name] = sum(self._size(kind) for _, kind in members)
+        if self._sizes[name] > MAX_FIELDS:
+            raise InputError(f"{self._where}: {name} has {self._sizes[name]} fields, more than {MAX_FIELDS}")
         self._done[name] = Struct(name, members)
         return self._done[name]
+
+    def _size(self, kind: Type) -> int:
+        """Its fields and those of all types below it."""
+        kind = kind.element if isinstance(kind, Array) else kind
+        return 1 + self._sizes[kind.name] if isinstance(kind, Struct) else 1
 
     def _array(self, match: re.Match[str], parent: str) -> Type:
         element = self._type(match["type"], parent)

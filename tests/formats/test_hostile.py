@@ -1,0 +1,233 @@
+"""Files made to mislead or to exhaust: each is refused with its reason, soon and in little memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import struct
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zstandard
+from mcap.writer import Writer
+from message_kit import T0
+
+from robocache.errors import InputError
+from robocache.formats import (
+    InputSpec,
+    TableTimes,
+    describe_episode,
+    list_episodes,
+    list_input,
+    list_streams,
+    read_episode,
+)
+from robocache.formats.mcap import windows
+from robocache.formats.messages.definitions import parse_definition
+
+RATE = TableTimes(rate_hz=20)
+COLUMN = TableTimes(column="t", unit="s")
+SECRET = b"a key that is no recording's"
+
+
+@pytest.fixture(autouse=True)
+def soon():
+    """Every one of them within five seconds."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < 5
+
+
+def read(spec: InputSpec, source: str):
+    (ref,) = list_episodes(spec)
+    assert not ref.failure, ref.failure
+    return read_episode(ref, [source], spec).streams[source].values
+
+
+# ---- names and links ------------------------------------------------------------------------------------------------
+
+
+def test_two_colons_in_a_path_are_part_of_it(tmp_path):
+    """fsspec takes them for a chain of file systems, and would read run.csv for run.csv::b.csv."""
+    for name, value in (("run.csv", 1), ("run.csv::b.csv", 2), ("12h::30/run.csv", 3)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"t,x\n0,{value}\n1,{value}\n")
+    spec = InputSpec((str(tmp_path),), times=COLUMN)
+    found = {ref.id: read_episode(ref, ["x"], spec).streams["x"].values[0] for ref in list_episodes(spec)}
+    assert found == {"12h::30/run.csv": 3, "run.csv": 1, "run.csv::b.csv": 2}
+    assert read(InputSpec((str(tmp_path / "12h::30"),), times=COLUMN), "x")[0] == 3
+
+
+def test_what_is_no_plain_file_is_passed_over(tmp_path):
+    """To open a pipe waits for whoever writes to it; a device need not end."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "good.csv").write_text("t,x\n0,1\n1,2\n")
+    listed = list_input(InputSpec((str(tmp_path),), times=COLUMN))
+    assert [ref.id for ref in listed.episodes] == ["good.csv"]
+    assert {(p.uri.rpartition("/")[2], p.what) for p in listed.passed_over} == {
+        ("pipe.csv", "a pipe"),
+        ("zero.csv", "a device"),
+    }
+    (asked,) = list_episodes(InputSpec((str(tmp_path / "pipe.csv"),), times=COLUMN))
+    assert asked.failure == f"{tmp_path}/pipe.csv: is a pipe, not a file"
+
+
+def test_an_output_below_the_input_is_no_recording(tmp_path):
+    out = tmp_path / "logs/out"
+    for name in ("data/part-000000.parquet", "meta/robocache/_manifest.jsonl", "meta/robocache/_episodes.pq"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"PAR1")
+    (tmp_path / "logs/good.csv").write_text("t,x\n0,1\n1,2\n")
+    (tmp_path / "logs/again").symlink_to(out)
+    listed = list_input(InputSpec((str(tmp_path / "logs"),), times=COLUMN))
+    assert [ref.id for ref in listed.episodes] == ["good.csv"]
+    assert [p.what for p in listed.passed_over] == ["an output of RoboCache"]
+
+
+# ---- HDF5 that shows other files ------------------------------------------------------------------------------------
+
+
+def hdf5(path: Path) -> InputSpec:
+    return InputSpec((str(path),), times=RATE)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A file that is no recording of the input."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.arange(9.0)
+        file["group/x"] = np.arange(9.0)
+    (tmp_path / "secret").write_bytes(SECRET)
+    return tmp_path / "other.h5"
+
+
+def links(file: h5py.File, other: Path) -> None:
+    file["x"] = h5py.ExternalLink(str(other), "/x")
+
+
+def links_within(file: h5py.File, other: Path) -> None:
+    file["away"] = h5py.ExternalLink(str(other), "/group")
+    file["x"] = h5py.SoftLink("/away/x")
+
+
+def raw(file: h5py.File, other: Path) -> None:
+    place = [(str(other.with_name("secret")), 0, len(SECRET))]
+    file.create_dataset("x", (len(SECRET),), "u1", external=place)
+
+
+def virtual(file: h5py.File, other: Path) -> None:
+    layout = h5py.VirtualLayout((9,), "f8")
+    layout[:] = h5py.VirtualSource(str(other), "x", (9,))
+    file.create_virtual_dataset("x", layout)
+
+
+@pytest.mark.parametrize("made", [links, links_within, raw, virtual])
+def test_values_from_another_file_are_refused(tmp_path, other, made):
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        made(file, other)
+    spec = hdf5(path)
+    (ref,) = list_episodes(spec)
+    for ask in (lambda: describe_episode(ref, ["x"], spec), lambda: read_episode(ref, ["x"], spec)):
+        with pytest.raises(InputError, match=r"in\.h5: 'x': .*(another|other) file"):
+            ask()
+    assert not [s for s in list_streams(ref, spec) if made in (links, links_within)]
+
+
+def test_a_link_and_a_virtual_dataset_within_the_file_are_read(tmp_path):
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        file["a"], file["b"] = np.arange(4.0), np.arange(4.0) + 10
+        file["soft"] = h5py.SoftLink("/a")
+        layout = h5py.VirtualLayout((2, 4), "f8")
+        layout[0], layout[1] = (h5py.VirtualSource(".", name, (4,)) for name in "ab")
+        file.create_virtual_dataset("both", layout)
+        file["round"] = h5py.SoftLink("/round")
+    spec = hdf5(path)
+    assert read(spec, "soft").tolist() == [0, 1, 2, 3]
+    assert read(spec, "both").tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    with pytest.raises(InputError, match="a link to a link"):
+        read(spec, "round")
+
+
+def test_hdf5_that_costs_more_than_it_holds(tmp_path):
+    with h5py.File(tmp_path / "chunk.h5", "w") as file:
+        file.create_dataset("x", (200,), "f8", maxshape=(None,), chunks=(1 << 28,), compression="gzip")
+    with pytest.raises(InputError, match="more than 1 GiB each"):
+        read(hdf5(tmp_path / "chunk.h5"), "x")
+    with h5py.File(tmp_path / "deep.h5", "w") as file:
+        file["x"] = np.arange(3.0)
+        group = file
+        for _ in range(3000):
+            group = group.create_group("g")
+    (ref,) = list_episodes(hdf5(tmp_path / "deep.h5"))
+    assert read(hdf5(tmp_path / "deep.h5"), "x").tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="groups within groups"):
+        list_streams(ref, hdf5(tmp_path / "deep.h5"))
+
+
+# ---- what inflates --------------------------------------------------------------------------------------------------
+
+
+def test_a_schema_of_two_thousand_million_fields():
+    types = [f"MSG: b/T{i}\nb/T{i + 1} left\nb/T{i + 1} right" for i in range(1, 31)]
+    text = "\n===\n".join(["b/T1 left\nb/T1 right", *types, "MSG: b/T31\nfloat64 x"])
+    with pytest.raises(InputError, match="fields, more than 20000"):
+        parse_definition("b/T0", text.encode(), "/bomb")
+
+
+def mcap(path: Path, kind: str, text: str, data: bytes) -> InputSpec:
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros2")
+        channel = writer.register_channel("/x", "cdr", writer.register_schema(kind, "ros2msg", text.encode()))
+        writer.add_message(channel, T0, data, T0)
+        writer.finish()
+    return InputSpec((str(path),))
+
+
+def test_a_million_empty_strings(tmp_path):
+    data = b"\0\1\0\0" + struct.pack("<I", 1_000_000) + struct.pack("<I", 0) * 1_000_000 + struct.pack("<d", 1.0)
+    spec = mcap(tmp_path / "a.mcap", "b/Many", "string[] names\nfloat64 x\n", data)
+    assert (tmp_path / "a.mcap").stat().st_size < 10_000
+    with pytest.raises(InputError, match="1000000 elements of varying length in one message"):
+        read(spec, "/x.x")
+
+
+def test_a_chunk_that_unpacks_to_far_more_than_any_recorder_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MAX_CHUNK", 1 << 20)
+    data = b"\0\1\0\0" + bytes(1 << 21)
+    spec = mcap(tmp_path / "a.mcap", "b/One", "float64 x\n", data)
+    assert len(zstandard.compress(data)) < 1000
+    with pytest.raises(InputError, match="the most that is unpacked at once is 1048576"):
+        read(spec, "/x.x")
+
+
+def test_a_gzipped_table_beyond_memory(tmp_path, monkeypatch):
+    from robocache.formats import csv_dialect
+
+    monkeypatch.setattr(csv_dialect, "MAX_BYTES", 1 << 16)
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write("t,x\n" + "0,1\n" * 30_000)
+    spec = InputSpec((str(tmp_path / "a.csv.gz"),), times=COLUMN)
+    with pytest.raises(InputError, match="unpack to more than 65536"):
+        read(spec, "x")
+
+
+@pytest.mark.parametrize("template", ["{episode_index:0999999999d}", "{episode_index.__class__}", "{episode_index!r}"])
+def test_a_template_that_is_more_than_a_path(tmp_path, template):
+    info = {
+        "codebase_version": "v2.1", "fps": 30, "data_path": template, "total_episodes": 1,
+        "features": {"x": {"dtype": "float32", "shape": [1]}},
+    }  # fmt: skip
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    (tmp_path / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 3}\n')
+    (ref,) = list_episodes(InputSpec((str(tmp_path),)))
+    assert "is no path with placeholders such as {episode_index:06d}" in ref.failure
