@@ -15,7 +15,6 @@ from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, 
 from robocache.config.schema import EXPECTED, Problems
 from robocache.config.values import at_least
 
-
 #: What queries call what must not be seen: signatures of AWS, Google and Azure, tokens and keys of others.
 _SECRET = re.compile(r"signature|^sig$|token|secret|password|credential|api_?key|access_?key", re.IGNORECASE)
 
