@@ -82,6 +82,8 @@ def list_input(spec: InputSpec) -> Listing:
             raise InputError(f"input.uri: nothing at {uri!r} is a recording{held}; known are {known}")
         bases.append(base)
         found |= {item.uri: item for item in items}
+    if spec.times is not None and spec.times.file:  # a table of the times of files is no recording
+        found = {uri: item for uri, item in found.items() if uri.rpartition("/")[2] != spec.times.file}
     datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
     items, strays = _verify([item for uri, item in found.items() if not uri.startswith(datasets)], spec)
     passed += strays

@@ -147,3 +147,20 @@ def test_recorded_files(data_dir):
     assert list(padded.columns) == ["x", "y", "z"]
     las = decode_cloud(file((data_dir / "clouds" / "simple.las").read_bytes()), {"encoding": "las"})
     np.testing.assert_array_equal(las.places(), read_las(data_dir / "clouds" / "simple.las"))
+
+
+def test_damaged_las_is_refused_or_read_and_does_not_hang():
+    pytest.importorskip("laspy")
+    content, seen = kit.las(np.random.default_rng(0).random((40, 3)), np.arange(40)), set()
+    counted = bytearray(content)
+    counted[100:104] = b"\xff" * 4  # records before the points
+    with pytest.raises(InputError, match="counts 4294967295 records"):
+        decode_cloud(file(bytes(counted)), {"encoding": "las"})
+    for data in damaged(content, 100):
+        try:
+            decode_cloud(file(data), {"encoding": "las"})
+        except InputError:
+            seen.add("refused")
+        else:
+            seen.add("read")
+    assert seen == {"refused", "read"}

@@ -8,18 +8,20 @@ import cloud_kit as kit
 import numpy as np
 import pyarrow as pa
 import pytest
-from align_kit import aligned, stream, texts
+from align_kit import aligned, make, settle, stream, texts
 from config_kit import job, only_problem, problems
+from marks import needs_cuda
 from voxel_oracles import answer, dense
 
 from robocache.clouds import MESSAGE
 from robocache.config.job import Feature, FeatureSource
 from robocache.config.load import load_job
 from robocache.config.resolved import resolved_yaml
+from robocache.engine.align import Aligner
 from robocache.errors import ConfigError, InputError
 from robocache.features import voxelize
 from robocache.features.voxelize import Voxelize
-from robocache.types import Stream
+from robocache.types import Episode, Stream
 
 SIZE, BOUNDS = 0.25, ((-1.0, -1.0, -0.5), (1.0, 0.5, 1.0))
 SHAPE = (8, 6, 6)
@@ -146,6 +148,23 @@ def test_pieces_change_no_byte(monkeypatch):
     small = voxelize.Compute(max_memory_mb=0)
     monkeypatch.setattr("robocache.engine.align.Compute", lambda *_: small)
     assert aligned(monkeypatch, features, {"cloud": source}).table.equals(whole)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_card_writes_the_same(monkeypatch):
+    source, _ = clouds([0, 20, 40], count=5000)
+    features = {
+        "occupied": feature("occupied"),
+        "mean": feature("mean", reduce="mean", features=("intensity", "t")),
+        "points": feature("points", reduce="points", layout="sparse", max_points=4),
+        "sum": feature("sum", reduce="sum", layout="sparse", dtype="float64"),
+        "tsdf": feature("tsdf", reduce="tsdf", truncation=0.5),
+    }
+    made = make(features)
+    types = settle(monkeypatch, made, Episode("e", {"cloud": source}))
+    one, other = (Aligner(made, types, d).align(0, Episode("e", {"cloud": source})) for d in ("cpu", "cuda"))
+    assert one.table.equals(other.table)
 
 
 def test_distances_to_a_wall(monkeypatch):

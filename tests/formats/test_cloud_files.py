@@ -8,6 +8,7 @@ import cloud_kit as kit
 import numpy as np
 import pyarrow as pa
 import pytest
+from damage import outcomes
 from message_kit import T0, record, stream
 
 from robocache.clouds import MESSAGE, decode_cloud
@@ -70,10 +71,10 @@ def test_a_table_of_times(tmp_path):
     assert "no.csv: is not there" in ref.failure
 
 
-def test_a_changed_table_changes_the_input(tmp_path):
+def test_a_table_of_times_is_an_input_and_no_recording(tmp_path):
     run = folder(tmp_path / "run", ["a.pcd"])
     (run / "times.csv").write_text("time_s\n1\n")
-    spec = InputSpec((str(run),), format="pcd", episode="folder", times=TableTimes(file="times.csv"))
+    spec = InputSpec((str(run),), episode="folder", times=TableTimes(file="times.csv"))
     (ref,) = list_episodes(spec)
     assert [f.uri.rpartition("/")[2] for f in ref.files] == ["a.pcd", "times.csv"]
     assert read_episode(ref, ["points"], spec).streams["points"].times.tolist() == [10**9]
@@ -138,3 +139,14 @@ def test_whole_messages(tmp_path):
     assert looked.about["fields"] == found.about["fields"]
     with pytest.raises(InputError, match="taken as a whole"):
         describe_episode(ref, ["/points[x,y,z]"], spec)
+
+
+@pytest.mark.parametrize("name", ["pcd", "las"])
+def test_damaged_files_are_refused_or_read(tmp_path, name):
+    if name == "las":
+        pytest.importorskip("laspy")
+    made = kit.pcd(kit.points(30)) if name == "pcd" else kit.las(np.ones((30, 3)), np.arange(30))
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(made)
+    seen = outcomes(path, ["points"], 60)
+    assert set(seen) == {"read", "refused"}
