@@ -309,6 +309,9 @@ def _side_by_side(parts: Sequence[_Part], blocks: Sequence[np.ndarray], width: i
 def _nothing(r: Request, count: int, stamps: np.ndarray | None) -> Aligned:
     """A source that the episode does not have, or of which no sample can be used."""
     none = np.zeros(count, bool)
+    if r.feature.picks and r.kind.numeric:
+        nowhere = np.empty((0, *r.kind.shape), r.kind.element.to_pandas_dtype())
+        return Aligned(nowhere, none, np.full(count, -1), stamps=stamps)
     if not (r.kind.numeric or pa.types.is_boolean(r.kind.element)):
         return Aligned(pa.array([], r.kind.arrow), none, np.full(count, -1), stamps=stamps)
     dtype = np.dtype(np.float64) if r.computed else np.dtype(r.kind.element.to_pandas_dtype())

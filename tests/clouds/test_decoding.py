@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import cloud_kit as kit
 import numpy as np
 import pyarrow as pa
 import pytest
 from damage import damaged
+from rosbags.highlevel import AnyReader
 from voxel_oracles import read_las, read_pcd
 
 from robocache.clouds import MESSAGE, Cloud, Field, decode_cloud, known_fields
@@ -164,3 +167,20 @@ def test_damaged_las_is_refused_or_read_and_does_not_hang():
         else:
             seen.add("read")
     assert seen == {"refused", "read"}
+
+
+@pytest.mark.realdata
+def test_a_recorded_message(data_dir):
+    """Points of 15 bytes: x, y, z, and a byte for each colour, so that nothing is aligned."""
+    with AnyReader([data_dir / "more" / "bags1" / "ros_numpy_test.bag"]) as bag:
+        (connection,) = (c for c in bag.connections if c.msgtype.endswith("PointCloud2"))
+        (raw,) = (raw for _, _, raw in bag.messages([connection]))
+        said = bag.deserialize(raw, connection.msgtype)
+    names = ("height", "width", "point_step", "row_step", "is_bigendian")
+    message = {name: getattr(said, name) for name in names} | {"data": said.data.tobytes()}
+    fields = [{key: getattr(f, key) for key in ("name", "offset", "datatype", "count")} for f in said.fields]
+    found = decode_cloud(kit.payload(message), {"fields": fields})
+    assert (said.point_step, len(found), list(found.columns)) == (15, 100, ["x", "y", "z", "r", "g", "b"])
+    for i in range(100):
+        wanted = struct.unpack_from("<fffBBB", message["data"], 15 * i)
+        assert tuple(column[i].item() for column in found.columns.values()) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cloud_kit as kit
@@ -20,6 +21,7 @@ from robocache.config.resolved import resolved_yaml
 from robocache.engine.align import Aligner
 from robocache.errors import ConfigError, InputError
 from robocache.features import voxelize
+from robocache.features.depth import Depth
 from robocache.features.voxelize import Voxelize
 from robocache.types import Episode, Stream
 
@@ -136,6 +138,28 @@ def test_rows_without_a_cloud(monkeypatch):
     assert not np.array(table["dense"][2].as_py()).any()
     assert table["sparse"][2].as_py() is None
     assert table["sparse"].null_count == 3
+
+
+def test_a_recording_without_the_clouds_that_it_may_lack(monkeypatch):
+    source, _ = clouds([0, 20, 40])
+    depth = stream([0, 20, 40], np.ones((3, 4, 5), np.uint16))
+    other = stream([0, 20, 40])
+    may, pose = FeatureSource("cloud", optional=True), FeatureSource("p", optional=True)
+    grid = Voxelize((SIZE,) * 3, BOUNDS)
+    features = {
+        "other": [FeatureSource("q")],
+        "dense": Feature("dense", (may,), steps=(grid,)),
+        "sparse": Feature("sparse", (may,), steps=(replace(grid, layout="sparse"),), pose=pose),
+        "depth": Feature("depth", (FeatureSource("depth", optional=True),), steps=(Depth(1, 1, 1, 1), grid)),
+    }
+    poses = stream([0, 20, 40], np.tile([0.0, 0, 0, 0, 0, 0, 1], (3, 1)))
+    first = {"cloud": source, "depth": depth, "q": other, "p": poses}
+    table = aligned(monkeypatch, features, {"q": other}, first=first).table
+    for name in ("dense", "sparse", "depth"):
+        assert table[f"{name}.valid"].to_pylist() == [False] * 3
+    assert not np.array(table["dense"].to_pylist()).any()
+    assert not np.array(table["depth"].to_pylist()).any()
+    assert table["sparse"].to_pylist() == [None] * 3
 
 
 def test_pieces_change_no_byte(monkeypatch):
