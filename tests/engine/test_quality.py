@@ -117,3 +117,36 @@ def test_columns_that_most_recordings_no_longer_have(tmp_path):
         write_parquet(logs / f"z{i}.parquet", q=wide)
     with pytest.raises(OutputError, match=r"the columns of q are no longer those that its parts have \(.*\[3\] before"):
         run(job(logs, tmp_path / "out"))
+
+
+def test_an_optional_source_that_is_absent_breaks_no_threshold(tmp_path):
+    """One recording lacks a column that it may lack: its rows are kept, and it is told."""
+    logs = write_recordings(tmp_path / "logs", 3)
+    pq.write_table(pq.read_table(logs / "log_001.parquet").drop(["grip"]), logs / "log_001.parquet")
+    features = {"q": {"source": "q"}, "grip": {"source": "grip", "optional": True}}
+    made = job(logs, tmp_path / "out", features=features, quality__on_fail="quarantine")
+    summary = do(made)
+    assert (summary.episodes, summary.quarantined) == (3, ())
+    (found,) = [f for f in summary.findings if f.code == "absent"]
+    assert (found.subject, found.worst, found.failed) == ("grip", "log_001.parquet", 0)
+    rows = table(tmp_path / "out").to_pandas()
+    assert rows.groupby("episode_index")["grip.valid"].mean().tolist()[1] == 0.0
+    assert (
+        rows[rows.episode_index == 1]["grip"].isna().all()
+        and (rows["q.valid"].groupby(rows.episode_index).mean() > 0.9).all()
+    )
+
+
+def test_a_clock_that_leaps_forward_makes_no_data(tmp_path):
+    """After two seconds the clock is set three hours on: the rows between are told, and none of them is valid."""
+    logs = write_recordings(tmp_path / "logs", 1)
+    times = np.arange(400) * 10_000_000 + np.where(np.arange(400) < 200, 0, 3 * 3600 * 10**9)
+    write_parquet(logs / "log_000.parquet", time=times)
+    summary = do(job(logs, tmp_path / "out", features={"q": {"source": "q"}}, timeline__rate_hz=1))
+    (gap,) = [f for f in summary.findings if f.code == "gap"]
+    assert "q: has a gap of 3.00 h; rows in it hold nothing measured" in gap.text
+    assert any("q: 0.0% of the rows are valid" in f.text and f.failed for f in summary.findings)
+    valid = table(tmp_path / "out")["q.valid"].to_numpy(zero_copy_only=False)
+    assert (valid.sum(), len(valid)) == (4, 10_804)
+    (dense,) = run(job(logs, tmp_path / "dense", features={"q": {"source": "q"}}, timeline__rate_hz=200)).quarantined
+    assert "400 samples over 10,804 s would make 2,160,800 rows at 200 Hz; a stamp is damaged" in dense.reason
