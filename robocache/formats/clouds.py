@@ -1,7 +1,7 @@
 """Files of one point cloud each: a file is an episode of one sample, a folder (``input.episode``) one of a sequence.
 
-The source is ``points``. Times are those that the names state, or of a table beside the files, or of a fixed rate in
-the natural order of the names, as ``input.times`` says.
+The source is ``points``. Times are those that the names state, or of a table beside the files (whose other columns are
+sources too), or of a fixed rate in the natural order of the names, as ``input.times`` says.
 """
 
 from __future__ import annotations
@@ -54,30 +54,42 @@ class CloudFiles(Reader):
         return [EpisodeRef(id, self.name, stamps, nbytes=sum(file.size for file in files))]
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
+        """The clouds, then each column of the table of their times."""
         files = self._clouds(ref, spec)
         fields = tuple((f.name, str(f).partition(" ")[2]) for f in self._fields(files[0], spec))
-        return [StreamInfo(SOURCE, f"{self.name} cloud", fields, self._times(ref, files, spec))]
+        found = [StreamInfo(SOURCE, f"{self.name} cloud", fields, self._times(ref, files, spec))]
+        if _table_name(spec):
+            found += CsvReader().streams(_as_table(ref), spec)
+        return found
 
     def describe(
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
     ) -> dict[str, StreamType]:
-        """From the header of the first file."""
-        if not any(source.path == SOURCE for source in sources):
-            return {}
-        kind = StreamType(pa.large_binary(), self._about(self._clouds(ref, spec)[0], spec))
-        return {source.key: kind for source in sources if source.path == SOURCE}
+        """From the header of the first file; other sources are columns of the table of the files' times."""
+        found: dict[str, StreamType] = {}
+        if any(source.path == SOURCE for source in sources):
+            kind = StreamType(pa.large_binary(), self._about(self._clouds(ref, spec)[0], spec))
+            found = {source.key: kind for source in sources if source.path == SOURCE}
+        others = [source for source in sources if source.path != SOURCE]
+        if others and _table_name(spec):
+            found |= CsvReader().describe(_as_table(ref), others, spec, look=look)
+        return found
 
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """The files as they are: what no row picks is never decoded."""
         asked = [source for source in sources if source.path == SOURCE]
+        others = [source for source in sources if source.path != SOURCE]
+        streams: dict[str, Stream] = {}
+        if others and _table_name(spec):
+            streams |= CsvReader().read(_as_table(ref), others, spec).streams
         if not asked:
-            return Episode(ref.id, {})
+            return Episode(ref.id, streams)
         files = self._clouds(ref, spec)
         with ThreadPoolExecutor(_THREADS) as pool:
             payloads = list(pool.map(lambda file: read_bytes(file, spec), files))
         values = pa.array(payloads, pa.large_binary())
         stream = Stream(self._times(ref, files, spec), values, self._about(files[0], spec))
-        return Episode(ref.id, {source.key: stream for source in asked})
+        return Episode(ref.id, streams | {source.key: stream for source in asked})
 
     def _clouds(self, ref: EpisodeRef, spec: InputSpec) -> tuple[FileStamp, ...]:
         """The files of an episode but for the table of their times."""
@@ -130,6 +142,11 @@ class LasReader(CloudFiles):
 
 def _table_name(spec: InputSpec) -> str:
     return spec.times.file if spec.times is not None else ""
+
+
+def _as_table(ref: EpisodeRef) -> EpisodeRef:
+    """The table of an episode's times as a recording of its own."""
+    return EpisodeRef(ref.id, CsvReader.name, ref.files[-1:])
 
 
 def _table(first: FileStamp, spec: InputSpec) -> FileStamp | None:

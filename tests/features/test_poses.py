@@ -14,6 +14,7 @@ from config_kit import job, only_problem
 from scipy.spatial.transform import Rotation, Slerp
 from voxel_oracles import answer, dense
 
+from robocache import run
 from robocache.clouds import MESSAGE
 from robocache.config.job import Feature, FeatureSource
 from robocache.config.load import load_job
@@ -21,6 +22,7 @@ from robocache.config.resolved import resolved_yaml
 from robocache.errors import ConfigError
 from robocache.features.voxelize import Voxelize, moved
 from robocache.ops import integrate_tsdf
+from robocache.output.dataset import Output
 from robocache.types import Stream
 
 FAR = 1_000_000.0  # a map's frame
@@ -138,6 +140,43 @@ def test_what_is_no_pose(monkeypatch):
     with pytest.raises(ConfigError) as caught:
         aligned(monkeypatch, {"v": feature(pose=FeatureSource("odom"))}, {"cloud": source})
     assert "features.v.pose.source: odom is in none of 1 episodes" in str(caught.value)
+
+
+def test_poses_in_the_table_of_a_sequence(tmp_path):
+    """Clouds as files, and beside them a table of when and where each was taken."""
+    (tmp_path / "run").mkdir()
+    cells, lines = [], ["file,stamp,x,y,z,qx,qy,qz,qw"]
+    for k in range(3):
+        cloud = kit.points(100, k)
+        (tmp_path / "run" / f"{k:06d}.pcd").write_bytes(kit.pcd(cloud))
+        pose = [k, 0.5, 0, *Rotation.from_euler("z", 0.4 * k).as_quat().tolist()]
+        lines.append(f"{k:06d}.pcd,{k / 10},{','.join(map(repr, pose))}")
+        xyz = moved(np.stack([cloud[a] for a in "xyz"], axis=1), np.array(pose))
+        cells.append(np.unique(np.floor((xyz + 2) / 0.5).astype(int), axis=0))
+    (tmp_path / "run" / "frames.csv").write_text("\n".join(lines))
+    run(
+        {
+            "input": {
+                "uri": str(tmp_path / "run"),
+                "episode": "folder",
+                "times": {"file": "frames.csv", "column": "stamp", "unit": "s", "files": "file"},
+            },
+            "features": {
+                "v": {
+                    "source": "points",
+                    "pose": "[x,y,z,qx,qy,qz,qw]",
+                    "voxelize": {"size": 0.5, "bounds": [[-2, -2, -2], [5, 5, 5]], "layout": "sparse"},
+                },
+                "x": "x",
+            },
+            "timeline": {"rate_hz": 10},
+            "output": {"uri": str(tmp_path / "out")},
+        }
+    )
+    table = Output.open(str(tmp_path / "out")).dataset().to_table()
+    for row, wanted in zip(table["v"].to_pylist(), cells, strict=True):
+        np.testing.assert_array_equal(np.array(row["coordinates"]), wanted)
+    assert table["x"].to_pylist() == [0, 1, 2]
 
 
 CONFIG = """
