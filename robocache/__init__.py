@@ -27,6 +27,7 @@ _HOME = {
     "continuous_quaternions": "robocache.ops.rotations",
     "relative_pose": "robocache.ops.rotations",
     "compose_pose": "robocache.ops.rotations",
+    "KinematicChain": "robocache.ops.kinematics",
     "to_delta": "robocache.ops.actions",
     "from_delta": "robocache.ops.actions",
     "chain_starts": "robocache.ops.actions",
