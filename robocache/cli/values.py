@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Wider samples (images, grids) are told as a whole.
 _MOST_COLUMNS = 64
+#: More columns than these that never change are a row.
+_FEW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ def render_values(found: Mapping[str, Values]) -> Table:
             wide = f" [{' x '.join('any' if n < 0 else str(n) for n in v.shape)}]" if v.shape not in ((), (1,)) else ""
             name = f"[{v.names[0]}]" if v.names else wide
             table.add_row(Text.assemble(shown(path + name), (unit, "dim")), *_range(v.low[0], v.high[0]), faults)
+            continue
+        numbers = [number for number in v.low if number is not None]
+        if _FEW < len(numbers) == len(v.low) and v.low == v.high:  # covariances, as a rule
+            told = (f" {len(v.low)} columns, constant{unit}", "dim")
+            table.add_row(Text.assemble(shown(path), told), _number(min(numbers)), _number(max(numbers)), faults)
             continue
         table.add_row(Text.assemble(shown(path), (f" {len(v.low)} columns{unit}", "dim")), "", "", faults)
         for k, (low, high) in enumerate(zip(v.low, v.high, strict=True)):

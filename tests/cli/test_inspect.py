@@ -14,6 +14,7 @@ from message_kit import JOINTS, header, joints, make, record
 from rich.console import Console
 
 import robocache
+from robocache import cli
 from robocache.cli.inspect import (
     InspectedEpisode,
     StreamStatistics,
@@ -245,6 +246,30 @@ def test_many_recordings_are_told_as_one(tmp_path):
     assert columns(streams, "q")[:9] == ["3", "11", "to", "101", "50.00", "to", "100.00", "Hz", "-"]
     assert columns(shown, "a.csv")[:2] == ["1.00", "s"]
     assert "cannot be read: " in shown and streams.count("\nq ") == 2  # once its clock, once what it holds
+
+
+def test_json_has_all_of_it(tmp_path, capsys):
+    """Of several recordings the streams together and each by itself, of one the values; what is not finite is null."""
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(FAULTY)
+    (tmp_path / "c.bag").write_bytes(b"#ROSBAG V2.0\n")
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert [(s["source"], s["recordings"], s["samples"], s["rate_hz"]) for s in told["streams"]] == [
+        (name, 2, [5, 5], [100.0, 100.0]) for name in ("q", "n", "label")
+    ]
+    assert (told["of_episodes"], [e["id"] for e in told["episodes"]]) == (2, ["a.csv", "b.csv"])
+    assert told["episodes"][1]["streams"][0]["clock"]["step"] == 10 * MS
+    assert [(p["uri"].rpartition("/")[2], p["what"]) for p in told["passed_over"]] == [("c.bag", "a ROS 1 bag")]
+    assert cli.main(["inspect", str(tmp_path), "--episode", "b.csv", "--json"]) == cli.DONE
+    (episode,) = json.loads(capsys.readouterr().out)["episodes"]
+    values = {path: v for stream in episode["streams"] for path, v in stream["values"].items()}
+    assert values["q"] == {"shape": [], "names": [], "unit": "", "low": [1.0], "high": [2.0], "non_finite": 3}
+    assert (values["n"]["low"], values["n"]["high"], values["n"]["non_finite"]) == ([1], [5], 1)
+    (tmp_path / "d.csv").write_text("time_ns,q\n0,nan\n")
+    cli.main(["inspect", str(tmp_path / "d.csv"), "--json"])
+    (stream,) = json.loads(capsys.readouterr().out)["episodes"][0]["streams"]
+    assert (stream["values"]["q"]["low"], stream["clock"]["step"], stream["failure"]) == ([None], None, "")
 
 
 def test_as_many_recordings_as_hold_a_gigabyte(tmp_path, monkeypatch):
