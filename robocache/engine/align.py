@@ -208,7 +208,7 @@ class Aligner:
         blocks = [_finished(part, r, recorded) for part in parts]
         block = blocks[0] if whole else _side_by_side(parts, blocks, r.kind.width)
         valid = np.logical_and.reduce([part.valid for part in parts]) & (not cleaned.missing.any())
-        return Aligned(block, valid, None, absent, finite, stamps)
+        return Aligned(block, valid, None, absent, finite, stamps, cleaned.stream.about)
 
     def _poses(self, r: Request, requests: Sequence[Request]) -> Aligned:
         """The pose of a feature's clouds, at each of them."""

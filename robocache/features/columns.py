@@ -7,7 +7,7 @@ column holds at rows without a value is NaN of floats, 0 of integers, false of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -93,13 +93,17 @@ def stepped(
         place[valid] = rows
     else:
         blocks = [s.values if s.rows is None else _taken(s) for s in sources]
-        done = Samples(np.concatenate([np.asarray(b).reshape(len(valid), -1) for b in blocks], axis=1), valid)
+        about = first.about if len(sources) == 1 else {}
+        block = np.concatenate([np.asarray(b).reshape(len(valid), -1) for b in blocks], axis=1)
+        done = Samples(block, valid, about)
         place = np.arange(len(valid))
+    findings: list[Finding] = []
     for step in steps:
-        done = step.apply(done, compute)
+        done = step.apply(replace(done, findings=()), compute)
+        findings += done.findings
     good = place >= 0
     good[good] = done.valid[place[good]]
-    return [Aligned(done.values, good, np.where(good, place, -1), finite=first.finite)], done.findings
+    return [Aligned(done.values, good, np.where(good, place, -1), finite=first.finite)], tuple(findings)
 
 
 def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray, int]:

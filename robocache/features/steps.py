@@ -28,7 +28,7 @@ class Samples:
     about:    what they are in this episode (:class:`robocache.types.StreamType`)
     poses:    float64 ``[n, 7]``, x y z qx qy qz qw: where each was taken, in the frame that it is to be moved into;
               None: they stay where they are
-    findings: what a person must know of them, without the feature's name
+    findings: what a step has to tell of them, without the feature's name; it is given none
     """
 
     values: Values

@@ -130,7 +130,7 @@ class Voxelize:
             values = np.zeros((len(given.valid), *self._shape), self._element)
             for rows, piece in self._pieces(given, kept, compute, tally):
                 values[rows] = self._dense_piece(piece, compute, tally)
-        return replace(given, values=values, findings=(*given.findings, *tally.findings()))
+        return replace(given, values=values, findings=tally.findings())
 
     def _pieces(
         self, given: Samples, kept: np.ndarray, compute: Compute, tally: _Tally
@@ -264,7 +264,7 @@ class _Tally:
     dropped: int = 0
     rounded: set[str] = field(default_factory=set)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> tuple[Finding, ...]:
         found = []
         if lost := max(self.bad, self.dropped):
             text = (
@@ -275,4 +275,4 @@ class _Tally:
         if self.rounded:
             text = f"float32 rounds {', '.join(sorted(self.rounded))} more coarsely than recorded; set dtype: float64"
             found.append(Finding("rounded", "", text, len(self.rounded)))
-        return found
+        return tuple(found)
