@@ -240,7 +240,7 @@ def test_what_is_installed_is_pinned_and_known():
         assert "pip install -c constraints.txt" in command
     project = (ROOT / "pyproject.toml").read_text()
     extras = re.search(r"\.whl\)\[([\w,]+)\]", installs[1])[1].split(",")
-    assert extras == ["hdf5", "ray", "s3"]
+    assert extras == ["hdf5", "las", "ray", "s3"]
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"pyproject.toml has no extra {extra}"
     for package in ("torch", "ray", "s3fs", "boto3"):
