@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from mcap.writer import Writer
 from message_kit import T0, header, make, record, stream, transform
 from numpy.typing import NDArray
 
@@ -91,6 +94,34 @@ def test_encoded_images_are_their_bytes(tmp_path, format, encoding):
         found = stream(path, source)
         assert found.values.to_pylist() == [d.tobytes() for d in data]
         assert (found.about["kind"], found.about["encoding"], found.about["format"]) == ("image", encoding, format)
+
+
+def test_images_of_json(tmp_path):
+    """Bytes as base64, as Foxglove and rosbridge write them, or as a list of numbers."""
+    frames = frames_of("u2", 1)
+    lines = [np.pad(f.view(np.uint8).reshape(6, 10), ((0, 0), (0, 2))).tobytes() for f in frames]
+    layout = {"encoding": "mono16", "height": 6, "width": 5, "step": 12, "is_bigendian": 0}
+    raw = [{**layout, "data": base64.b64encode(data).decode()} for data in lines]
+    raw[1]["data"] = list(lines[1])
+    jpegs = [{"format": "jpeg", "data": base64.b64encode(data).decode()} for data in lines]
+    topics = {"/raw": ("foxglove.RawImage", raw), "/jpeg": ("sensor_msgs/CompressedImage", jpegs),
+              "/bad": ("foxglove.CompressedImage", [{"format": "png", "data": "no base64!"}])}  # fmt: skip
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        for topic, (kind, messages) in topics.items():
+            channel = writer.register_channel(topic, "json", writer.register_schema(kind, "jsonschema", b"{}"))
+            for i, message in enumerate(messages):
+                writer.add_message(channel, T0 + i, json.dumps(message).encode(), T0 + i)
+        writer.finish()
+    found = stream(tmp_path / "a.mcap", "/raw")
+    np.testing.assert_array_equal(found.values, frames)
+    assert found.about == {"kind": "image", "encoding": "mono16", "height": 6, "width": 5}
+    found = stream(tmp_path / "a.mcap", "/jpeg")
+    assert found.values.to_pylist() == lines
+    assert found.about == {"kind": "image", "encoding": "jpeg", "format": "jpeg"}
+    with pytest.raises(InputError, match="data of message 0 is neither base64 text nor bytes"):
+        stream(tmp_path / "a.mcap", "/bad")
 
 
 def test_a_camera_beside_other_streams_end_to_end(tmp_path):

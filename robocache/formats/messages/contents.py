@@ -13,6 +13,7 @@ from robocache.formats.messages.batch import Messages
 from robocache.formats.messages.clocks import Clock
 from robocache.formats.messages.decode import Block, Decoded, Spans, select_rows, span_bytes
 from robocache.formats.messages.definitions import Array, Number, Struct, Text, Type
+from robocache.formats.messages.images import codec_of
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Columns, Key
 from robocache.formats.messages.unpack import unpack_value
@@ -28,7 +29,6 @@ _KINDS = {
     "PointCloud2": ("cloud", _CLOUD),
     "PointCloud": ("cloud", _CLOUD),
 }
-_CODECS = ("jpeg", "jpg", "png", "webp", "avif", "tiff", "bmp")
 
 
 class Contents:
@@ -92,8 +92,7 @@ class Contents:
             if isinstance(value, tuple):
                 value = [dict(item) for item in value]
             if name == "format":
-                depth = "compresseddepth" in value.lower()  # a PNG behind a header of its own is none
-                found["encoding"] = value if depth else next((c for c in _CODECS if c in value.lower()), value)
+                found["encoding"] = codec_of(value)
             if value != "":
                 found[name] = value
         return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,21 @@ from robocache.formats.messages.definitions import Array, Number, Struct
 IMAGES = {"Image": True, "RawImage": True, "CompressedImage": False}
 #: How the bytes of an image lie, which does not matter once they are numbers.
 LAYOUT = ("step", "is_bigendian")
+_CODECS = ("jpeg", "jpg", "png", "webp", "avif", "tiff", "bmp")
+_TOLD = ("encoding", "height", "width", *LAYOUT)
 _CHANNELS = {"mono": 1, "rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}
 _COLOURS = re.compile(r"(?P<what>mono|rgba|bgra|rgb|bgr|bayer_[rgb]{4})(?P<bits>8|16)")
 _PLAIN = re.compile(r"(?P<bits>8|16|32|64)(?P<kind>[USF])C(?P<channels>[1-9][0-9]?)?")
 #: Two bytes a pixel: brightness, and one of two colours by turns.
 _PAIRS = ("yuv422", "yuv422_yuy2", "uyvy", "yuyv")
+
+
+def codec_of(format: str) -> str:
+    """The encoding that a ``CompressedImage`` speaks of: ``rgb8; jpeg compressed bgr8`` is jpeg."""
+    text = format.lower()
+    if "compresseddepth" in text:  # a PNG behind a header of its own is none
+        return format
+    return next((codec for codec in _CODECS if codec in text), format)
 
 
 class Pixels(NamedTuple):
@@ -82,3 +93,30 @@ def frames(payloads: pa.Array, about: Mapping[str, Any], where: str) -> np.ndarr
     dtype = pixel.dtype.newbyteorder(">" if about.get("is_bigendian") else "<")
     values = np.ascontiguousarray(lines).view(dtype)
     return values.reshape(len(payloads), height, width, pixel.channels).astype(pixel.dtype, copy=False)
+
+
+def from_json(messages: Sequence[Any], raw: bool, where: str) -> tuple[np.ndarray | pa.Array, dict[str, Any]]:
+    """Images of JSON messages, whose bytes are base64 text (Foxglove, rosbridge) or numbers, and what they are: as of
+    other encodings.
+
+    ``InputError`` where a message has none, or :func:`frames` says so.
+    """
+    payloads = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or "data" not in message:
+            raise InputError(f"{where}: message {i} is no image, it has no data")
+        data = message["data"]
+        try:
+            payloads.append(base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{where}: data of message {i} is neither base64 text nor bytes ({error})") from None
+    about: dict[str, Any] = {"kind": "image"}
+    for name in _TOLD if raw else ("format",):
+        values = {message[name] for message in messages if isinstance(message.get(name), str | int)}
+        if len(values) == 1:
+            (about[name],) = values
+    array = pa.array(payloads, pa.large_binary())
+    if not raw:
+        return array, about | ({"encoding": codec_of(about["format"])} if "format" in about else {})
+    found = frames(array, about, where) if messages else array
+    return found, {name: value for name, value in about.items() if name not in LAYOUT}

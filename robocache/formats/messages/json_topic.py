@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from robocache.errors import InputError, MissingError
 from robocache.formats.base import Match, positions
 from robocache.formats.messages.batch import Messages
 from robocache.formats.messages.clocks import Clock, split_unit, unit_of
+from robocache.formats.messages.images import IMAGES, from_json
 from robocache.formats.messages.json_values import (
     Absent,
     Exact,
@@ -77,6 +79,8 @@ class _Signal:
     def __init__(self, request: Request, type_name: str, where: str):
         self.key, self._where, self._stamp = request.source.key, where, request.stamp
         self._path, self._names = request.path, request.source.names
+        whole = not request.path.tokens and request.path.selector is None
+        self._image = IMAGES.get(re.split("[./]", type_name)[-1]) if whole else None
         self._found: list[Any] = []
         self._spoken: list[tuple[str, ...] | None] = []
         self._kept: list[bool] = []
@@ -175,6 +179,9 @@ class _Signal:
 
     def _values(self) -> tuple[Values, np.ndarray | None, dict[str, Any], list[str], np.ndarray | None]:
         """Values, which are present, what they are, notes, and which of the messages are samples after all."""
+        if self._image is not None:
+            images, told = from_json(self._found, self._image, self._where)
+            return images, None, told, [], None
         named = next((names for names in self._spoken if names), None)
         selector = self._path.selector
         if named is not None:
