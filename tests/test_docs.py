@@ -20,7 +20,20 @@ import yaml
 from robocache import cli
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import Column, Csv, Depth, Input, Quality, Source, Sources, Timeline, Times, Voxelize
+from robocache.config.schema import (
+    Column,
+    Convert,
+    Csv,
+    Depth,
+    ForwardKinematics,
+    Input,
+    Quality,
+    Source,
+    Sources,
+    Timeline,
+    Times,
+    Voxelize,
+)
 from robocache.engine.quality import CODES
 from robocache.sample import write_samples
 
@@ -74,8 +87,8 @@ def test_most_keys_at_work(work):
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
     sections = (
-        Input, Times, Csv, Source, Column, Depth, Voxelize, Sources, Timeline, Quality, OutputSpec, ComputeSpec,
-        ClusterSpec,
+        Input, Times, Csv, Source, Column, Depth, Voxelize, ForwardKinematics, Convert, Sources, Timeline, Quality,
+        OutputSpec, ComputeSpec, ClusterSpec,
     )  # fmt: skip
     rows = re.findall(r"^\| ((?:`[a-z_.]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     described = {key.rpartition(".")[2] for row in rows for key in re.findall(r"`([a-z_.]+)`", row)}
@@ -207,6 +220,48 @@ def test_clouds_to_voxels(work):
             mean = np.bincount(of.ravel(), cloud[name][kept].astype(np.float64)) / count
             np.testing.assert_allclose(found["features"][mine, column].numpy(), mean, rtol=1e-6, atol=1e-7)
         assert found["highest"]["coordinates"][k] == distinct[:, 2].max()
+
+
+ARM = """<robot name="arm">
+<link name="base"/><link name="upper"/><link name="lower"/><link name="hand"/>
+<joint name="shoulder" type="continuous"><parent link="base"/><child link="upper"/><axis xyz="0 0 1"/></joint>
+<joint name="elbow" type="continuous"><origin xyz="0.5 0 0"/><parent link="upper"/><child link="lower"/>
+<axis xyz="0 0 1"/></joint>
+<joint name="slide" type="prismatic"><origin xyz="0.25 0 0"/><parent link="lower"/><child link="hand"/>
+<axis xyz="1 0 0"/><limit lower="0" upper="1"/></joint>
+</robot>"""
+
+
+def test_joints_to_actions(work):
+    """The config of docs/actions.md, and back, against the plane's trigonometry."""
+    page = (ROOT / "docs/actions.md").read_text()
+    Path("logs").mkdir()
+    Path("arm.urdf").write_text(ARM)
+    q = np.cumsum(np.random.default_rng(0).uniform(0, 0.05, (60, 4)), axis=0)
+    columns = pa.FixedSizeListArray.from_arrays(pa.array(q.reshape(-1)), 4)
+    pq.write_table(pa.table({"time": np.arange(60) * 20_000_000, "q": columns}), "logs/a.parquet")
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    Path("config.yaml").write_text(config)
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    found: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, found)
+    turn = q[:, 0] + q[:, 1]
+    reach = 0.25 + q[:, 2]
+    x, y = 0.5 * np.cos(q[:, 0]) + reach * np.cos(turn), 0.5 * np.sin(q[:, 0]) + reach * np.sin(turn)
+    back = np.array(found["commands"]["action"].to_pylist())
+    half = [np.sin(turn / 2), np.cos(turn / 2)]
+    half = np.where(half[1] < 0, -1, 1) * half
+    np.testing.assert_allclose(back, np.stack([x, y, 0 * x, 0 * x, 0 * x, *half, q[:, 3]], axis=1), atol=1e-12)
+    table = pq.read_table("out/data")
+    action = np.array(table["action"].to_pylist()[10])
+    seen = np.array([[np.cos(turn[10]), np.sin(turn[10])], [-np.sin(turn[10]), np.cos(turn[10])]]) @ [
+        x[15] - x[10],
+        y[15] - y[10],
+    ]
+    np.testing.assert_allclose(action[5, :2], seen, atol=1e-6)
+    assert table["action.valid"].to_pylist() == [True] * 53 + [False] * 7
+    assert bool(found["found"].converged.all()) and found["rot6d"].shape == (5, 6)
 
 
 def test_words_for_a_number_that_is_not_there(work):

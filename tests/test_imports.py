@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("cli",),
     ("engine",),
-    ("config",),
+    ("config", "actions"),
     ("features", "formats", "output"),
     ("ops", "clouds"),
     ("sample",),

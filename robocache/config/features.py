@@ -27,6 +27,13 @@ from robocache.formats.base import selected_width as width_of
 from robocache.ops.modes import WIDTHS
 from robocache.output.schema import INDEX_COLUMNS
 
+#: What is written beside a feature's column.
+_BESIDE = (
+    (".valid", "marks where {} is valid"),
+    (".stamps", "holds the stamps of {}"),
+    (".start", "holds what differences of {} begin at"),
+)
+
 
 def features(found: Any, problems: Problems) -> tuple[Feature, ...]:
     if problems.under("features"):
@@ -42,7 +49,7 @@ def features(found: Any, problems: Problems) -> tuple[Feature, ...]:
         path = f"features.{name}"
         if name in INDEX_COLUMNS:
             problems.add(path, f"every dataset has its own column {name}; choose another name")
-        for suffix, meaning in ((".valid", "marks where {} is valid"), (".stamps", "holds the stamps of {}")):
+        for suffix, meaning in _BESIDE:
             base = name.removesuffix(suffix)
             if base != name and base in found:
                 problems.add(path, f"this column {meaning.format(base)}; choose another name")

@@ -85,6 +85,11 @@ class Feature:
         """Whether its steps take samples as they were recorded."""
         return bool(self.steps) and self.steps[0].picks
 
+    @property
+    def beside(self) -> str:
+        """Another feature that its steps need; empty: none."""
+        return next((step.beside for step in self.steps if step.beside), "")
+
     def decisive(self) -> dict[str, Any]:
         """What of it decides the output's bytes; the order of quaternions does not."""
         plain = replace(self, steps=(), sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))

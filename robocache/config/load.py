@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robocache.config.actions import check_deltas
 from robocache.config.checks import check_cluster, check_output, check_reach, check_reference, check_secrets
 from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
@@ -80,6 +81,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     timeline = _timeline(checked.timeline, problems)
     quality = _quality(checked.quality, checked.input.on_restart, problems)
     check_reference(timeline, features, problems)
+    check_deltas(features, timeline, problems)
     at_least(problems, "input.max_failed_episodes", checked.input.max_failed_episodes, 0)
     at_least(problems, "output.shard_mb", checked.output.shard_mb, 1)
     at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)

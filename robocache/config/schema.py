@@ -108,6 +108,41 @@ class Voxelize:
 
 
 @dataclass
+class ForwardKinematics:
+    """The robot whose joints a feature's sources are, and where on it the feature shall be."""
+
+    urdf: str
+    tip: str | list[str]
+    base: str | None = None
+    form: Literal["pose", "matrix", "rot6d"] = "pose"
+    joints: list[str] = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Gripper:
+    """A column that becomes 0 where it reads ``closed`` and 1 where it reads ``open``."""
+
+    column: str
+    closed: float
+    open: float
+
+
+@dataclass
+class Convert:
+    """What a feature's numbers become for a learner."""
+
+    delta: Literal["step", "chunk", "state"] | None = None
+    chunk: int | None = None
+    state: str | None = None
+    absolute: list[str | int] = field(default_factory=list)
+    rotation: str | None = None
+    rotation_from: str = "quaternion_xyzw"
+    continuous: bool = False
+    gripper: Any = None  # a Gripper, or a list of them
+
+
+@dataclass
 class Column:
     """What is said of a whole feature, beside its sources: its type, its role, and the steps that make it."""
 
@@ -118,6 +153,8 @@ class Column:
     role: Literal["observation", "action"] = "observation"
     depth: Depth | None = None
     voxelize: Voxelize | None = None
+    forward_kinematics: ForwardKinematics | None = None
+    convert: Convert | None = None
     pose: Any = None  # a source path, or a Source
 
 
@@ -189,6 +226,14 @@ EXPECTED = {
     "fy": "the focal length in pixels along y, such as 525.0",
     "cx": "the principal point in pixels along x, such as 319.5",
     "cy": "the principal point in pixels along y, such as 239.5",
+    "urdf": "the path of the robot's URDF, such as robots/panda.urdf",
+    "tip": "a link of the robot, such as panda_hand, or a list of them",
+    "state": "the name of a feature, such as observation.ee_pose",
+    "absolute": "a list of columns, by name or number, such as [gripper]",
+    "rotation": "a representation, such as rot6d, axis_angle or euler_xyz",
+    "rotation_from": "a representation, such as quaternion_xyzw",
+    "closed": "the gripper's reading where it is closed, such as 0.0",
+    "open": "the gripper's reading where it is open, such as 0.08",
     "size": "the edge of a voxel, such as 0.1, or three of them, such as [0.1, 0.1, 0.2]",
     "bounds": "the lower and the upper corner, such as [[-10, -10, -1], [10, 10, 3]]",
     "offset": "a duration with its unit (ns, us, ms or s), such as -3ms",

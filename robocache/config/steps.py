@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from robocache.config import schema
+from robocache.config import actions, schema
 from robocache.config.schema import EXPECTED, Column, Problems
 from robocache.config.values import at_least
 from robocache.features.cast import ROUNDED
@@ -30,6 +30,15 @@ def read_steps(column: Column, sources: int, path: str, problems: Problems) -> t
         if sources > 1:
             problems.add(f"{path}.voxelize", f"takes one source, found {sources}; give each a feature of its own")
         steps.append(_voxelize(column.voxelize, column.dtype, path, problems))
+    if column.forward_kinematics is not None:
+        steps.append(actions.forward_kinematics(column.forward_kinematics, path, problems))
+    if column.convert is not None:
+        steps.append(actions.convert(column.convert, path, problems))
+    for key in ("forward_kinematics", "convert"):
+        if getattr(column, key) is not None and (column.voxelize is not None or column.depth is not None):
+            problems.add(f"{path}.{key}", "is for numbers, which voxels and depths are not; leave one of them out")
+        elif getattr(column, key) is not None and column.dtype not in ("auto", "float16", "float32", "float64"):
+            problems.wrong(f"{path}.dtype", column.dtype, f"{key} gives fractions; write float32 or float64")
     return tuple(step for step in steps if step is not None)
 
 
@@ -42,6 +51,8 @@ def step_mapping(step: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple) and value and isinstance(value[0], dict):
+        return [dict(item) for item in value]
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

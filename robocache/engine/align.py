@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robocache.config.job import Job
+from robocache.config.job import Feature, Job
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turn, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
@@ -25,8 +25,10 @@ from robocache.engine.prepare import Preparer, Request
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
 from robocache.errors import InputError
-from robocache.features import Aligned, Compute, assemble, stepped
+from robocache.features import Aligned, Compute, abreast, assemble, stepped
 from robocache.features.cast import rounded_columns
+from robocache.features.columns import flat_numbers
+from robocache.features.convert import absolute
 from robocache.ops import StreamSpec
 from robocache.ops.chunked import fuse_multimodal_chunked
 from robocache.output.schema import FeatureType, episode_table
@@ -233,12 +235,14 @@ class Aligner:
         columns: dict[str, tuple[pa.Array | pa.ChunkedArray, np.ndarray]] = {}
         beside: dict[str, Any] = {}
         compute = Compute(self.device, self.job.compute.max_memory_mb)
-        for feature, kind in zip(self.job.features, self.preparer.features, strict=True):
+        pairs = list(zip(self.job.features, self.preparer.features, strict=True))
+        for feature, kind in sorted(pairs, key=lambda pair: bool(pair[0].beside)):  # what others need comes first
             mine = [(r, a) for r, a in zip(requests, aligned, strict=True) if r.feature is feature]
             sources = [a for r, a in mine if not r.of_clouds]
             if poses := [np.asarray(a.values) for r, a in mine if r.of_clouds]:
                 sources = [replace(sources[0], poses=poses[0])]
-            made, notes = stepped(feature.steps, sources, compute)
+            about = abreast([self.types.types[s.key] for s in feature.sources]).about if feature.steps else {}
+            made, notes = stepped(feature.steps, sources, compute, about, self._beside(feature, columns))
             findings += [replace(f, subject=feature.name, text=f"{feature.name}: {f.text}") for f in notes]
             values, valid, unfit = assemble(kind, made)
             columns[feature.name] = (values, valid)
@@ -249,11 +253,30 @@ class Aligner:
                     "invalid; set a wider dtype"
                 )
                 findings.append(Finding("overflow", feature.name, text, unfit / len(valid)))
+            if kind.starts:
+                beside[f"{feature.name}.start"] = _nullable(made[0].starts, kind.starts, len(valid))
             if self.job.timeline.provenance:
                 stamps = np.concatenate([s.stamps for s in sources if s.stamps is not None], axis=1)
                 flat = pa.array(stamps.reshape(-1), mask=stamps.reshape(-1) < 0)
                 beside[f"{feature.name}.stamps"] = pa.FixedSizeListArray.from_arrays(flat, stamps.shape[1])
-        return columns, beside
+        return {f.name: columns[f.name] for f in self.job.features}, beside
+
+    def _beside(self, feature: Feature, columns: FeatureColumns) -> np.ndarray | None:
+        """What the feature's steps need of another: its column as it is written, absolute, NaN where not valid."""
+        if not feature.beside:
+            return None
+        (kind,) = (f for f in self.preparer.features if f.name == feature.beside)
+        values, valid = columns[feature.beside]
+        rows = np.array(flat_numbers(values), np.float64).reshape(len(valid), -1)
+        rows[~valid] = np.nan
+        return absolute(rows, kind.about.get("convert", {}))
+
+
+def _nullable(starts: np.ndarray | None, width: int, count: int) -> pa.Array:
+    """Rows of numbers, null where they are NaN."""
+    rows = np.full((count, width), np.nan) if starts is None else starts
+    none = np.isnan(rows).any(axis=1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width, mask=pa.array(none))
 
 
 def _auto_gap(times: np.ndarray) -> int | None:

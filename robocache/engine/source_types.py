@@ -22,6 +22,7 @@ from robocache.errors import ConfigError, InputError, MissingError
 from robocache.features import feature_type
 from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
+from robocache.output.schema import FeatureType
 from robocache.types import EpisodeRef, Source, StreamType, array_type
 
 #: Modes that compute new numbers; the others pick a sample.
@@ -284,7 +285,9 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                 )
         if feature.steps and all(seen_in[s.key] for s in feature.sources):
             try:
-                feature_type(feature.name, found, feature.dtype, steps=feature.steps)
+                made = feature_type(feature.name, found, feature.dtype, steps=feature.steps)
+                if feature.beside:
+                    _check_beside(job, types, feature, made)
             except ValueError as error:
                 problems.append(f"features.{feature.name}.{error}")
         if found and all(not kind.width for kind in found) and any(seen_in[s.key] for s in feature.sources):
@@ -292,3 +295,13 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
             sources = ", ".join(s.source for s in feature.sources)
             problems.append(f"features.{feature.name}: {sources} has no columns ({seen}); leave the feature out")
     return problems
+
+
+def _check_beside(job: Job, types: Mapping[str, StreamType], feature: Feature, made: FeatureType) -> None:
+    """``ValueError`` where the feature that another is seen from has other columns."""
+    (other,) = (f for f in job.features if f.name == feature.beside)
+    state = feature_type(other.name, [types[s.key] for s in other.sources], other.dtype, steps=other.steps)
+    kind = StreamType(state.arrow, state.about)
+    there, own = len(kind.about.get("convert", {}).get("names", ())) or kind.width, made.about["convert"]["names"]
+    if not kind.numeric or there != len(own):
+        raise ValueError(f"convert.state: {other.name} has {there} columns, the action {len(own)}: {', '.join(own)}")

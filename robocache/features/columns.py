@@ -36,6 +36,7 @@ class Aligned:
     about:  what the samples are in this episode (:class:`robocache.types.StreamType`)
     absent: bool ``[width]``, columns that have no number anywhere in the episode, which no row is invalid for
     finite: whether a NaN or an infinity makes a row invalid
+    starts: float64 ``[T, width]`` or None, see :class:`robocache.features.steps.Samples`
     stamps: int64 ``[T, 2]``, the first and the last stamp that each row used; None unless asked for
     """
 
@@ -47,6 +48,7 @@ class Aligned:
     stamps: np.ndarray | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     poses: np.ndarray | None = None
+    starts: np.ndarray | None = None
 
 
 def feature_type(
@@ -61,20 +63,28 @@ def feature_type(
     about: stored with the column beside what the sources say of themselves (names, units, frames)
     steps: what is made of the sources; ``ValueError`` where one cannot be made of what it is given
     """
-    kind = _abreast(types)
+    kind = abreast(types)
     for step in steps:
         kind = step.type(kind)
     known = {**kind.about, **about}
     if not _number(kind):
         return FeatureType(name, _payload_type(kind.arrow), known)
     element = _element([kind.element] if steps else [t.element for t in types]) if dtype == "auto" else np.dtype(dtype)
-    return FeatureType(name, array_type(element, () if kind.shape in ((), (1,)) else kind.shape), known)
+    told = known.get("convert", {})
+    starts = len(told["names"]) if told.get("delta") == "step" else 0
+    return FeatureType(name, array_type(element, () if kind.shape in ((), (1,)) else kind.shape), known, starts)
 
 
 def stepped(
-    steps: Sequence[Step], sources: Sequence[Aligned], compute: Compute
+    steps: Sequence[Step],
+    sources: Sequence[Aligned],
+    compute: Compute,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    beside: np.ndarray | None = None,
 ) -> tuple[list[Aligned], tuple[Finding, ...]]:
     """The sources after the steps of their feature, as one, and what was found on the way.
+
+    about: what the sources are side by side; beside: what a step of rows needs, see :class:`Samples`
 
     A step sees each sample once: what no row picks is not looked at, what several rows pick is made once.
     """
@@ -85,25 +95,33 @@ def stepped(
     if len(sources) == 1 and first.rows is not None:
         valid = valid & (first.rows >= 0)
         used, rows = np.unique(first.rows[valid], return_inverse=True)
-        picked = first.values[used] if isinstance(first.values, np.ndarray) else first.values.take(pa.array(used))
+        taken = first.values[used] if isinstance(first.values, np.ndarray) else first.values.take(pa.array(used))
         poses = None if first.poses is None else first.poses[used]
         there = np.ones(len(used), bool) if poses is None else np.isfinite(poses).all(axis=1)
-        done = Samples(picked, there, first.about, poses)
+        done = Samples(taken, there, first.about, poses)
         place = np.full(len(valid), -1)
         place[valid] = rows
     else:
         blocks = [s.values if s.rows is None else _taken(s) for s in sources]
-        about = first.about if len(sources) == 1 else {}
+        if len(sources) == 1:
+            about = {**about, **first.about}
         block = np.concatenate([np.asarray(b).reshape(len(valid), -1) for b in blocks], axis=1)
         done = Samples(block, valid, about)
         place = np.arange(len(valid))
     findings: list[Finding] = []
     for step in steps:
+        if step.rows:
+            spread = _taken(Aligned(done.values, valid, place))
+            there = (place >= 0) & done.valid[place] if len(done.valid) else np.zeros(len(place), bool)
+            done = replace(done, values=spread, valid=there, beside=beside)
+            place = np.arange(len(place))
         done = step.apply(replace(done, findings=()), compute)
         findings += done.findings
     good = place >= 0
     good[good] = done.valid[place[good]]
-    return [Aligned(done.values, good, np.where(good, place, -1), finite=first.finite)], tuple(findings)
+    # What a step of rows could make of a row that is not valid (the first actions of a chunk) is kept with it.
+    picked = None if any(step.rows for step in steps) else np.where(good, place, -1)
+    return [Aligned(done.values, good, picked, finite=first.finite, starts=done.starts)], tuple(findings)
 
 
 def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray, int]:
@@ -150,6 +168,15 @@ def number_array(block: np.ndarray, kind: pa.DataType) -> pa.Array:
     return array
 
 
+def flat_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """All numbers of a column of (nested lists of) numbers, one after another; of null lists what lies beneath."""
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    while pa.types.is_fixed_size_list(flat.type):
+        size, at = flat.type.list_size, flat.offset
+        flat = flat.values.slice(at * size, len(flat) * size)
+    return flat.to_numpy(zero_copy_only=False)
+
+
 def _number(kind: StreamType) -> bool:
     return kind.numeric or pa.types.is_boolean(kind.element)
 
@@ -162,7 +189,7 @@ def _element(kinds: Sequence[pa.DataType]) -> np.dtype:
     return np.dtype(np.float64) if common.kind == "f" else common  # int64 beside uint64
 
 
-def _abreast(types: Sequence[StreamType]) -> StreamType:
+def abreast(types: Sequence[StreamType]) -> StreamType:
     """The sources of a feature side by side, as recorded."""
     if len(types) == 1 or not _number(types[0]):
         return StreamType(types[0].arrow, _about(types))

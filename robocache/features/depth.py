@@ -23,6 +23,8 @@ class Depth:
 
     key: ClassVar[str] = "depth"
     picks: ClassVar[bool] = True
+    rows: ClassVar[bool] = False
+    beside: ClassVar[str] = ""
 
     fx: float
     fy: float

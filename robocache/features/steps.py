@@ -1,4 +1,4 @@
-"""What a step of a feature is: it makes something else of each sample, whatever the samples around it are."""
+"""What a step of a feature is: it makes something else of each sample, or of each row of an episode."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ class Samples:
     about:    what they are in this episode (:class:`robocache.types.StreamType`)
     poses:    float64 ``[n, 7]``, x y z qx qy qz qw: where each was taken, in the frame that it is to be moved into;
               None: they stay where they are
+    beside:   float64 ``[n, width]``, at the same rows the feature that :attr:`Step.beside` names, NaN where not valid
+    starts:   float64 ``[n, width]``, where a chain of differences begins what it begins at, else NaN: written beside
+              the column, so that it can be undone
     findings: what a step has to tell of them, without the feature's name; it is given none
     """
 
@@ -35,6 +38,8 @@ class Samples:
     valid: np.ndarray
     about: Mapping[str, Any] = field(default_factory=dict)
     poses: np.ndarray | None = None
+    beside: np.ndarray | None = None
+    starts: np.ndarray | None = None
     findings: tuple[Finding, ...] = ()
 
 
@@ -43,11 +48,21 @@ class Step(Protocol):
 
     key:   what a feature calls it
     picks: whether it takes samples as they were recorded, never interpolated, with what is not finite in them
-    A sample's result depends on that sample alone, to the bit, on every device.
+    A sample's result depends on that sample alone, to the bit, on every device; unless it says so:
     """
 
     key: ClassVar[str]
     picks: ClassVar[bool]
+
+    @property
+    def rows(self) -> bool:
+        """Whether it depends on the rows around it. Such a step is given every row of an episode, in order."""
+        ...
+
+    @property
+    def beside(self) -> str:
+        """Another feature that it needs, absolute, at the same rows; empty: none. Only of a step with :attr:`rows`."""
+        ...
 
     def type(self, given: StreamType) -> StreamType:
         """What it makes of samples of a type, settled for the dataset. ``ValueError``, beginning with the key in

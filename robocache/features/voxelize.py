@@ -47,6 +47,8 @@ class Voxelize:
 
     key: ClassVar[str] = "voxelize"
     picks: ClassVar[bool] = True
+    rows: ClassVar[bool] = False
+    beside: ClassVar[str] = ""
 
     size: tuple[float, float, float]
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]]

@@ -16,11 +16,15 @@ INDEX_COLUMNS = ("episode_index", "frame_index", "timestamp", "time_ns")
 
 @dataclass(frozen=True, slots=True)
 class FeatureType:
-    """What one output column holds. ``about``: JSON values that are stored with it (names, units, sources)."""
+    """What one output column holds. ``about``: JSON values that are stored with it (names, units, sources).
+
+    starts: how many numbers ``<feature>.start`` has, which holds what differences begin at, null elsewhere; 0: none
+    """
 
     name: str
     arrow: pa.DataType
     about: Mapping[str, Any] = field(default_factory=dict)
+    starts: int = 0
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -29,7 +33,7 @@ class FeatureType:
 
 
 def arrow_schema(features: Sequence[FeatureType], stamped: Mapping[str, int] | None = None) -> pa.Schema:
-    """``INDEX_COLUMNS``, then each feature with its ``<feature>.valid``.
+    """``INDEX_COLUMNS``, then each feature with its ``<feature>.valid`` (and ``<feature>.start``).
 
     stamped: features with ``<feature>.stamps`` beside them, and how many stamps a row has
     """
@@ -42,6 +46,8 @@ def arrow_schema(features: Sequence[FeatureType], stamped: Mapping[str, int] | N
     for feature in features:
         fields.append(pa.field(feature.name, feature.arrow, metadata=feature.metadata or None))
         fields.append(pa.field(f"{feature.name}.valid", pa.bool_(), nullable=False))
+        if feature.starts:
+            fields.append(pa.field(f"{feature.name}.start", pa.list_(pa.float64(), feature.starts)))
         if stamped and feature.name in stamped:
             fields.append(pa.field(f"{feature.name}.stamps", pa.list_(pa.int64(), stamped[feature.name])))
     return pa.schema(fields)

@@ -22,6 +22,8 @@ class Root:
 
     key: ClassVar[str] = "root"
     picks: ClassVar[bool] = False
+    rows: ClassVar[bool] = False
+    beside: ClassVar[str] = ""
 
     scale: float = 1.0
 
