@@ -68,12 +68,8 @@ class Idle(Processor):
         return Episode(ref.id, {})
 
     def process(self, shard: Shard, **_: Any) -> ShardResult:
-        episodes = tuple(
-            EpisodeRecord(i, ref.id, (), 1, 0, ()) for i, ref in enumerate(shard.refs, shard.first_episode)
-        )
-        return ShardResult(
-            None, ShardRecord(shard.index, self.job.identity(), shard.fingerprint(), "", 1, 0, "", episodes, ())
-        )
+        episodes = tuple(EpisodeRecord(i, ref.id, (), 1, 0, ()) for i, ref in shard.episodes())
+        return ShardResult(ShardRecord(shard.index, self.job.identity(), shard.fingerprint(), (), episodes, ()))
 
 
 def work(folder: Path, shards: int) -> tuple[Job, list[EpisodeRef]]:

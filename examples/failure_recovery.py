@@ -26,12 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robocache import Output, verify
+from robocache.output.layout import manifest_file
 from robocache.sample import write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
-META = "meta/robocache"
-#: Files that name the output or tell how the run went, rather than what it made.
-OWN = {f"{META}/_config.yaml", f"{META}/_report.json"}
+#: Files that name the output or tell how the run went, or when, rather than what it made.
+OWN = ("/_config.yaml", "/_report.json", "/_version.json")
 
 
 def command(logs: Path, out: Path, *overrides: str) -> list[str]:
@@ -42,7 +42,7 @@ def command(logs: Path, out: Path, *overrides: str) -> list[str]:
 
 def committed(out: Path) -> int:
     """Shards that are safe: a line of the manifest each."""
-    manifest = out / META / "_manifest.jsonl"
+    manifest = out / manifest_file(1)
     return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
 
@@ -98,7 +98,7 @@ def disturbed(arguments: Sequence[str], out: Path, env: dict[str, str], kills: S
 
 def digests(out: Path) -> dict[str, str]:
     files = {p.relative_to(out).as_posix(): p for p in sorted(out.rglob("*")) if p.is_file()}
-    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in files.items() if name not in OWN}
+    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in files.items() if not name.endswith(OWN)}
 
 
 def main() -> int:

@@ -264,6 +264,8 @@ class EpisodeRef:
     key:     which episode of the file (HDF5 group, LeRobot episode index); empty where a file is one episode
     nbytes:  about how much reading it costs, for balancing shards
     failure: why it cannot be read at all, known since listing; such a reference goes straight to the quarantine
+    context: what else decides what is read, as text; where it is given, a change of the first of ``files`` is one of
+             the episode, and a change of the others, which it was taken from, is none
     take:    which of the takes of a recording whose clock starts again; None: all of it
     """
 
@@ -274,6 +276,7 @@ class EpisodeRef:
     nbytes: int = 0
     failure: str = ""
     tables: tuple[str, ...] = ()
+    context: str = ""
     take: int | None = None
 
 

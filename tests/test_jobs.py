@@ -25,6 +25,7 @@ from engine.engine_kit import META, ROOT, assert_same_tree, config, do, write_sh
 
 from robocache.config.load import load_job
 from robocache.engine import run as engine
+from robocache.output.layout import manifest_file
 from robocache.sample import write_samples
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -135,7 +136,7 @@ def wait_for(happened: Callable[[], object], what: str, seconds: float = 60.0) -
 
 
 def committed(out: Path) -> int:
-    manifest = out / META / "_manifest.jsonl"
+    manifest = out / manifest_file(1)
     return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
 

@@ -352,29 +352,30 @@ def _duration(nanoseconds: float | None) -> str:
 
 def is_output(uri: str) -> bool:
     """True for a folder that ``robocache run`` wrote."""
-    from robocache.output.dataset import Output
     from robocache.output.store import Store
+    from robocache.output.version import list_versions
 
-    return Output(Store(uri)).exists()
+    return bool(list_versions(Store(uri)).newest)
 
 
 def inspect_output(uri: str) -> InspectedOutput:
     """Columns of an output and how much of each is valid, from its episode table and its parts. ``OutputError``."""
     from robocache.output.dataset import Output
+    from robocache.output.schema import marks
 
     output = Output.open(uri)
-    types = {field.name: str(field.type) for field in output.schema}
+    types, mark_of = {field.name: str(field.type) for field in output.schema}, marks(output.schema)
     valid: Counter[str] = Counter()
     rows = 0
     for part in output.parts:
-        marks = output.table(part, [name for name in types if name.endswith(".valid")])
-        rows += marks.num_rows
-        for column in marks.column_names:
-            valid[column] += sum(chunk.true_count for chunk in marks[column].chunks)
+        table = output.table(part, list(mark_of.values()))
+        rows += table.num_rows
+        for column in table.column_names:
+            valid[column] += sum(chunk.true_count for chunk in table[column].chunks)
     columns = tuple(
-        InspectedColumn(name, type, valid[mark] / max(rows, 1) if (mark := f"{name}.valid") in types else None)
+        InspectedColumn(name, type, valid[mark_of[name]] / max(rows, 1) if name in mark_of else None)
         for name, type in types.items()
-        if not name.endswith(".valid")
+        if name not in mark_of.values()
     )
     return InspectedOutput(uri, output.episodes.num_rows, len(output.quarantine), rows, columns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ import pyarrow as pa
 from rich.filesize import decimal
 
 from robocache.cli import terminal
-from robocache.cli.run import add_config, config_of
+from robocache.cli.run import add_config, add_permissions, config_of
 
 if TYPE_CHECKING:
     from robocache.config.job import Job
     from robocache.engine.prepare import Prepared, Preparer
+    from robocache.engine.source_types import SourceTypes
+    from robocache.types import EpisodeRef
 
 
 _DEVICES = {"auto": "cuda where the run finds one, else cpu", "cpu": "cpu", "cuda": "cuda"}
@@ -45,7 +48,12 @@ class Preview:
 
     failed:   episodes that cannot even be listed
     device:   compute.device
-    done:     shards that an earlier run has committed and that match; None where there is no output yet
+    version:  the newest that is there; 0: none
+    new, changed, withdrawn: ids of episodes, by what has become of them since then; kept: how many are as they were
+    vanished: those withdrawn that a run does not let go without --prune
+    settings: keys of the config that differ from the version's, a line each
+    another:  whether it is another config for its parts, so that a run needs --overwrite
+    todo:     shards to be done, and of how many bytes of input
     sample:   None where no episode can be used
     unusable: the first episode that cannot, and why
     notes:    what a person must know of the input: files passed over, recordings unlike most
@@ -60,7 +68,16 @@ class Preview:
     device: str
     threads: int
     max_memory_mb: int
-    done: int | None
+    version: int
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    withdrawn: tuple[str, ...]
+    vanished: tuple[str, ...]
+    kept: int
+    settings: tuple[str, ...]
+    another: bool
+    todo: int
+    todo_bytes: int
     sample: Sample | None
     unusable: str
     notes: tuple[str, ...]
@@ -68,46 +85,87 @@ class Preview:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
+    add_permissions(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.config.load import load_job
 
-    found = preview(load_job(*config_of(args)))
+    found = preview(load_job(*config_of(args)), overwrite=args.overwrite)
     if args.json:
         terminal.document(found)
     else:
-        terminal.say(*render(found))
+        terminal.say(*render(found, overwrite=args.overwrite, prune=args.prune))
     return True
 
 
-def preview(job: Job) -> Preview:
-    """List the input, read one episode of it and make its timeline, and extrapolate by input bytes. Writes nothing,
-    and needs neither torch nor the device.
+def preview(job: Job, *, overwrite: bool = False) -> Preview:
+    """List the input, compare it with what the output has, read one episode of it and make its timeline, and
+    extrapolate by input bytes. Writes nothing, and needs neither torch nor the device.
+
+    overwrite: what is there does not count. ``OutputError`` where it cannot be read.
     """
+    from robocache.config.resolved import resolved_yaml
     from robocache.engine.cores import usable_cores
     from robocache.engine.listing import listing
-    from robocache.engine.prepare import Preparer
-    from robocache.engine.shards import plan_shards
-    from robocache.errors import InputError
-    from robocache.formats import read_episode
+    from robocache.engine.work import lay_out_work
     from robocache.output.commit import OutputWriter
-    from robocache.output.layout import IDENTITY
     from robocache.output.store import Store
 
-    threads = job.compute.threads or usable_cores()
-    listed = listing(job)
-    refs, types = listed.episodes, listed.types
-    shards = plan_shards(refs, job.output.shard_mb)
-    good = [ref for ref in refs if not ref.failure]
     store = Store(job.output.uri, job.output.storage_options)
-    done = None
-    if store.exists(IDENTITY):
-        done = len(OutputWriter(store, job.identity()).done(shard.planned(job.output.format) for shard in shards))
+    output = OutputWriter(store, anew=overwrite)
+    another = output.standing is not None and output.standing.identity != job.identity()
+    if another:  # what a run with --overwrite, the only one that is not refused, would do
+        output = OutputWriter(store, anew=True)
+    threads = job.compute.threads or usable_cores()
+    listed = listing(job, output)
+    refs = listed.episodes
+    work = lay_out_work(job, listed, output)
+    good = [ref for ref in refs if not ref.failure]
+    sample, unusable = _sample(
+        job, listed.types, good, max(sum(r.nbytes for r in s.refs) for s in work.shards), threads
+    )
+    changes = work.changes
+    return Preview(
+        episodes=len(refs),
+        failed=len(refs) - len(good),
+        bytes_in=sum(ref.nbytes for ref in refs),
+        shards=len(work.shards),
+        shard_mb=job.output.shard_mb,
+        output=job.output.uri,
+        device=job.compute.device,
+        threads=threads,
+        max_memory_mb=job.compute.max_memory_mb,
+        version=output.versions.newest,
+        new=changes.new,
+        changed=changes.changed,
+        withdrawn=changes.withdrawn,
+        vanished=changes.vanished if len(changes.vanished) > job.max_vanished else (),
+        kept=changes.kept,
+        settings=output.settings(resolved_yaml(job)),
+        another=another,
+        todo=len(work.todo),
+        todo_bytes=sum(ref.nbytes for shard in work.todo for ref in shard.refs),
+        sample=sample,
+        unusable=unusable,
+        notes=listed.notes,
+    )
+
+
+def _sample(
+    job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], largest: int, threads: int
+) -> tuple[Sample | None, str]:
+    """What the first episode that can be used foretells; and the first that cannot, and why. ``largest``: bytes of a
+    shard.
+    """
+    from robocache.engine.prepare import Preparer
+    from robocache.errors import InputError
+    from robocache.formats import read_episode
+
     preparer = Preparer(job, types)
-    sample, unusable = None, ""
-    for ref in good:
+    unusable = ""
+    for ref in refs:
         try:
             prepared = preparer.prepare(read_episode(ref, types.wanted(job.sources), job.input))
         except InputError as error:
@@ -115,28 +173,12 @@ def preview(job: Job) -> Preview:
             continue
         rows = len(prepared.timeline.times)
         size = rows * _row_bytes(preparer, prepared)
-        scale = sum(r.nbytes for r in good) / max(ref.nbytes, 1)
-        largest = max(sum(r.nbytes for r in shard.refs) for shard in shards)
+        scale = sum(r.nbytes for r in refs) / max(ref.nbytes, 1)
         # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
         flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
         columns = tuple((feature.name, str(feature.arrow)) for feature in preparer.features)
-        sample = Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns)
-        break
-    return Preview(
-        episodes=len(refs),
-        failed=len(refs) - len(good),
-        bytes_in=sum(ref.nbytes for ref in refs),
-        shards=len(shards),
-        shard_mb=job.output.shard_mb,
-        output=job.output.uri,
-        device=job.compute.device,
-        threads=threads,
-        max_memory_mb=job.compute.max_memory_mb,
-        done=done,
-        sample=sample,
-        unusable=unusable,
-        notes=listed.notes,
-    )
+        return Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns), unusable
+    return None, unusable
 
 
 def _row_bytes(preparer: Preparer, prepared: Prepared) -> float:
@@ -155,16 +197,34 @@ def _row_bytes(preparer: Preparer, prepared: Prepared) -> float:
     return total
 
 
-def render(p: Preview) -> list[str]:
+_NAMED = 5
+
+
+def render(p: Preview, *, overwrite: bool = False, prune: bool = False) -> list[str]:
     """The plan as lines for a person."""
     lines = [
         *(f"note     {note}" for note in p.notes),
         f"input    {p.episodes} episodes, {decimal(p.bytes_in)}; {p.failed} cannot be listed",
-        f"shards   {p.shards} of about {p.shard_mb} MB, one part each, to {p.output}",
+    ]
+    if p.version:
+        counts = f"{len(p.new)} new, {len(p.changed)} changed, {len(p.withdrawn)} withdrawn, {p.kept} kept"
+        lines.append(f"changes  since version {p.version}: {counts}")
+        for what, ids in (("new", p.new), ("changed", p.changed), ("withdrawn", p.withdrawn)):
+            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+            if ids and len(ids) < p.episodes:
+                lines.append(f"         {what}: {', '.join(ids[:_NAMED])}{more}")
+        lines += [f"config   {line}" for line in p.settings]
+        if p.another:
+            lines.append("config   makes other rows: every part is made anew" + ("" if overwrite else _NEEDS_OVERWRITE))
+        if p.vanished and not prune:
+            lines.append(
+                f"refused  {len(p.vanished)} episodes are gone from the input; a run needs --prune to let them go"
+            )
+    lines += [
+        f"parts    of {p.todo} of {p.shards} shards of about {p.shard_mb} MB to be written, from "
+        f"{decimal(p.todo_bytes)} of input, to {p.output}",
         f"device   {_DEVICES[p.device]}",
     ]
-    if p.done is not None:
-        lines.append(f"resume   {p.done} of {p.shards} shards are there and match")
     if p.sample is None:
         return [*lines, f"unusable {p.unusable}"] if p.unusable else lines
     s = p.sample
@@ -175,3 +235,6 @@ def render(p: Preview) -> list[str]:
         f"memory   about {decimal(s.memory)} with {p.threads} threads, alignment bounded by {p.max_memory_mb} MB each",
         "columns  " + ", ".join(f"{name} {type}" for name, type in s.columns),
     ]
+
+
+_NEEDS_OVERWRITE = "; a run needs --overwrite for that"

@@ -20,8 +20,17 @@ _SHOWN_FINDINGS = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in output.uri")
+    add_permissions(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what it would do, as robocache plan does")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def add_permissions(parser: argparse.ArgumentParser) -> None:
+    """What a run may only do when it is told to."""
+    help = "make the dataset anew where its config differs; the old one goes when the new one stands"
+    parser.add_argument("--overwrite", action="store_true", help=help)
+    help = "withdraw the episodes whose recordings are gone from the input"
+    parser.add_argument("--prune", action="store_true", help=help)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +56,13 @@ def run(args: argparse.Namespace) -> bool:
     from robocache.config.load import load_job
     from robocache.engine.run import run
 
+    if args.dry_run:
+        from robocache.cli import plan
+
+        return plan.run(args)
     job = load_job(*config_of(args))
     with display(quiet=args.level > logging.INFO) as progress:
-        summary = run(job, overwrite=args.overwrite, progress=progress)
+        summary = run(job, overwrite=args.overwrite, prune=args.prune, progress=progress)
     if args.json:
         terminal.document(summary)
     else:
@@ -64,6 +77,10 @@ def render(s: Summary) -> list[str]:
         f"{s.uri}: {s.rows:,} rows of {s.episodes} episodes in {s.parts} parts, {decimal(s.bytes_out)} "
         f"from {decimal(s.bytes_in)} of input, {s.seconds:.2f} s",
     ]
+    if s.version > 1 or not s.is_new:
+        c = s.changes
+        told = f"{c['new']} new, {c['changed']} changed, {c['withdrawn']} withdrawn, {c['kept']} kept"
+        lines.append(f"version {s.version}: {told}" if s.is_new else f"version {s.version} stands: nothing has changed")
     if s.skipped_shards:
         lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
     lines += [f"note: {note}" for note in s.notes]

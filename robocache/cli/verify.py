@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", help="output folder")
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="one of those that robocache log lists; else the newest"
+    )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.output.verify import verify
 
-    found = verify(args.uri)
+    found = verify(args.uri, version=args.version)
     if args.json:
         terminal.document(found)
     else:
@@ -35,6 +38,7 @@ def render(uri: str, found: Verification) -> list[str]:
         verdict += f"; {found.passed_over} files of the input were passed over, see {REPORT}"
     return [
         *(f"PROBLEM {problem}" for problem in found.problems),
-        f"{uri}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, {found.bytes / 1e6:.1f} MB, "
-        f"{found.quarantined} quarantined: {verdict}",
+        *(f"note: {note}" for note in found.notes),
+        f"{uri}, version {found.version}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, "
+        f"{found.bytes / 1e6:.1f} MB, {found.quarantined} quarantined: {verdict}",
     ]

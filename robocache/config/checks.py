@@ -14,6 +14,7 @@ from fsspec.utils import glob_translate
 from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
 from robocache.config.schema import EXPECTED, Problems
 from robocache.config.values import at_least
+from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS
 
 #: What queries call what must not be seen: signatures of AWS, Google and Azure, tokens and keys of others.
 _SECRET = re.compile(r"signature|^sig$|token|secret|password|credential|api_?key|access_?key", re.IGNORECASE)
@@ -54,6 +55,22 @@ def check_secrets(inputs: Sequence[str], output: OutputSpec, problems: Problems)
                 for name, _ in parse_qsl(parts.query):
                     if _SECRET.search(name):
                         problems.add(path, f"holds a secret, {name!r}, in the query behind {parts.path!r}; {right}")
+
+
+def check_names(features: Sequence[Feature], output: OutputSpec, problems: Problems) -> None:
+    """Columns' names are different ones still where the separator stands for their dots."""
+    if problems.under("output.name_separator", "features"):
+        return
+    if not output.name_separator:
+        problems.wrong("output.name_separator", "", "write what is to stand for a dot in a column's name, such as '_'")
+        return
+    names = [*INDEX_COLUMNS, EPISODE_ID, *(f"{f.name}{end}" for f in features for end in ("", ".valid", ".stamps"))]
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(output.column(name), name)
+        if other != name:
+            right = "choose another separator, or name one of them differently"
+            problems.add("output.name_separator", f"{other} and {name} are then both {output.column(name)}; {right}")
 
 
 def check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems) -> None:

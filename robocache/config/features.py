@@ -25,7 +25,7 @@ from robocache.config.values import limit, parse_duration, parse_period, parsed
 from robocache.formats.base import parse_source
 from robocache.formats.base import selected_width as width_of
 from robocache.ops.modes import WIDTHS
-from robocache.output.schema import INDEX_COLUMNS
+from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS
 
 #: What is written beside a feature's column.
 _BESIDE = (
@@ -47,7 +47,7 @@ def features(found: Any, problems: Problems) -> tuple[Feature, ...]:
             problems.add(f"features.{name!r}", "name a feature with text, such as observation.state")
             continue
         path = f"features.{name}"
-        if name in INDEX_COLUMNS:
+        if name in (*INDEX_COLUMNS, EPISODE_ID):
             problems.add(path, f"every dataset has its own column {name}; choose another name")
         for suffix, meaning in _BESIDE:
             base = name.removesuffix(suffix)

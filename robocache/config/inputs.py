@@ -63,6 +63,7 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
         verify_checksums=cfg.verify_checksums,
         select=_select(cfg, problems),
         csv=_csv(cfg, problems),
+        fingerprint=cfg.fingerprint,
     )
 
 

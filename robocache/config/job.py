@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -16,7 +17,7 @@ from robocache.formats.base import InputSpec
 from robocache.types import Source
 
 #: Raised whenever the same config and input would give other bytes than the release before.
-OUTPUT_VERSION = 2
+OUTPUT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +145,43 @@ class QualitySpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """Where and how parts are written. ``shard_mb``: about how many MB of input make one part."""
+    """Where and how parts are written.
+
+    compression:   auto: zstd for Parquet, none for Arrow, which can then be mapped into memory
+    shard_mb:      about how many MB of input make one shard; part_mb: about how many MB of rows, before they are
+                   encoded, make one part of it; of parts that are there neither changes anything
+    keep_versions: how many versions can be opened; the parts that only older ones have go
+    episode_id:    a column of that name beside episode_index
+    name_separator: what stands in the names of columns for the dots of a feature's, and before ``valid``
+    byte_stream_split: floats of a compressed Parquet file with the bytes of one significance side by side, which is
+                   smaller; not every reader knows it
+    """
 
     uri: str
     format: Literal["parquet", "arrow"] = "parquet"
-    compression: Literal["zstd", "none"] = "zstd"
+    compression: Literal["auto", "zstd", "none"] = "auto"
     shard_mb: int = 64
+    part_mb: int = 512
+    keep_versions: int = 2
+    episode_id: bool = False
+    name_separator: str = "."
+    byte_stream_split: bool = False
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
+
+    @property
+    def codec(self) -> str:
+        """What parts are compressed with: zstd or none."""
+        automatic = "none" if self.format == "arrow" else "zstd"
+        return automatic if self.compression == "auto" else self.compression
+
+    def decisive(self) -> dict[str, Any]:
+        """What of it decides a part's bytes, other than which episodes it holds."""
+        keys = ("format", "episode_id", "name_separator", "byte_stream_split")
+        return {"compression": self.codec, **{key: getattr(self, key) for key in keys}}
+
+    def column(self, name: str) -> str:
+        """What a column is called in the files."""
+        return name.replace(".", self.name_separator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +218,37 @@ class ClusterSpec:
         return None if address == "local" else address
 
 
+@dataclass(frozen=True, slots=True)
+class SplitSpec:
+    """Which split an episode belongs to, by its id alone.
+
+    shares: of each split, which add up to 1; an episode's place among them is a hash of its id
+    ids:    the split of each id, instead of that
+    """
+
+    shares: tuple[tuple[str, float], ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, id: str) -> str:
+        """The split's name; empty where it belongs to none."""
+        if not self.shares:
+            return self.ids.get(id, "")
+        digest = hashlib.sha256(id.encode("utf-8", "backslashreplace")).digest()
+        place, below = int.from_bytes(digest[:8], "big") / 2**64, 0.0
+        for name, share in self.shares:
+            below += share
+            if place < below:
+                return name
+        return self.shares[-1][0]
+
+
 @dataclass(frozen=True)
 class Job:
-    """One run. ``max_failed_episodes``: how many quarantined episodes still count as success."""
+    """One run.
+
+    max_failed_episodes: how many quarantined episodes still count as success
+    max_vanished:        how many committed episodes that the input no longer has are withdrawn without a word
+    """
 
     input: InputSpec
     features: tuple[Feature, ...]
@@ -199,6 +258,8 @@ class Job:
     cluster: ClusterSpec = ClusterSpec()
     quality: QualitySpec = QualitySpec()
     max_failed_episodes: int = 0
+    max_vanished: int = 0
+    splits: SplitSpec = SplitSpec()
 
     @property
     def feature_sources(self) -> tuple[FeatureSource, ...]:
@@ -222,17 +283,19 @@ class Job:
         return tuple(dict.fromkeys(wanted))
 
     def identity(self) -> str:
-        """Hash of what decides the output's bytes. Device, threads, memory, workers and retries do not."""
+        """Hash of what decides the bytes of a part. Device, threads, memory, workers and retries do not, nor where the
+        input lies and which of it shares a part.
+        """
         return self._identity
 
     @cached_property  # every record of every shard names it
     def _identity(self) -> str:
         decisive = {
             "version": OUTPUT_VERSION,
-            "input": dataclasses.asdict(replace(self.input, storage_options={})),
+            "input": dataclasses.asdict(replace(self.input, uri=(), storage_options={}, fingerprint="version")),
             "features": [f.decisive() for f in self.features],
             "timeline": dataclasses.asdict(self.timeline),
             "quality": self.quality.decisive(),
-            "output": {k: getattr(self.output, k) for k in ("format", "compression", "shard_mb")},
+            "output": self.output.decisive(),
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]

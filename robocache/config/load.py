@@ -19,7 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robocache.config.actions import check_deltas
-from robocache.config.checks import check_cluster, check_output, check_reach, check_reference, check_secrets
+from robocache.config.checks import (
+    check_cluster,
+    check_names,
+    check_output,
+    check_reach,
+    check_reference,
+    check_secrets,
+)
 from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
 from robocache.config.inputs import read_input
@@ -34,6 +41,7 @@ from robocache.config.schema import (
     read_section,
     reason,
 )
+from robocache.config.splits import read_splits
 from robocache.config.values import at_least, limit, parse_rate, parsed
 from robocache.errors import ConfigError
 
@@ -83,10 +91,14 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     check_reference(timeline, features, problems)
     check_deltas(features, timeline, problems)
     at_least(problems, "input.max_failed_episodes", checked.input.max_failed_episodes, 0)
-    at_least(problems, "output.shard_mb", checked.output.shard_mb, 1)
+    at_least(problems, "input.max_vanished", checked.input.max_vanished, 0)
+    for key in ("shard_mb", "part_mb", "keep_versions"):
+        at_least(problems, f"output.{key}", getattr(checked.output, key), 1)
+    splits = read_splits(checked.splits, problems)
     at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)
     at_least(problems, "compute.threads", checked.compute.threads, 0)
     check_cluster(checked.cluster, checked.compute, problems)
+    check_names(features, checked.output, problems)
     check_output(job_input.uri, checked.output, problems)
     check_secrets(job_input.uri, checked.output, problems)
     check_reach(job_input.uri, checked.output, checked.cluster, problems)
@@ -101,6 +113,8 @@ def _job(config: DictConfig, problems: Problems) -> Job:
         cluster=checked.cluster,
         quality=quality,
         max_failed_episodes=checked.input.max_failed_episodes,
+        max_vanished=checked.input.max_vanished,
+        splits=splits,
     )
 
 

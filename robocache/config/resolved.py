@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from robocache.config.inputs import csv_mapping, times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.config.schema import literal
+from robocache.config.splits import splits_mapping
 from robocache.config.steps import step_mapping
 from robocache.config.values import duration_text
 from robocache.ops.modes import WIDTHS
@@ -33,6 +34,8 @@ def resolved_yaml(job: Job) -> str:
             "select": list(job.input.select) or "",
             "verify_checksums": job.input.verify_checksums,
             "max_failed_episodes": job.max_failed_episodes,
+            "max_vanished": job.max_vanished,
+            "fingerprint": job.input.fingerprint,
             "on_restart": job.quality.on_restart,
         },
         "features": {feature.name: _feature_mapping(feature) for feature in job.features},
@@ -50,6 +53,7 @@ def resolved_yaml(job: Job) -> str:
             **{k: v for k, v in dataclasses.asdict(job.quality).items() if k != "on_restart"},
             "max_late": duration_text(job.quality.max_late),
         },
+        "splits": splits_mapping(job.splits),
     }
     text = OmegaConf.to_yaml(OmegaConf.create(literal(config)))
     if job.input.storage_options or job.output.storage_options:

@@ -64,6 +64,8 @@ class Input:
     select: str | list[str | int] = ""
     verify_checksums: bool = True
     max_failed_episodes: int = 0
+    max_vanished: int = 0
+    fingerprint: Literal["version", "content"] = "version"
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"
 
 
@@ -199,6 +201,7 @@ class Config:
     compute: ComputeSpec
     cluster: ClusterSpec
     quality: Quality
+    splits: Any = None  # see robocache.config.splits
 
 
 #: What to write, where the type alone does not say.

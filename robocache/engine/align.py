@@ -118,7 +118,7 @@ class Aligner:
         if failed and self.job.quality.on_fail == "quarantine":
             raise InputError(f"quality: {'; '.join(failed)}")
         return AlignedEpisode(
-            episode_table(self.preparer.schema, index, timeline.stamps, beside),
+            episode_table(self.preparer.schema, index, episode.id, timeline.stamps, beside),
             columns,
             reports,
             quality.record(timeline, shares, findings),

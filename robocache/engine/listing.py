@@ -8,17 +8,21 @@ from robocache.config.job import Job
 from robocache.engine.retry import with_retries
 from robocache.engine.source_types import SourceTypes, resolve
 from robocache.engine.takes import split_takes
-from robocache.formats import describe_passed, list_input
+from robocache.formats import by_content, describe_passed, list_input
+from robocache.output.commit import OutputWriter
 from robocache.types import EpisodeRef, PassedOver
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The episodes of an input, what their sources are, and the files that no reader takes."""
+    """The episodes of an input, what their sources are, the files that no reader takes, and what the episodes' ids are
+    relative to.
+    """
 
     episodes: list[EpisodeRef]
     types: SourceTypes
     passed_over: tuple[PassedOver, ...]
+    root: str
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -26,13 +30,24 @@ class Listed:
         return (*self.types.notes, *([describe_passed(self.passed_over)] if self.passed_over else ()))
 
 
-def listing(job: Job) -> Listed:
+def listing(job: Job, output: OutputWriter | None = None) -> Listed:
     """Lists the input and settles its types. Writes nothing.
+
+    output: where the version that stands was made with this config, what it has settled holds for what is added to it
 
     ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OSError`` where the storage fails.
     """
-    found = with_retries(job.cluster.max_attempts, "listing", lambda: list_input(job.input))
-    refs, types = found.episodes, resolve(job, found.episodes)
+    settled, root, ids = None, None, frozenset[str]()
+    if output is not None and output.standing is not None and (known := output.known()) is not None:
+        root, ids = output.standing.version.root, frozenset(known.present())
+        if output.standing.identity == job.identity() and not output.anew:
+            settled = SourceTypes.from_json(output.standing.version.types)
+    attempts = job.cluster.max_attempts
+    found = with_retries(attempts, "listing", lambda: list_input(job.input, root, ids))
+    refs = found.episodes
+    if job.input.fingerprint == "content":
+        refs = with_retries(attempts, "reading what tells a changed file", lambda: by_content(refs, job.input))
+    types = resolve(job, refs) if settled is None else settled
     if job.quality.on_restart == "split" and types.types:
         refs = split_takes(job, types, refs)
-    return Listed(refs, types, tuple(found.passed_over))
+    return Listed(refs, types, tuple(found.passed_over), found.root)

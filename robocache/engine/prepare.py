@@ -91,7 +91,7 @@ class Preparer:
     def schema(self) -> pa.Schema:
         """Of the output's tables."""
         stamped = {f.name: 2 * len(f.sources) for f in self.job.features} if self.job.timeline.provenance else None
-        return arrow_schema(self.features, stamped)
+        return arrow_schema(self.features, stamped, episode_id=self.job.output.episode_id)
 
     def prepare(self, episode: Episode) -> Prepared:
         """``InputError`` where the episode cannot be used: a required source is missing or has no usable sample, its

@@ -26,11 +26,7 @@ def deadly_episodes(processor: Processor, shard: Shard, blamed: Blamed, deaths: 
     ``WorkersError`` where no process can be started.
     """
     found: dict[int, str] = {}
-    left = [
-        Shard(shard.index, index, (ref,))
-        for index, ref in enumerate(shard.refs, shard.first_episode)
-        if index not in blamed
-    ]
+    left = [Shard(shard.index, (index,), (ref,)) for index, ref in shard.episodes() if index not in blamed]
     died: list[str] = []  # how, while doing nothing but the first of those left
     while left:
         survived, end = _in_child(processor, left)
@@ -40,7 +36,7 @@ def deadly_episodes(processor: Processor, shard: Shard, blamed: Blamed, deaths: 
             died.append(end)
         if len(died) == deaths:
             how = " and ".join(dict.fromkeys(died))
-            found[left[0].first_episode] = f"its process ended {deaths} times by {how} while processing it alone"
+            found[left[0].indexes[0]] = f"its process ended {deaths} times by {how} while processing it alone"
             left, died = left[1:], []
     return found
 

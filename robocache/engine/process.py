@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from robocache.config.job import Job
-from robocache.engine.align import Aligner
+from robocache.engine.align import AlignedEpisode, Aligner
 from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
@@ -28,8 +28,8 @@ from robocache.errors import ConfigError, DeviceLostError, InputError, OutputErr
 from robocache.formats import read_episode
 from robocache.ops import _library
 from robocache.output import parts, statistics
-from robocache.output.layout import statistics_name
-from robocache.output.manifest import EpisodeRecord, QuarantineRecord, ShardRecord
+from robocache.output.layout import part_name, statistics_name
+from robocache.output.manifest import EpisodeRecord, PartRecord, QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
 from robocache.types import Episode, EpisodeRef, prepare_threads
@@ -45,11 +45,10 @@ NOBODY: Blamed = MappingProxyType({})
 
 @dataclass
 class ShardResult:
-    """A processed shard, not yet written: its part and the statistics of its episodes; None where none can be used."""
+    """A processed shard, not yet written: its record, and of each part of it the bytes and those of its statistics."""
 
-    part: pa.Buffer | None
     record: ShardRecord
-    statistics: pa.Buffer | None = None
+    parts: tuple[tuple[pa.Buffer, pa.Buffer], ...] = ()
 
 
 @dataclass
@@ -99,7 +98,7 @@ class Processor:
         read: Callable[[EpisodeRef], Episode] | None = None,
         stages: Stages | None = None,
     ) -> ShardResult:
-        """Read and align the shard's episodes and encode its part.
+        """Read and align the shard's episodes and encode its parts.
 
         An episode that cannot be used is quarantined with its reason, and so are those ``blamed``, unread. ``OSError``
         and out-of-memory faults may pass: they are raised for another attempt, unless this is the last one, which
@@ -107,11 +106,10 @@ class Processor:
         read: instead of :meth:`read`
         """
         read, stages = read or self.read, stages or Stages()
-        tables: list[pa.Table] = []
-        found: dict[int, dict[str, Statistics]] = {}
+        pile = _Pile(self)
         episodes: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []
-        for index, ref in enumerate(shard.refs, shard.first_episode):
+        for index, ref in shard.episodes():
             files = tuple(f.uri for f in ref.files)
             if index in blamed:
                 quarantined.append(QuarantineRecord(index, ref.id, files, blamed[index], retry=True))
@@ -124,13 +122,8 @@ class Processor:
             except Exception as error:
                 reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
             else:
-                tables.append(aligned.table)
                 with stages.time("encode"):
-                    found[index] = {
-                        name: s
-                        for name, (values, valid) in aligned.columns.items()
-                        if (s := statistics.of_column(values, valid)) is not None
-                    }
+                    pile.add(index, aligned)
                 episodes.append(
                     EpisodeRecord(
                         index,
@@ -145,24 +138,17 @@ class Processor:
                 )
                 continue
             quarantined.append(QuarantineRecord(index, ref.id, files, reason, retry))
-        record = ShardRecord(
-            shard.index, self.job.identity(), shard.fingerprint(), "", 0, 0, "", tuple(episodes), tuple(quarantined)
-        )
-        if not tables:
-            return ShardResult(None, record)
-        output = self.job.output
         with stages.time("encode"):
-            part = parts.encode(self.aligner.preparer.schema, tables, output.format, output.compression)
-            beside = statistics.encode(found)
-        record = replace(
-            record,
-            part=shard.part(output.format),
-            rows=sum(t.num_rows for t in tables),
-            bytes=part.size,
-            sha256=hashlib.sha256(part).hexdigest(),
-            statistics=hashlib.sha256(beside).hexdigest(),
+            pile.close()
+        record = ShardRecord(
+            shard.index,
+            self.job.identity(),
+            shard.fingerprint(),
+            tuple(pile.records),
+            tuple(episodes),
+            tuple(quarantined),
         )
-        return ShardResult(part, record, beside)
+        return ShardResult(record, tuple(pile.parts))
 
     def blame(self, error: Exception, episode_id: str, *, last_attempt: bool) -> tuple[str, bool]:
         """Why the episode that was being read or aligned goes to the quarantine, and whether the fault may pass.
@@ -201,11 +187,56 @@ def run_shard(
     """
     stages = stages or Stages()
     result = processor.process(shard, last_attempt=last_attempt, blamed=blamed, read=read, stages=stages)
-    if result.part is not None:
-        with stages.time("write"):
-            store.write(statistics_name(result.record.part), result.statistics)
-            store.write(result.record.part, result.part)
+    with stages.time("write"):
+        for (part, beside), record in zip(result.parts, result.record.parts, strict=True):
+            store.write(statistics_name(record.name), beside)
+            store.write(record.name, part)
     return result.record
+
+
+class _Pile:
+    """The parts of a shard: a new one once the episodes in the last hold ``output.part_mb`` before they are encoded."""
+
+    def __init__(self, processor: Processor):
+        self._output = processor.job.output
+        self._tables: list[pa.Table] = []
+        self._statistics: dict[int, dict[str, Statistics]] = {}
+        self._bytes = 0
+        self.parts: list[tuple[pa.Buffer, pa.Buffer]] = []
+        self.records: list[PartRecord] = []
+
+    def add(self, index: int, aligned: AlignedEpisode) -> None:
+        self._tables.append(aligned.table)
+        self._statistics[index] = {
+            self._output.column(name): s
+            for name, (values, valid) in aligned.columns.items()
+            if (s := statistics.of_column(values, valid)) is not None
+        }
+        self._bytes += aligned.table.nbytes
+        if self._bytes >= self._output.part_mb * 1_000_000:
+            self.close()
+
+    def close(self) -> None:
+        """What is on the pile is a part."""
+        if not self._tables:
+            return
+        out = self._output
+        part = parts.encode(
+            self._tables, out.format, out.codec, separator=out.name_separator, byte_stream_split=out.byte_stream_split
+        )
+        beside, sha256 = statistics.encode(self._statistics), hashlib.sha256(part).hexdigest()
+        self.records.append(
+            PartRecord(
+                part_name(next(iter(self._statistics)), sha256, self._output.format),
+                len(self._tables),
+                sum(table.num_rows for table in self._tables),
+                part.size,
+                sha256,
+                hashlib.sha256(beside).hexdigest(),
+            )
+        )
+        self.parts.append((part, beside))
+        self._tables, self._statistics, self._bytes = [], {}, 0
 
 
 @contextmanager

@@ -21,15 +21,18 @@ from robocache.engine.listing import listing
 from robocache.engine.process import Processor
 from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
-from robocache.engine.shards import Shard, plan_shards
-from robocache.engine.source_types import SourceTypes
+from robocache.engine.shards import Shard
+from robocache.engine.work import Work, lay_out_work, refuse_config, refuse_vanished
 from robocache.errors import ConfigError, InputError, OutputError
 from robocache.output import tables
 from robocache.output.commit import OutputWriter
+from robocache.output.dataset import Output
+from robocache.output.layout import REPORT
 from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.store import Store
 from robocache.output.tables import Summary
-from robocache.types import EpisodeRef
+from robocache.output.version import Version
+from robocache.types import EpisodeRef, PassedOver
 
 #: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
 Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]
@@ -52,13 +55,15 @@ def run(
     overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
+    prune: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Summary:
     """Make the dataset that a config describes, or go on with it. Returns what a person wants to know.
 
     config:    path of a YAML file, the same as a mapping, or a :class:`~robocache.config.job.Job`
     overrides: ``key=value`` for a YAML file, e.g. ``timeline.rate_hz=100``
-    overwrite: replace an output that another config wrote
+    overwrite: make an output that another config wrote anew; it goes once the new one stands
+    prune:     withdraw the episodes whose recordings the input no longer has
     progress:  called after each committed shard
 
     ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OutputError``, ``WorkersError``: nothing is lost,
@@ -66,40 +71,31 @@ def run(
     """
     began = time.monotonic()
     job = to_job(config, overrides)
+    yaml = resolved_yaml(job)
     with _workers(job) as execute:  # first: what they lack is said before anything is read
-        listed = listing(job)
-        refs, types, notes = listed.episodes, listed.types, listed.notes
-        passed_over = listed.passed_over
-        shards = plan_shards(refs, job.output.shard_mb)
-        planned = [shard.planned(job.output.format) for shard in shards]
         store = Store(job.output.uri, job.output.storage_options)
-        processor = Processor(job, types)
+        before = OutputWriter(store, anew=overwrite)
+        refuse_config(job, yaml, before)  # sooner than a long listing
+        listed = listing(job, before)
+        processor = Processor(job, listed.types)
         if overwrite:  # what is there goes only for a config that makes something
-            _try(processor, refs)
-        begin = OutputWriter.begin(
-            store, job.identity(), resolved_yaml(job), format=job.output.format, overwrite=overwrite
-        )
-        with begin as output:
-            _settle(output, types)
-            output.set_plan(planned)
-            done = output.done(planned)
-            counting = _Counting(output, shards, done, len(refs), progress)
-            todo = deque(shard for shard in shards if shard.index not in done)
-            del listed, refs, shards, planned  # each shard's references go as it is done
-            execute(processor, output.store, todo, counting.commit)
-            output.compact()
-            found = gather((e.id, e.quality) for r in output.records() for e in r.episodes)
-            summary = tables.finish(
-                output,
-                bytes_in=counting.of_bytes,
-                skipped=len(done),
-                seconds=time.monotonic() - began,
-                max_failed=job.max_failed_episodes,
-                kept=found.kept,
-                findings=found.lines(),
-                notes=notes,
-                passed_over=passed_over,
-            )
+            _try(processor, listed.episodes)
+        with OutputWriter.begin(store, anew=overwrite) as output:
+            if output.number != before.number:
+                raise OutputError(f"{store.uri}: another run has changed it while this one listed its input; run again")
+            work = lay_out_work(job, listed, output)
+            refuse_vanished(job, work.changes, prune=prune)
+            output.start(work.plan, yaml, job.output.format, todo=bool(work.todo))
+            counting, todo = _Counting(output, work, progress), deque(work.todo)
+            types, root, changes = listed.types.to_json(), listed.root, work.changes.counts()
+            notes, passed_over = listed.notes, listed.passed_over
+            del listed, work  # each shard's references go as it is done
+            execute(processor, store, todo, counting.commit)
+            _refuse_emptiness(output)
+            version = output.stand(yaml, types=types, root=root, changes=changes)
+            output.publish(version, job.output.keep_versions)
+            summary = _summary(output, version, job, counting, changes, notes, passed_over, began)
+            output.write(REPORT, tables.report(summary, job.identity()))
     _refuse_one_fault(summary)
     return summary
 
@@ -138,6 +134,17 @@ def _refuse_one_fault(summary: Summary) -> None:
         )
 
 
+def _refuse_emptiness(output: OutputWriter) -> None:
+    """``OutputError`` where no episode can be used any more, rather than let that stand for what had rows."""
+    standing = output.standing
+    if standing is not None and standing.version.rows and not any(c.rows for c in output.committed.values()):
+        q = next(q for r in output.records() for q in r.quarantined)
+        raise OutputError(
+            f"{output.store.uri}: none of the episodes can be used; version {standing.version.number} stays as it is. "
+            f"The first, {q.id}: {q.reason}"
+        )
+
+
 def _bare(q: QuarantineRecord) -> str:
     """A reason without what differs from episode to episode: names and numbers."""
     text = q.reason
@@ -150,37 +157,54 @@ def _workers(job: Job) -> AbstractContextManager[Execute]:
     return {"local": local.workers, "ray": ray_cluster.workers}[job.cluster.mode](job)
 
 
-def _settle(output: OutputWriter, types: SourceTypes) -> None:
-    """Record what the sources are. ``OutputError`` where an earlier run, whose parts are there, found other columns."""
-    found, before = types.to_json(), output.settled()
-    if before and before != found:
-        differ = [key for key in found if before.get(key) != found[key]]
-        raise OutputError(
-            f"{output.store.uri}: the columns of {', '.join(differ)} are no longer those that its parts have "
-            f"({before.get(differ[0])} before, {found[differ[0]]} now), since most recordings say so; make the dataset "
-            "anew with --overwrite, or take the new recordings out of the input"
-        )
-    output.settle(found)
+def _summary(
+    output: OutputWriter,
+    version: Version,
+    job: Job,
+    counting: _Counting,
+    changes: Mapping[str, int],
+    notes: Sequence[str],
+    passed_over: Sequence[PassedOver],
+    began: float,
+) -> Summary:
+    made = Output(output.store, version)
+    quarantined = tuple(q for r in made.records() for q in r.quarantined)
+    found = gather((e.id, e.quality) for r in made.records() for e in r.episodes)
+    return Summary(
+        uri=output.store.uri,
+        episodes=version.episodes,
+        rows=version.rows,
+        parts=version.parts,
+        bytes_in=counting.of_bytes,
+        bytes_out=version.size,
+        shards=counting.shards,
+        skipped_shards=counting.skipped,
+        seconds=time.monotonic() - began,
+        quarantined=quarantined,
+        within_limit=len(quarantined) <= job.max_failed_episodes,
+        kept=found.kept,
+        findings=tuple(found.lines()),
+        notes=tuple(notes),
+        passed_over=tuple(passed_over[: tables.PASSED_OVER]),
+        version=version.number,
+        is_new=version.number == output.number,
+        changes=dict(changes),
+    )
 
 
 class _Counting:
     """Commits, and tells the display of it."""
 
-    def __init__(
-        self,
-        output: OutputWriter,
-        shards: Sequence[Shard],
-        done: set[int],
-        of_episodes: int,
-        progress: Callable[[Progress], None],
-    ):
-        self.output, self.progress, self.of_episodes = output, progress, of_episodes
-        self.sizes = {shard.index: sum(ref.nbytes for ref in shard.refs) for shard in shards}
+    def __init__(self, output: OutputWriter, work: Work, progress: Callable[[Progress], None]):
+        self.output, self.progress = output, progress
+        self.of_episodes = sum(len(shard.refs) for shard in work.shards)
+        self.sizes = {shard.index: sum(ref.nbytes for ref in shard.refs) for shard in work.shards}
         self.of_bytes = sum(self.sizes.values())
-        kept = [output.committed[i] for i in done]
+        self.shards, self.skipped = len(work.shards), len(work.done)
+        kept = [output.committed[i] for i in work.done]
         self.episodes = sum(c.episodes + c.quarantined for c in kept)
         self.rows = sum(c.rows for c in kept)
-        self.bytes_in = sum(self.sizes[i] for i in done)
+        self.bytes_in = sum(self.sizes[i] for i in work.done)
         self.quarantined = sum(c.quarantined for c in kept)
         self._show()
 

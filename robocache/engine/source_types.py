@@ -7,11 +7,13 @@ one message of some recordings. So a name that no recording has is found before 
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,9 +50,23 @@ class SourceTypes:
     seen_in: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, str]:
-        """What of it decides the output's columns, as JSON values."""
-        return {key: describe_type(kind) for key, kind in self.types.items()}
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: ``schema`` for :meth:`from_json`, ``described`` for people."""
+        about = {key: {"about": json.dumps(dict(kind.about))} for key, kind in self.types.items()}
+        fields = [pa.field(key, kind.arrow, metadata=about[key]) for key, kind in self.types.items()]
+        return {
+            "described": {key: describe_type(kind) for key, kind in self.types.items()},
+            "schema": b64encode(pa.schema(fields).serialize().to_pybytes()).decode(),
+            "seen_in": dict(self.seen_in),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> SourceTypes:
+        """What :meth:`to_json` gave."""
+        schema = pa.ipc.read_schema(pa.py_buffer(b64decode(found["schema"])))
+        types = {f.name: StreamType(f.type, json.loads(f.metadata[b"about"])) for f in schema}
+        return cls(types, found["seen_in"], tuple(found["notes"]))
 
     def wanted(self, sources: Sequence[Source]) -> list[Source]:
         """The sources to read, with the names of their columns in the settled order; all, where nothing is settled."""

@@ -101,6 +101,7 @@ class InputSpec:
     select:          which episodes of files and datasets that hold several: lists that these name themselves (filter
                      keys, splits), episodes, ranges ``first:stop``; empty: all
     csv:             the dialect of CSV files
+    fingerprint:     what tells a changed file: its size and version (mtime, etag), or its content, which is read for it
     """
 
     uri: tuple[str, ...]
@@ -112,6 +113,7 @@ class InputSpec:
     verify_checksums: bool = True
     select: tuple[str, ...] = ()
     csv: CsvSpec = CsvSpec()
+    fingerprint: Literal["version", "content"] = "version"
 
 
 class Reader(ABC):

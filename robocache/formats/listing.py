@@ -5,17 +5,19 @@ A bad file never stops a listing: it becomes a reference that carries its failur
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from posixpath import relpath
 
 import yaml
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, natural_key, shown
+from robocache.formats.base import InputSpec, natural_key, open_file, shown
 from robocache.formats.files import Found, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
@@ -46,10 +48,13 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What an input holds: its episodes in natural order of their ids, and the files that no reader takes."""
+    """What an input holds: its episodes in natural order of their ids, the files that no reader takes, and what the ids
+    are relative to.
+    """
 
     episodes: list[EpisodeRef]
     passed_over: list[PassedOver]
+    root: str = ""
 
 
 def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
@@ -57,15 +62,16 @@ def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
     return list_input(spec).episodes
 
 
-def list_input(spec: InputSpec) -> Listing:
+def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] = ()) -> Listing:
     """Every episode below ``spec.uri``, in natural order of their ids, each once; and what was passed over.
 
     A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's marker
     (``meta/info.json``) is one dataset. A file asked for by name or glob that no reader knows, or any file that
     is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are passed
-    over, and said to be. Pieces of one recording, as ``episode`` or a rosbag2 metadata.yaml beside them says, are one
-    episode. Raises :class:`InputError` where a URI matches nothing or ``format`` or ``episode`` cannot be, and
-    ``OSError`` where the storage fails.
+    over, and said to be. Ids are relative to the folder that all URIs have in common; where ``root``, which ids were
+    relative to before, is above or below that, to ``root``, unless more ids are then not ``known``. Pieces of one
+    recording, as ``episode`` or a rosbag2 metadata.yaml beside them says, are one episode. Raises :class:`InputError`
+    where a URI matches nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
     """
     if spec.format not in ("auto", *READERS):
         raise InputError(f"input.format: {spec.format!r} is unknown; auto or one of {', '.join(READERS)} is right")
@@ -90,10 +96,14 @@ def list_input(spec: InputSpec) -> Listing:
     taken = {file.uri for item in items for file in item.files}
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
     items = _split_recordings(items, passed)
-    groups = _group(items, _common_folder(bases), spec.episode, pattern)
+    common = _common_folder(bases)
+    roots = [common] if root is None or not _nested(root, common) else [root, common]
+    familiar = {id[: cut.start()] for id in known for cut in re.finditer("[#@]|$", id)} if len(roots) > 1 else set()
+    tried = [(r, _group(items, r, spec.episode, pattern)) for r in roots]
+    root, groups = max(tried, key=lambda one: sum(group.id in familiar for group in one[1]))
     with ThreadPoolExecutor(_THREADS) as pool:
         refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
-    return Listing(sorted(_selected(refs, spec.select), key=lambda ref: natural_key(ref.id)), passed)
+    return Listing(sorted(_selected(refs, spec.select), key=lambda ref: natural_key(ref.id)), passed, root)
 
 
 def _selected(refs: Sequence[EpisodeRef], select: Sequence[str]) -> list[EpisodeRef]:
@@ -111,6 +121,27 @@ def _selected(refs: Sequence[EpisodeRef], select: Sequence[str]) -> list[Episode
         raise InputError(f"input.select: no episode {unknown[0]!r}; the episodes are {shown(ids, 8)}")
     out = {ref.id for ref in whole}.difference(*hits.values())
     return [ref for ref in refs if ref.id not in out]
+
+
+def by_content(refs: Sequence[EpisodeRef], spec: InputSpec) -> list[EpisodeRef]:
+    """The same, with the sha256 of each file as its version. Reads all of them; ``OSError`` where the storage fails."""
+    files = list(dict.fromkeys(file for ref in refs for file in ref.files if file.size > 0))
+
+    def digest(file: FileStamp) -> str:
+        found = hashlib.sha256()
+        try:
+            with guarded((file,)), open_file(file, spec) as content:
+                while block := content.read(1 << 20):
+                    found.update(block)
+        except InputError:
+            return file.version  # its shard says what is wrong
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        versions = dict(zip(files, pool.map(digest, files), strict=True))
+    return [
+        replace(ref, files=tuple(replace(f, version=versions.get(f, f.version)) for f in ref.files)) for ref in refs
+    ]
 
 
 def describe_passed(files: Sequence[PassedOver]) -> str:
@@ -274,6 +305,16 @@ def _common_folder(folders: Sequence[str]) -> str:
     return "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
+def _nested(one: str, other: str) -> bool:
+    """Whether one of two folders is in the other. All local ones are in the empty one, whose name is that of ``/``."""
+    inner, outer = sorted((one, other), key=len, reverse=True)
+    return inner != outer and inner.startswith(f"{outer}/")
+
+
 def _below(root: str, uri: str) -> str:
-    """The path below the input root; the root's own name for the root itself."""
-    return uri.rpartition("/")[2] if uri == root else uri.removeprefix(root).lstrip("/")
+    """The path below the input root, with ``..`` for what is not below it; the root's own name for the root itself."""
+    if uri == root:
+        return uri.rpartition("/")[2]
+    if not uri.startswith(f"{root}/"):
+        return relpath(uri, root) if root else uri
+    return uri.removeprefix(root).lstrip("/")

@@ -1,147 +1,179 @@
 """The commit protocol of one output folder: who may write, what is already there, and what counts as written.
 
-Parts appear whole or not at all, under names that the plan fixes (:mod:`robocache.output.layout` has all names). A part
-counts once its record is in the manifest. A crash between the two leaves a part without a record: the next run does
-that shard again, into the same bytes.
+A run works in the folder of the next version, which nobody reads before it stands (``docs/architecture/
+commit_protocol.md``). Parts appear whole or not at all, under names that their content fixes. A part counts once its
+record is in the manifest of the version in the making: a crash between the two leaves a part without a record, and the
+next run does that shard again, into the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 
 import yaml
 
 from robocache.errors import OutputError
-from robocache.output import layout
-from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, IDENTITY, LOCK, META, PART_STATISTICS, PLAN
+from robocache.output import layout, tables
+from robocache.output.dataset import Output
+from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, LOCK, META, OLDER, PART_STATISTICS, VERSIONS
 from robocache.output.lock import Check, locked
-from robocache.output.manifest import ShardRecord, open_log, read_manifest
+from robocache.output.manifest import LocalLog, ObjectLog, ShardRecord, open_log, read_manifest
+from robocache.output.plan import Changes, Plan
 from robocache.output.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A shard of the plan: the name of its part, a hash of what it reads, and the ids of its episodes, whose indexes
-    count up from ``first_episode``."""
-
-    index: int
-    part: str
-    fingerprint: str
-    first_episode: int
-    episodes: tuple[str, ...]
+from robocache.output.version import Version, list_versions, refuse_former
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What resuming and counting need of a record; the record itself stays in the manifest, at ``place``."""
+    """What resuming and counting need of a record; the record itself stays in its manifest, ``log``, at ``place``."""
 
+    log: LocalLog | ObjectLog
     place: int
-    identity: str
     fingerprint: str
-    part: str
+    parts: tuple[tuple[str, int], ...]
     rows: int
-    bytes: int
     episodes: int
     quarantined: int
     retry: bool
 
     @classmethod
-    def of(cls, record: ShardRecord, place: int, like: str) -> Committed:
-        """``like``: the identity that most records share, held once."""
-        identity = like if record.identity == like else record.identity
-        counts = (record.rows, record.bytes, len(record.episodes), len(record.quarantined))
-        retry = any(q.retry for q in record.quarantined)
-        return cls(place, identity, record.fingerprint, record.part, *counts, retry)
+    def of(cls, record: ShardRecord, log: LocalLog | ObjectLog, place: int) -> Committed:
+        parts = tuple((p.name, p.bytes) for p in record.parts)
+        counts = (record.rows, len(record.episodes), len(record.quarantined))
+        return cls(log, place, record.fingerprint, parts, *counts, any(q.retry for q in record.quarantined))
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self.parts)
 
 
 class OutputWriter:
     """An output folder. Made by :meth:`begin`, this process alone may write it; made as it is, it changes nothing.
 
-    identity: hash of what decides the bytes of the parts
-    check:    called before anything is changed, raises once another run may write
+    standing:  the version that readers see; None where there is none yet
+    number:    of the version that is made
+    committed: its shards, by number, as far as they are done
+    check:     called before anything is changed, raises once another run may write
+    anew:      a version that cannot be read, or is of an earlier release, is as good as none
     """
 
-    def __init__(self, store: Store, identity: str, check: Check = lambda: None):
-        self.store, self.identity = store, identity
-        self.check = check
-        self.log = open_log(store)
+    def __init__(self, store: Store, check: Check = lambda: None, *, anew: bool = False):
+        self.store, self.check, self.anew = store, check, anew
+        self.versions = list_versions(store)
+        self.number = self.versions.newest + 1
+        self.standing: Output | None = None
+        try:
+            if self.versions.newest:
+                self.standing = Output(store, Version.read(store, self.versions.newest))
+            else:
+                refuse_former(store)
+        except OutputError:
+            if not anew:
+                raise
+        self.log = open_log(store, layout.manifest_file(self.number))
         self.committed: dict[int, Committed] = {}
-        for place, record in read_manifest(self.log):
-            self.committed[record.shard] = Committed.of(record, place, identity)
+        self._plan = self._unfinished()  # what is in the folder of the version in the making
+        self._idle = False
 
     @classmethod
     @contextlib.contextmanager
-    def begin(
-        cls, store: Store, identity: str, config: str, *, format: str, overwrite: bool = False
-    ) -> Iterator[OutputWriter]:
-        """Lock the folder, refuse one that belongs to another config, sweep up what killed runs left.
-
-        config: the resolved config, to be kept in the output; format: that of its parts
-
-        ``OutputError``: another live run holds it, it belongs to another config (without ``overwrite``), it holds
-        files that no run wrote, or it cannot be written.
+    def begin(cls, store: Store, *, anew: bool = False) -> Iterator[OutputWriter]:
+        """Lock the folder. ``OutputError``: another live run holds it, it holds files that no run wrote, it cannot be
+        read (without ``anew``) or written.
         """
         with locked(store, LOCK) as check:
             _refuse_strangers(store)
-            if overwrite:  # the parts first: what is left of it by a crash still says whose it was
-                store.remove_all(store.files(DATA))
-                store.remove_all([name for name in store.files(META) if name != LOCK])
-            _check_owner(store, identity, config)
-            for folder in (DATA, META):
-                store.remove_drafts(folder)
-            output = cls(store, identity, check)
-            output.write(CONFIG, config.encode())  # each run's: what is no part of the identity may be new in it
-            store.remove_drafts_of(HUGGING_FACE)
-            if not store.exists(HUGGING_FACE):  # one that is there may be a person's
-                output.write(HUGGING_FACE, layout.hugging_face(format))
-            output.log.heal()
-            yield output
+            yield cls(store, check, anew=anew)
 
     def write(self, name: str, data: Any) -> None:
         """As :meth:`Store.write`, while this run holds the output."""
         self.check()
         self.store.write(name, data)
 
-    def settled(self) -> dict[str, Any]:
-        """What an earlier run settled about its sources, as :meth:`settle` was given it; empty where none has."""
-        return json.loads(self.store.read(IDENTITY))["types"] if self.store.exists(IDENTITY) else {}
+    def known(self) -> Plan | None:
+        """The plan of the version that stands."""
+        try:
+            return None if self.standing is None else self.standing.plan
+        except OutputError:
+            if not self.anew:
+                raise
+            return None
 
-    def settle(self, types: Mapping[str, Any]) -> None:
-        """Record what is settled, as JSON; the folder belongs to this config from here on."""
-        self.write(IDENTITY, json.dumps({"identity": self.identity, "types": types}, indent=1).encode())
+    def begun(self, identity: str) -> Plan | None:
+        """The plan of the version in the making, where an earlier run has begun it for this config."""
+        return self._plan if self._plan is not None and self._plan.identity == identity else None
 
-    def set_plan(self, shards: Iterable[Planned]) -> None:
-        """Record every input episode, and drop parts and records of shards that this plan does not have."""
-        lines: list[str] = []
-        planned: dict[int, Planned] = {}
-        for shard in shards:
-            planned[shard.index] = shard
-            lines += (
-                json.dumps({"index": index, "id": id, "shard": shard.index})
-                for index, id in enumerate(shard.episodes, shard.first_episode)
-            )
-        self.write(PLAN, "".join(f"{line}\n" for line in lines).encode())
-        current = {i: c for i, c in self.committed.items() if i in planned and planned[i].fingerprint == c.fingerprint}
-        if len(current) < len(self.committed):  # a stopped run must not leave the old input's records as if done
-            self.committed = current
-            self._write_manifest()
-        self._keep_parts({shard.part for shard in planned.values()})
+    def _unfinished(self) -> Plan | None:
+        with contextlib.suppress(FileNotFoundError, OutputError):
+            if self.number not in self.versions.unfinished:
+                return None
+            return Plan.read(self.store, layout.plan_file(self.number))
+        return None
 
-    def done(self, shards: Iterable[Planned]) -> set[int]:
-        """Those whose record matches their input, whose part and its statistics are there in full, and no fault that
-        may pass."""
+    def changes(self, listed: Sequence[tuple[str, str]]) -> Changes:
+        """What the listing (id and stamp of each episode) is to the version that stands."""
+        known = self.known()
+        quarantined = frozenset[str]()
+        if known is not None and self.standing is not None and known.present().keys() - {id for id, _ in listed}:
+            try:
+                quarantined = frozenset(q.id for r in self.standing.records() for q in r.quarantined)
+            except OutputError:
+                if not self.anew:
+                    raise
+        return Changes.between(known, listed, quarantined)
+
+    def settings(self, config: str) -> tuple[str, ...]:
+        """What ``config`` says differently from that of the version that stands, a line a key."""
+        return () if self.standing is None else _differences(self.standing.config, config)
+
+    def done(self, identity: str, planned: Mapping[int, str]) -> set[int]:
+        """Shards that need not be done, and are committed: of those planned (number and fingerprint) the ones that have
+        a record of this config, in the version that stands (not ``anew``) or in the making, whose parts are there in
+        full with their statistics, and no fault that may pass.
+        """
         sizes, statistics = self.store.sizes(DATA), self.store.sizes(PART_STATISTICS)
-        return {
-            shard.index
-            for shard in shards
-            if (c := self.committed.get(shard.index)) is not None
-            and (c.identity, c.fingerprint, c.retry) == (self.identity, shard.fingerprint, False)
-            and (not c.part or (sizes.get(c.part) == c.bytes and layout.statistics_name(c.part) in statistics))
+        logs = [self.log] if self.begun(identity) is not None else []
+        if self.standing is not None and not self.anew:
+            logs.insert(0, self.standing.log)
+        self.committed = {}
+        for log in logs:
+            for place, record in read_manifest(log):
+                if record.identity == identity and planned.get(record.shard) == record.fingerprint:
+                    self.committed[record.shard] = Committed.of(record, log, place)
+        self.committed = {
+            shard: c
+            for shard, c in self.committed.items()
+            if not c.retry
+            and all(sizes.get(name) == size and layout.statistics_name(name) in statistics for name, size in c.parts)
         }
+        return set(self.committed)
+
+    def start(self, plan: Plan, config: str, format: str, *, todo: bool) -> None:
+        """Sweep up what killed runs left and record the plan. config: resolved, to be kept in the output; format: that
+        of its parts; todo: whether there are shards to be done.
+        """
+        self.check()
+        for folder in (DATA, META):
+            self.store.remove_drafts(folder)
+        self.store.remove_drafts_of(HUGGING_FACE)
+        self.write(CONFIG, config.encode())  # each run's: what is no part of the identity may be new in it
+        if not self.store.exists(HUGGING_FACE):  # one that is there may be a person's
+            self.write(HUGGING_FACE, layout.hugging_face(format))
+        mine = self.begun(plan.identity) is not None
+        for number in self.versions.unfinished:
+            if number != self.number or not mine:
+                self._drop(number)
+        known = None if self.anew or self.standing is None else self.standing.version.plan
+        self._idle = not (todo or mine) and known == plan.sha256()
+        self._plan = plan
+        if not self._idle:
+            self.write(layout.plan_file(self.number), plan.encode())
+            self.log.heal()
 
     def commit(self, records: Sequence[ShardRecord]) -> None:
         """Record shards whose parts are written: all of them at once, and safe when this returns."""
@@ -149,71 +181,147 @@ class OutputWriter:
         lines = [f"{record.to_json()}\n".encode() for record in records]
         place = self.log.append(b"".join(lines))
         for record, line in zip(records, lines, strict=True):
-            self.committed[record.shard] = Committed.of(record, place, self.identity)
+            self.committed[record.shard] = Committed.of(record, self.log, place)
             place += len(line)
 
     def records(self) -> Iterator[ShardRecord]:
-        """The records that hold, in shard order, one at a time from the disk."""
+        """The records of the version in the making, in shard order, one at a time from the disk."""
         for line in self._lines():
             yield ShardRecord.from_json(line.decode())
 
-    def compact(self) -> None:
-        """Rewrite the manifest in shard order, one record each, and drop parts of shards that now have none."""
-        self._write_manifest()
-        self._keep_parts({c.part for c in self.committed.values()})
-
-    def _keep_parts(self, names: set[str]) -> None:
-        """And their statistics; all others go."""
-        self.check()
-        names = names | {layout.statistics_name(name) for name in names if name}
-        self.store.remove_all(
-            [name for folder in (DATA, PART_STATISTICS) for name in self.store.files(folder) if name not in names]
+    def stand(self, config: str, *, types: Mapping[str, Any], root: str, changes: Mapping[str, int]) -> Version:
+        """Let the version stand where it differs from the one before; else that one goes on to. What it is made of is
+        in :class:`Version`; ``changes`` lacks the parts that were written, which are counted here.
+        """
+        before = None if self.standing is None else self.standing.version
+        if self._idle and before is not None:
+            return before
+        assert self._plan is not None
+        plan, manifest = self._plan, self._write_manifest()
+        known = None if before is None else (before.identity, before.plan, before.manifest)
+        if before is not None and known == (plan.identity, plan.sha256(), manifest) and self._intact():
+            self._drop(self.number)
+            return before
+        made = tables.make(self.store, self.records, plan)
+        shards = self.committed.values()
+        names = {name for c in shards for name, _ in c.parts}
+        had = set() if self.standing is None else self._parts_of(self.standing)
+        version = Version(
+            number=self.number,
+            made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            identity=plan.identity,
+            types=dict(types),
+            root=root,
+            plan=plan.sha256(),
+            manifest=manifest,
+            episodes=sum(c.episodes for c in shards),
+            rows=sum(c.rows for c in shards),
+            parts=len(names),
+            size=sum(c.bytes for c in shards),
+            quarantined=sum(c.quarantined for c in shards),
+            changes={**changes, "parts": len(names - had)},
+            settings=self.settings(config),
+            tables={name: hashlib.sha256(data).hexdigest() for name, data in made.items()},
         )
+        self.write(layout.config_file(self.number), config.encode())
+        self.write(layout.version_file(self.number), version.encode())
+        return version
+
+    def _intact(self) -> bool:
+        """Whether the manifest of the version that stands is the one that it was made with."""
+        assert self.standing is not None
+        with contextlib.suppress(FileNotFoundError):
+            return self.standing.manifest_sha256() == self.standing.version.manifest
+        return False
+
+    def publish(self, version: Version, keep: int) -> None:
+        """Make the tables of the newest version where those that are there are not its own, and put away what it does
+        without: of the ``keep`` newest versions all stays, of those before what :class:`Version` says.
+        """
+        newest = Output(self.store, version)
+        if any(newest.made(name) is None for name in version.tables):
+            for name, data in tables.make(self.store, newest.records, newest.plan).items():
+                self.write(name, data)
+        self._sweep(newest, keep)
+
+    def _sweep(self, newest: Output, keep: int) -> None:
+        self.check()
+        kept = list_versions(self.store).kept[-keep:]
+        files = [name for name in self.store.files(VERSIONS) if (layout.version_of(name) or (0, ""))[0] not in kept]
+        gone = [name for name in files if not name.endswith("/_version.json")]
+        gone.sort(key=lambda name: not name.endswith("/_manifest.jsonl"))  # first what says that it is kept
+        self.store.remove_all(gone)
+        named = self._parts_of(newest)
+        older: set[str] = set()
+        for number in kept[:-1]:
+            older |= self._parts_of(Output(self.store, Version.read(self.store, number)))
+        older -= named
+        strays = [name for name in self.store.files(DATA) if name not in named]
+        for name in strays:
+            if name in older:
+                self.store.move(name, layout.older_name(name))
+        self.store.remove_all([name for name in strays if name not in older])
+        put_away = {layout.older_name(name) for name in older}
+        beside = {layout.statistics_name(name) for name in named | older}
+        self.store.remove_all([name for name in self.store.files(OLDER) if name not in put_away])
+        self.store.remove_all([name for name in self.store.files(PART_STATISTICS) if name not in beside])
+        self.store.remove_all([name for name in layout.FORMER if self.store.exists(name)])
+
+    def _parts_of(self, output: Output) -> set[str]:
+        try:
+            return set(output.parts)
+        except OutputError:
+            if not self.anew:
+                raise
+            return set()
+
+    def _drop(self, number: int) -> None:
+        """The folder of a version that does not stand: its plan last, which says whose it was."""
+        files = self.store.files(layout.version_folder(number))
+        plan = layout.plan_file(number)
+        self.check()
+        self.store.remove_all([name for name in files if name != plan])
+        self.store.remove_all([name for name in files if name == plan])
 
     def _lines(self) -> Iterator[bytes]:
-        return self.log.read(self.committed[i].place for i in sorted(self.committed))
+        """Of both manifests, in shard order."""
+        order = sorted(self.committed)
+        logs = {id(c.log): c.log for c in self.committed.values()}
+        places = {key: [self.committed[i].place for i in order if id(self.committed[i].log) == key] for key in logs}
+        readers = {key: log.read(places[key]) for key, log in logs.items()}
+        for i in order:
+            yield next(readers[id(self.committed[i].log)])
 
-    def _write_manifest(self) -> None:
+    def _write_manifest(self) -> str:
+        """Of all shards, in their order; its sha256."""
         self.check()
-        places, end = {}, 0
+        places, end, digest = {}, 0, hashlib.sha256()
 
         def lines() -> Iterator[bytes]:
             nonlocal end
             for i, line in zip(sorted(self.committed), self._lines(), strict=True):
                 places[i] = end
                 end += len(line)
+                digest.update(line)
                 yield line
 
         self.log.rewrite(lines())
-        self.committed = {i: replace(self.committed[i], place=place) for i, place in places.items()}
+        self.committed = {i: replace(self.committed[i], log=self.log, place=place) for i, place in places.items()}
+        return digest.hexdigest()
 
 
-def _check_owner(store: Store, identity: str, config: str) -> None:
-    if store.exists(IDENTITY):
-        try:
-            owner = json.loads(store.read(IDENTITY))["identity"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{store.uri}/{IDENTITY} cannot be read ({error}); run again with --overwrite") from error
-        if owner != identity:
-            raise OutputError(
-                f"{store.uri} belongs to another config (see {store.uri}/{CONFIG}){_difference(store, config)}; choose "
-                "another output.uri, or replace it with --overwrite"
-            )
+#: Sections and keys of a config that decide nothing of what is written.
+_INCIDENTAL = ("compute", "cluster", "output.uri", "output.keep_versions", "input.uri", "input.max_")
 
 
-#: Sections of a config that decide nothing of what is written.
-_INCIDENTAL = ("compute", "cluster", "output.uri")
-
-
-def _difference(store: Store, config: str) -> str:
-    """Which keys of the stored config say something else than ``config`` does, for a message."""
+def _differences(before: str, now: str) -> tuple[str, ...]:
+    """Which keys of one config say something else than another does."""
     try:
-        before, now = (dict(_flat("", yaml.safe_load(text))) for text in (store.read(CONFIG), config))
-    except (OSError, yaml.YAMLError, AttributeError):
-        return ""
-    keys = [k for k in before | now if before.get(k) != now.get(k) and not k.startswith(_INCIDENTAL)]
-    told = [f"{k} was {before.get(k, 'not there')!r} and is {now.get(k, 'not there')!r}" for k in keys[:5]]
-    return f": {', '.join(told)}{' and more' if len(keys) > 5 else ''}" if told else ""
+        one, other = (dict(_flat("", yaml.safe_load(text))) for text in (before, now))
+    except (yaml.YAMLError, AttributeError):
+        return ()
+    keys = [k for k in one | other if one.get(k) != other.get(k) and not k.startswith(_INCIDENTAL)]
+    return tuple(f"{k} was {one.get(k, 'not there')!r} and is {other.get(k, 'not there')!r}" for k in keys)
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -229,7 +337,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _refuse_strangers(store: Store) -> None:
     """A run removes what it finds in data/ and does not need, so nothing may be there but parts of earlier runs."""
-    ours = store.exists(CONFIG) or store.exists(IDENTITY)
+    ours = store.exists(CONFIG) or bool(store.files(VERSIONS))
     for name in store.files(DATA):
         if not (ours and layout.is_part(name)):
             raise OutputError(

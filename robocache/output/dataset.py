@@ -2,71 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
-from robocache.output import layout
-from robocache.output.layout import CONFIG, EPISODES, IDENTITY, META, PLAN, QUARANTINE, REPORT, STATISTICS
+from robocache.output import layout, tables
+from robocache.output.layout import EPISODES, META, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord, open_log, read_manifest
+from robocache.output.plan import Plan
 from robocache.output.store import Store
+from robocache.output.version import Version, list_versions, refuse_former
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
 
 class Output:
-    """The output of ``robocache run`` at ``uri``, made by :meth:`open`. A property is read when it is first asked for.
+    """One version of the output of ``robocache run`` at ``uri``, made by :meth:`open`. It stays what it is while runs
+    add to the output, for as long as ``output.keep_versions`` has it kept. A property is read when it is first asked
+    for. All raise ``OutputError`` where what they read is damaged or not there.
 
-    The rows and what is said of them come from the manifest, which is right during a run too; ``episodes``,
-    ``quarantine``, ``statistics`` and ``report`` are written as a run ends. All raise ``OutputError`` where what they
-    read is damaged or not there.
+    version: what it is, see :class:`robocache.output.version.Version`
     """
 
-    def __init__(self, store: Store):
-        self.store, self.uri = store, store.uri
+    def __init__(self, store: Store, version: Version):
+        self.store, self.uri, self.version = store, store.uri, version
+        self.log = open_log(store, layout.manifest_file(version.number))
 
     @classmethod
-    def open(cls, uri: str, storage_options: Mapping[str, Any] | None = None) -> Output:
-        """``OutputError`` where there is no output of ``robocache run``."""
-        output = cls(Store(uri, storage_options))
-        if not output.exists():
-            raise OutputError(f"{uri} holds no {IDENTITY} and {PLAN}: it is not an output of robocache run")
-        return output
+    def open(cls, uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Output:
+        """version: its number, as ``robocache log`` lists it; None: the newest. ``OutputError`` where there is none."""
+        store = Store(uri, storage_options)
+        there = list_versions(store)
+        if not there.newest:
+            refuse_former(store)
+            begun = "; a run has begun it and none has ended yet, run again" if there.unfinished else ""
+            raise OutputError(f"{uri} holds no {layout.VERSIONS}: it is not an output of robocache run{begun}")
+        number = there.newest if version is None else version
+        if number not in there.kept:
+            what = "is no longer kept (output.keep_versions)" if number in there.standing else "is not there"
+            raise OutputError(f"{uri}: version {number} {what}; there are {', '.join(map(str, there.kept))}")
+        return cls(store, Version.read(store, number))
 
-    def exists(self) -> bool:
-        """Whether a run has written here."""
-        return self.store.exists(IDENTITY) and self.store.exists(PLAN)
-
-    @cached_property
+    @property
     def identity(self) -> str:
         """Hash of what decided the bytes of its parts."""
-        try:
-            return json.loads(self._read(IDENTITY))["identity"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{self.uri}/{IDENTITY} cannot be read ({error}); run again with --overwrite") from error
+        return self.version.identity
 
     @cached_property
     def config(self) -> str:
-        """The resolved config of its last run, as YAML."""
-        return self._read(CONFIG).decode()
+        """The resolved config that made it, as YAML."""
+        return self._read(layout.config_file(self.version.number)).decode()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Every episode that it knows of, its number and its shard."""
+        name = layout.plan_file(self.version.number)
+        try:
+            return Plan.read(self.store, name)
+        except FileNotFoundError:
+            raise self._gone(name) from None
 
     def records(self) -> Iterator[ShardRecord]:
         """What was committed: a record a shard, in order, one at a time from the disk."""
-        log, places = self._manifest
-        for line in log.read(place for _, place in sorted(places.items())):
+        for line in self.log.read(place for _, place in sorted(self._places.items())):
             yield ShardRecord.from_json(line.decode())
+
+    def manifest_sha256(self) -> str:
+        """Of the file, as it is now."""
+        digest = hashlib.sha256()
+        with self.store.reading(self.log.name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """Names of its files of rows, below ``uri``."""
-        return tuple(record.part for record in self.records() if record.part)
+        """Names of its files of rows, below ``uri``, in order of their episodes. Once a newer version does without one
+        it lies elsewhere: :meth:`table` and :meth:`dataset` find it.
+        """
+        names = (part.name for record in self.records() for part in record.parts)
+        return tuple(sorted(names, key=layout.first_episode))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -88,64 +111,89 @@ class Output:
         """Its rows, in order of its episodes, to be scanned with :mod:`pyarrow.dataset`."""
         from pyarrow.dataset import dataset  # half a second, because it imports pandas
 
+        from robocache.output.following import following
+
         if not self.parts:
             return dataset(pa.table({}))
         format = "ipc" if layout.part_format(self.parts[0]) == "arrow" else "parquet"
-        return dataset([self.store.path(p) for p in self.parts], format=format, filesystem=self.store.fs)
+        return dataset([self.store.path(p) for p in self.parts], format=format, filesystem=following(self.store))
 
     @cached_property
     def episodes(self) -> pa.Table:
         """A row for each episode in it, in order: see :data:`robocache.output.tables.EPISODE_SCHEMA`."""
-        data = self._read(EPISODES)
-        try:
-            return pq.ParquetFile(pa.BufferReader(data)).read()
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{self.uri}/{EPISODES} cannot be read ({error}); run again") from error
+        return pq.ParquetFile(pa.BufferReader(self._table(EPISODES))).read()
 
     @cached_property
     def quarantine(self) -> tuple[QuarantineRecord, ...]:
         """The episodes that could not be used, and why."""
-        try:
-            lines = self._read(QUARANTINE).splitlines()
-            return tuple(QuarantineRecord.from_json(line.decode()) for line in lines)
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{self.uri}/{QUARANTINE} cannot be read ({error}); run again") from error
+        return tuple(QuarantineRecord.from_json(line.decode()) for line in self._table(QUARANTINE).splitlines())
 
     @cached_property
     def statistics(self) -> dict[str, dict[str, Any]]:
         """By column: count, and for each of its numbers min, max, mean, std and quantiles."""
-        return self._json(STATISTICS)
+        return json.loads(self._table(STATISTICS))
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """How its last run went: totals, seconds, versions."""
-        return self._json(REPORT)
+        """How the last run went, of whichever version: totals, seconds, versions."""
+        try:
+            return json.loads(self._read(REPORT))
+        except ValueError as error:
+            raise OutputError(f"{self.uri}/{REPORT} cannot be read ({error}); run again") from error
+
+    def made(self, name: str) -> bytes | None:
+        """The table of that name, where it is there and of this version."""
+        try:
+            data = self.store.read(name)
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == self.version.tables.get(name) else None
+
+    @contextmanager
+    def opened(self, part: str) -> Iterator[IO[bytes]]:
+        """One of ``parts``, wherever it lies now. ``FileNotFoundError`` where it is gone."""
+        with ExitStack() as stack:
+            for place in (part, layout.older_name(part), part):  # it may move, either way, between two looks
+                try:
+                    file = stack.enter_context(self.store.reading(place))
+                    break
+                except FileNotFoundError:
+                    continue
+            else:
+                raise FileNotFoundError(f"{self.uri}/{part}")
+            yield file
+
+    def _table(self, name: str) -> bytes:
+        """As it lies there, or made of the records anew."""
+        found = self.made(name)
+        return tables.make(self.store, self.records, self.plan, (name,))[name] if found is None else found
 
     @cached_property
-    def _manifest(self) -> Any:
-        log = open_log(self.store)
-        return log, {record.shard: place for place, record in read_manifest(log)}
+    def _places(self) -> dict[int, int]:
+        if not self.store.exists(self.log.name):
+            raise self._gone(self.log.name)
+        return {record.shard: place for place, record in read_manifest(self.log)}
 
     @contextmanager
     def _part(self, name: str) -> Iterator[Any]:
         """The part, opened as a Parquet or as an Arrow file."""
         open_file = pa.ipc.open_file if layout.part_format(name) == "arrow" else pq.ParquetFile
         try:
-            with self.store.reading(name) as file:
+            with self.opened(name) as file:
                 yield open_file(file)
         except (FileNotFoundError, ValueError) as error:
             raise OutputError(
                 f"{self.uri}/{name} cannot be read ({error}); `robocache verify` says what is damaged"
             ) from error
 
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads(self._read(name))
-        except ValueError as error:
-            raise OutputError(f"{self.uri}/{name} cannot be read ({error}); run again") from error
-
     def _read(self, name: str) -> bytes:
         try:
             return self.store.read(name)
         except FileNotFoundError:
-            raise OutputError(f"{self.uri} has no {name}; a run that ends writes all of {META}, run again") from None
+            raise self._gone(name) from None
+
+    def _gone(self, name: str) -> OutputError:
+        """Why there is no such file."""
+        if self.version.number not in list_versions(self.store).kept:
+            return OutputError(f"{self.uri}: version {self.version.number} is no longer kept (output.keep_versions)")
+        return OutputError(f"{self.uri} has no {name}; a run that ends writes all of {META}, run again")

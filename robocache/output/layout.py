@@ -1,18 +1,18 @@
 """The names and places of everything in an output: the one module that knows them.
 
-    data/part-000000.parquet            the rows: one file a shard (.arrow for output.format: arrow)
-    .huggingface.yaml                   tells Hugging Face datasets which of the files are rows
-    meta/robocache/_config.yaml         the last run's resolved config
-    meta/robocache/_identity.json       hash of what of it decides the bytes, and what is settled about the sources
-    meta/robocache/_plan.jsonl          every input episode of this plan, a line each
-    meta/robocache/_manifest.jsonl      a line per committed shard; on S3 also _manifest/, see robocache.output.manifest
-    meta/robocache/_statistics/         statistics of each episode, a file a part
-    meta/robocache/_run.lock            while a run writes, see robocache.output.lock
-    meta/robocache/_in_flight.log       what a run in local mode is at, see robocache.engine.journal
-    meta/robocache/_episodes.pq         made from the manifest at the end of a run: a row an episode (Parquet),
-    meta/robocache/_quarantine.jsonl    a line an episode that could not be used, with the reason,
-    meta/robocache/_statistics.json     what the columns hold,
-    meta/robocache/_report.json         and how the run went
+    data/part-000012-9c1f03ab52d7.parquet   rows: the number of its first episode, a hash of its content (.arrow for
+                                            output.format: arrow)
+    .huggingface.yaml                       tells Hugging Face datasets which of the files are rows
+    meta/robocache/_versions/_000003/       a version, see docs/architecture/commit_protocol.md
+    meta/robocache/_statistics/             statistics of each episode, a file a part
+    meta/robocache/_older/                  parts that only older versions need
+    meta/robocache/_run.lock                while a run writes, see robocache.output.lock
+    meta/robocache/_in_flight.log           what a run in local mode is at, see robocache.engine.journal
+    meta/robocache/_episodes.pq             made from the newest version as a run ends: a row an episode (Parquet),
+    meta/robocache/_quarantine.jsonl        a line an episode that could not be used, with the reason,
+    meta/robocache/_statistics.json         and what the columns hold
+    meta/robocache/_config.yaml             the last run's resolved config
+    meta/robocache/_report.json             how the last run went
 
 Readers that are given the output's folder find the rows alone: pyarrow, pandas and Spark pass over names that begin
 with an underscore or a dot, Ray and patterns such as ``**/*.parquet`` over other suffixes.
@@ -26,32 +26,45 @@ from robocache.storage import OUTPUT_META
 
 DATA = "data"
 META = OUTPUT_META
+VERSIONS = f"{META}/_versions"
+OLDER = f"{META}/_older"
+PART_STATISTICS = f"{META}/_statistics"
 CONFIG = f"{META}/_config.yaml"
-IDENTITY = f"{META}/_identity.json"
-PLAN = f"{META}/_plan.jsonl"
-MANIFEST = f"{META}/_manifest.jsonl"
-LOCK = f"{META}/_run.lock"
-IN_FLIGHT = f"{META}/_in_flight.log"
 EPISODES = f"{META}/_episodes.pq"
 QUARANTINE = f"{META}/_quarantine.jsonl"
 STATISTICS = f"{META}/_statistics.json"
 REPORT = f"{META}/_report.json"
-PART_STATISTICS = f"{META}/_statistics"
+LOCK = f"{META}/_run.lock"
+IN_FLIGHT = f"{META}/_in_flight.log"
 HUGGING_FACE = ".huggingface.yaml"
+
+#: What releases before versions kept beside the tables; an output with one of these and no version is theirs.
+FORMER = (f"{META}/_identity.json", f"{META}/_plan.jsonl", f"{META}/_manifest.jsonl")
 
 #: Of parts, by ``output.format``.
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
-_PART = re.compile(rf"{DATA}/(part-\d{{6,}}\.\w+|\.part-\d{{6,}}\.\w+\.\d+\.tmp)")
+_PART = re.compile(rf"{DATA}/(part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+|\.part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+\.\d+\.tmp)")
+_VERSION = re.compile(rf"{VERSIONS}/_(\d{{6,}})/(.+)")
 
 
-def part_name(shard: int, format: str) -> str:
-    """Of the shard's part, the same on every run."""
-    return f"{DATA}/part-{shard:06d}{SUFFIXES[format]}"
+def part_name(first_episode: int, sha256: str, format: str) -> str:
+    """Of the part whose first rows are of that episode."""
+    return f"{DATA}/part-{first_episode:06d}-{sha256[:12]}{SUFFIXES[format]}"
+
+
+def first_episode(part: str) -> int:
+    """The number of the episode that the part of that name begins with."""
+    return int(part.removeprefix(f"{DATA}/").split("-")[1])
 
 
 def statistics_name(part: str) -> str:
     """Of the file that holds the statistics of the part of that name."""
     return f"{PART_STATISTICS}/_{part.removeprefix(f'{DATA}/').rpartition('.')[0]}.pq"
+
+
+def older_name(part: str) -> str:
+    """Where the part of that name lies once the newest version does without it."""
+    return f"{OLDER}/_{part.removeprefix(f'{DATA}/')}.old"
 
 
 def part_format(name: str) -> str:
@@ -62,6 +75,33 @@ def part_format(name: str) -> str:
 def is_part(name: str) -> bool:
     """True for the name of a part, or of the draft of one."""
     return _PART.fullmatch(name) is not None
+
+
+def version_folder(number: int) -> str:
+    return f"{VERSIONS}/_{number:06d}"
+
+
+def version_file(number: int) -> str:
+    """What makes a version stand."""
+    return f"{version_folder(number)}/_version.json"
+
+
+def plan_file(number: int) -> str:
+    return f"{version_folder(number)}/_plan.jsonl"
+
+
+def manifest_file(number: int) -> str:
+    return f"{version_folder(number)}/_manifest.jsonl"
+
+
+def config_file(number: int) -> str:
+    return f"{version_folder(number)}/_config.yaml"
+
+
+def version_of(name: str) -> tuple[int, str] | None:
+    """The number of the version that a file belongs to, and its name within; None for any other file."""
+    match = _VERSION.fullmatch(name)
+    return None if match is None else (int(match[1]), match[2])
 
 
 def hugging_face(format: str) -> bytes:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from robocache.errors import OutputError
-from robocache.output.layout import MANIFEST
 from robocache.output.store import Store, UnmetError
 
 _BATCH = 64
@@ -70,22 +69,42 @@ class QuarantineRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardRecord:
-    """A committed shard. ``part`` is empty where no episode of it could be used.
+class PartRecord:
+    """A file of rows.
 
-    sha256: of the part; statistics: that of the file of its statistics
+    episodes:   how many of its shard's it holds, in their order
+    sha256:     of the part; statistics: of the file of its statistics
     """
+
+    name: str
+    episodes: int
+    rows: int
+    bytes: int
+    sha256: str
+    statistics: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A committed shard. ``parts`` is empty where no episode of it could be used."""
 
     shard: int
     identity: str
     fingerprint: str
-    part: str
-    rows: int
-    bytes: int
-    sha256: str
+    parts: tuple[PartRecord, ...]
     episodes: tuple[EpisodeRecord, ...]
     quarantined: tuple[QuarantineRecord, ...]
-    statistics: str = ""
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def by_part(self) -> Iterator[tuple[PartRecord, tuple[EpisodeRecord, ...]]]:
+        """Each part with its episodes."""
+        at = 0
+        for part in self.parts:
+            yield part, self.episodes[at : at + part.episodes]
+            at += part.episodes
 
     def to_json(self) -> str:
         """Text that no encoding can hold, such as a file name that is not UTF-8, is escaped."""
@@ -95,6 +114,7 @@ class ShardRecord:
     def from_json(cls, line: str) -> ShardRecord:
         """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
         data = json.loads(line)
+        data["parts"] = tuple(PartRecord(**p) for p in data["parts"])
         data["episodes"] = tuple(
             EpisodeRecord(**e | {"files": tuple(e["files"]), "streams": tuple(e["streams"])}) for e in data["episodes"]
         )
@@ -110,7 +130,7 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def open_log(store: Store, name: str = MANIFEST) -> LocalLog | ObjectLog:
+def open_log(store: Store, name: str) -> LocalLog | ObjectLog:
     """The log ``name`` (ends in ``.jsonl``) of an output."""
     return LocalLog(store, name) if store.local else ObjectLog(store, name)
 
@@ -122,7 +142,7 @@ def read_manifest(log: LocalLog | ObjectLog) -> Iterator[tuple[int, ShardRecord]
             record = ShardRecord.from_json(line.decode())
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
-                f"{log.store.uri}/{MANIFEST}: line {number} is not a shard record ({error}); "
+                f"{log.store.uri}/{log.name}: line {number} is not a shard record ({error}); "
                 "the manifest was changed by hand or the disk is damaged; run again with --overwrite"
             ) from error
         yield place, record

@@ -7,33 +7,77 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robocache.output.schema import SEPARATOR
+
 _DICTIONARY = "DICTIONARY"
 #: An episode is a row group (Parquet) or a record batch (Arrow); a larger one is cut at about this many bytes.
 GROUP_BYTES = 64 << 20
+#: About how many bytes of a column are a page, what a reader reads at once.
+PAGE_BYTES = 1 << 20
 
 
-def encode(schema: pa.Schema, episodes: Sequence[pa.Table], format: str, compression: str) -> pa.Buffer:
-    """One file. Depends on nothing but its arguments: the same rows give the same bytes on every run."""
+def encode(
+    episodes: Sequence[pa.Table],
+    format: str,
+    compression: str,
+    *,
+    separator: str = ".",
+    byte_stream_split: bool = False,
+) -> pa.Buffer:
+    """One file of tables of one schema. Depends on nothing but its arguments: the same rows give the same bytes on
+    every run.
+
+    separator: what names have for a dot; byte_stream_split: of floats, where they are compressed
+    """
     codec = None if compression == "none" else compression
     sink = pa.BufferOutputStream()
+    episodes = _named(_unified(episodes), separator)
+    schema = episodes[0].schema
     if format == "arrow":
         with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
             for group in groups(episodes):
                 writer.write_table(group)
         return sink.getvalue()
-    encodings = {_leaf(field): _encoding(field, codec) for field in schema}
+    encodings = {_leaf(field): _encoding(field, byte_stream_split and codec is not None) for field in schema}
     with pq.ParquetWriter(
         sink,
         schema,
         compression=codec or "none",
         use_dictionary=[leaf for leaf, encoding in encodings.items() if encoding == _DICTIONARY],
         column_encoding={leaf: encoding for leaf, encoding in encodings.items() if encoding != _DICTIONARY},
+        write_batch_size=_batch_rows(episodes),
         write_page_index=True,
         write_page_checksum=True,
     ) as writer:
         for group in groups(episodes):
             writer.write_table(group, row_group_size=group.num_rows)
     return sink.getvalue()
+
+
+def _unified(episodes: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """With one dictionary for all, which is what an Arrow file can hold."""
+    if not any(pa.types.is_dictionary(field.type) for field in episodes[0].schema):
+        return episodes
+    whole, at, out = pa.concat_tables(episodes).unify_dictionaries(), 0, []
+    for table in episodes:
+        out.append(whole.slice(at, table.num_rows))
+        at += table.num_rows
+    return out
+
+
+def _named(episodes: Sequence[pa.Table], separator: str) -> Sequence[pa.Table]:
+    """With names as the file is to have them."""
+    if separator == ".":
+        return episodes
+    names = [name.replace(".", separator) for name in episodes[0].schema.names]
+    metadata = {**(episodes[0].schema.metadata or {}), SEPARATOR: separator.encode()}
+    return [table.rename_columns(names).replace_schema_metadata(metadata) for table in episodes]
+
+
+def _batch_rows(episodes: Sequence[pa.Table]) -> int:
+    """Rows between two looks at whether a page is full, so that one of images is not a thousand of them."""
+    row = max(table.nbytes / max(1, table.num_rows) for table in episodes)
+    return int(min(1024, max(1, PAGE_BYTES / row)))
 
 
 def groups(episodes: Sequence[pa.Table]) -> Iterator[pa.Table]:
@@ -49,13 +93,13 @@ def _element(type: pa.DataType) -> pa.DataType:
     return _element(type.value_type) if pa.types.is_fixed_size_list(type) else type
 
 
-def _encoding(field: pa.Field, codec: str | None) -> str:
+def _encoding(field: pa.Field, byte_stream_split: bool) -> str:
     kind = _element(field.type)
     if field.name in ("frame_index", "time_ns"):
         return "DELTA_BINARY_PACKED"  # steps that are all the same, or nearly
     if pa.types.is_floating(kind):
         # Bytes of one significance side by side: noisy numbers get smaller by an eighth, and zstd is done sooner.
-        return "BYTE_STREAM_SPLIT" if codec else "PLAIN"
+        return "BYTE_STREAM_SPLIT" if byte_stream_split else "PLAIN"
     if pa.types.is_integer(kind) and kind.bit_width > 16 and field.name != "episode_index":
         return "PLAIN"
     return _DICTIONARY  # where there are too many values for one, Parquet stops using it

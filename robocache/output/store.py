@@ -94,10 +94,25 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of all files below ``folder``, by name: one listing instead of a request a file."""
-        with self._asking(folder):
+        found: Mapping[str, Any] = {}
+        with self._asking(folder), contextlib.suppress(NotADirectoryError):
             found = self.fs.find(self.path(folder).rstrip("/"), detail=True)
         # A name that ends in a slash is how consoles keep an empty folder on an object store.
         return {f[len(self.root) + 1 :]: int(i["size"]) for f, i in found.items() if not f.endswith("/")}
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name, under which it is there before it is gone under the first; at once where it is
+        local."""
+        with self.writing(name):
+            if not self.local:
+                self.fs.cp_file(self.path(name), self.path(to))
+                self.fs.rm_file(self.path(name))
+                return
+            source, target = Path(self.path(name)), Path(self.path(to))
+            _make_folder(target.parent)
+            os.replace(source, target)
+            _sync_folder(target.parent)
+            _sync_folder(source.parent)
 
     def remove(self, name: str) -> None:
         with self.writing(name), contextlib.suppress(FileNotFoundError):

@@ -1,24 +1,26 @@
-"""What is made of the manifest once all shards are in it: episode table, quarantine list, statistics, report."""
+"""What is made of the records of a version: episode table, quarantine list, statistics; and what a run tells."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
 from robocache.output import layout, statistics
-from robocache.output.commit import OutputWriter
-from robocache.output.layout import EPISODES, QUARANTINE, REPORT, STATISTICS
+from robocache.output.layout import EPISODES, QUARANTINE, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord
+from robocache.output.plan import Plan
 from robocache.output.statistics import Statistics
+from robocache.output.store import Store
 from robocache.types import Gathered, PassedOver
 
 _GROUP = 4096
@@ -26,12 +28,13 @@ _GROUP = 4096
 _PARTS = 64
 
 #: Files passed over that a report names.
-_PASSED_OVER = 1000
+PASSED_OVER = 1000
 
 EPISODE_SCHEMA = pa.schema(
     [
         ("episode_index", pa.int64()),
         ("id", pa.string()),
+        ("split", pa.string()),
         ("files", pa.list_(pa.string())),
         ("part", pa.string()),
         ("rows", pa.int64()),
@@ -70,6 +73,8 @@ class Summary:
     findings:       what a person must know of the episodes, the worst kinds first
     notes:          what a person must know of the run: of the columns, of files passed over
     passed_over:    the files of the input that no reader takes, the first thousand of them
+    version:        the newest; is_new: whether this run has made it
+    changes:        episodes by what has become of them since the version before: new, changed, withdrawn, kept
     """
 
     uri: str
@@ -87,58 +92,40 @@ class Summary:
     findings: tuple[Gathered, ...] = ()
     notes: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    version: int = 0
+    is_new: bool = True
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
-def finish(
-    output: OutputWriter,
-    *,
-    bytes_in: int,
-    skipped: int,
-    seconds: float,
-    max_failed: int,
-    kept: float,
-    findings: Sequence[Gathered],
-    notes: Sequence[str],
-    passed_over: Sequence[PassedOver],
-) -> Summary:
-    """Write the tables of ``meta/robocache`` from the records, in shard order.
+def make(
+    store: Store,
+    records: Callable[[], Iterator[ShardRecord]],
+    plan: Plan,
+    names: Sequence[str] = (EPISODES, QUARANTINE, STATISTICS),
+) -> dict[str, bytes]:
+    """The tables of a version, by name. ``OutputError`` where the statistics of a part cannot be read."""
+    made: dict[str, bytes] = {}
+    if EPISODES in names:
+        made[EPISODES] = _encoded(episodes_of(records(), plan))
+    if QUARANTINE in names:
+        made[QUARANTINE] = quarantine_lines(q for r in records() for q in r.quarantined)
+    if STATISTICS in names:
+        total: dict[str, Statistics] = {}
+        for found in _part_statistics(store, records()):
+            total = statistics.merged([total, found])
+        made[STATISTICS] = json.dumps({name: s.summary() for name, s in total.items()}, indent=1).encode()
+    return made
 
-    skipped: shards that an earlier run committed; max_failed: how many quarantined episodes still count as success;
-    kept, findings, notes, passed_over: see :class:`Summary`
-    """
-    shards = output.committed.values()
-    output.write(EPISODES, _episodes(output.records()))
-    quarantined = tuple(q for r in output.records() for q in r.quarantined)
-    output.write(QUARANTINE, quarantine_lines(quarantined))
-    total: dict[str, Statistics] = {}
-    for found in _part_statistics(output):
-        total = statistics.merged([total, found])
-    output.write(STATISTICS, json.dumps({name: s.summary() for name, s in total.items()}, indent=1).encode())
-    result = Summary(
-        output.store.uri,
-        sum(c.episodes for c in shards),
-        sum(c.rows for c in shards),
-        sum(bool(c.part) for c in shards),
-        bytes_in,
-        sum(c.bytes for c in shards),
-        len(shards),
-        skipped,
-        seconds,
-        quarantined,
-        len(quarantined) <= max_failed,
-        kept,
-        tuple(findings),
-        tuple(notes),
-        tuple(passed_over[:_PASSED_OVER]),
-    )
-    report = {key: value for key, value in dataclasses.asdict(result).items() if key != "quarantined"}
-    report |= {
-        "quarantined": len(quarantined),
-        "identity": output.identity,
+
+def report(summary: Summary, identity: str) -> bytes:
+    """What ``REPORT`` holds."""
+    content = {key: value for key, value in dataclasses.asdict(summary).items() if key != "quarantined"}
+    content |= {
+        "quarantined": len(summary.quarantined),
+        "identity": identity,
         "versions": {"python": platform.python_version(), "torch": version("torch"), "pyarrow": pa.__version__},
     }
-    output.write(REPORT, json.dumps(report, indent=1).encode())
-    return result
+    return json.dumps(content, indent=1).encode()
 
 
 def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
@@ -146,36 +133,42 @@ def quarantine_lines(quarantined: Iterable[QuarantineRecord]) -> bytes:
     return "".join(f"{json.dumps(dataclasses.asdict(q))}\n" for q in quarantined).encode()
 
 
-def _part_statistics(output: OutputWriter) -> Iterator[dict[str, Statistics]]:
+def _part_statistics(store: Store, records: Iterable[ShardRecord]) -> Iterator[dict[str, Statistics]]:
     """Of each part, in shard order, many at a time."""
-    names = (layout.statistics_name(c.part) for _, c in sorted(output.committed.items()) if c.part)
+    names = (layout.statistics_name(part.name) for record in records for part in record.parts)
     while group := list(islice(names, _PARTS)):
-        for name, data in zip(group, output.store.read_many(group), strict=True):
+        try:
+            read = store.read_many(group)
+        except FileNotFoundError as error:
+            raise OutputError(f"{store.uri}: the statistics of a part are gone ({error}); run again") from error
+        for name, data in zip(group, read, strict=True):
             try:
                 yield statistics.decode(data)[1]
             except (OSError, ValueError) as error:
                 raise OutputError(
-                    f"{output.store.uri}/{name}: cannot be read back ({error}); delete it and run again, "
+                    f"{store.uri}/{name}: cannot be read back ({error}); delete it and run again, "
                     "`robocache verify` says what else is damaged"
                 ) from error
 
 
-def _episodes(records: Iterable[ShardRecord]) -> pa.Buffer:
+def _encoded(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, EPISODE_SCHEMA, compression="zstd") as writer:
-        for table in episode_tables(records):
-            writer.write_table(table)
-    return sink.getvalue()
+        for at in range(0, table.num_rows, _GROUP):
+            writer.write_table(table.slice(at, _GROUP))
+    return sink.getvalue().to_pybytes()
 
 
-def episode_tables(records: Iterable[ShardRecord]) -> Iterator[pa.Table]:
-    """The episode table, a few thousand episodes at a time: their Python form is never all in memory."""
+def episodes_of(records: Iterable[ShardRecord], plan: Plan) -> pa.Table:
+    """The episode table, in order of ``episode_index``; the Python form of its rows is never all in memory."""
+    splits = {e.index: e.split for e in plan.episodes if e.split}
     rows = (
         {
             "episode_index": e.index,
             "id": _utf8(e.id),
+            "split": splits.get(e.index),
             "files": [_utf8(file) for file in e.files],
-            "part": r.part,
+            "part": part.name,
             "rows": e.rows,
             "start_ns": e.start_ns,
             "metadata": json.dumps(e.metadata),
@@ -183,10 +176,15 @@ def episode_tables(records: Iterable[ShardRecord]) -> Iterator[pa.Table]:
             "streams": [{**s, "source": _utf8(s["source"])} for s in e.streams],
         }
         for r in records
-        for e in r.episodes
+        for part, episodes in r.by_part()
+        for e in episodes
     )
+    tables = [EPISODE_SCHEMA.empty_table()]
     while group := list(islice(rows, _GROUP)):
-        yield pa.Table.from_pylist(group, schema=EPISODE_SCHEMA)
+        tables.append(pa.Table.from_pylist(group, schema=EPISODE_SCHEMA))
+    table = pa.concat_tables(tables).combine_chunks()
+    index = table["episode_index"].to_numpy()
+    return table if (np.diff(index) > 0).all() else table.take(np.argsort(index, kind="stable"))
 
 
 def _utf8(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.errors import RoboCacheError
-from robocache.output import layout, statistics
+from robocache.errors import OutputError, RoboCacheError
+from robocache.output import layout, statistics, tables
 from robocache.output.dataset import Output
-from robocache.output.layout import DATA, EPISODES, LOCK, META, PART_STATISTICS, PLAN, QUARANTINE, STATISTICS
-from robocache.output.manifest import ShardRecord
+from robocache.output.layout import DATA, EPISODES, LOCK, META, OLDER, PART_STATISTICS, QUARANTINE, STATISTICS
+from robocache.output.manifest import EpisodeRecord, PartRecord
+from robocache.output.plan import Plan
+from robocache.output.schema import marks
 from robocache.output.statistics import Statistics
-from robocache.output.store import Store
-from robocache.output.tables import EPISODE_SCHEMA, episode_tables, quarantine_lines
+from robocache.output.tables import EPISODE_SCHEMA, quarantine_lines
+from robocache.output.version import Version, list_versions
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what is wrong with it (nothing: the output is whole). ``passed_over``: files of the input
-    that the last run could not take for recordings, as its report has them.
+    """What was looked at, and what is wrong with it (nothing: the version is whole).
+
+    version:     which, of the versions that the output has
+    passed_over: files of the input that the last run could not take for recordings, as its report has them
+    notes:       what is not wrong but worth knowing: a run that is at work or was killed
     """
 
+    version: int
     episodes: int
     rows: int
     parts: int
@@ -36,79 +43,113 @@ class Verification:
     quarantined: int
     problems: tuple[str, ...]
     passed_over: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class _DamageError(Exception):
     """What is wrong with a part."""
 
 
-def verify(uri: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
-    """Check an output folder against its own plan and manifest: checksums, sizes, row counts, that each part holds
-    the rows of its episodes in order, that each planned episode is in the output or in the quarantine, once, that the
-    tables made from the manifest say what it says, and that there is no file that does not belong. ``OutputError``
-    where ``uri`` is no output at all.
+def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Verification:
+    """Check one version of an output (None: the newest) against its own plan and manifest: checksums, sizes, row
+    counts, that each part holds the rows of its episodes in order, that each planned episode is in the output or in the
+    quarantine, once, that the tables made from the manifest say what it says, and that there is no file that does not
+    belong. Right during a run too. ``OutputError`` where ``uri`` is no output at all, or has no such version.
     """
-    output = Output.open(uri, storage_options)
-    store = output.store
+    output = Output.open(uri, storage_options, version=version)
+    number, store = output.version.number, output.store
+    busy = store.exists(LOCK)
     found: Counter[str] = Counter()
     places: Counter[tuple[int, str]] = Counter()
     problems: list[str] = []
-    known: set[str] = set()
     try:
-        identity = output.identity
-        plan = {e["index"]: e["id"] for e in map(json.loads, store.read(PLAN).splitlines())}
-        records = output.records
-        next(records(), None)
+        plan = output.plan
+        next(output.records(), None)
     except (ValueError, KeyError, TypeError, RoboCacheError) as error:
-        return Verification(0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
+        return Verification(number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
+    problems += _version_problems(output, plan)
 
     total: dict[str, Statistics] = {}
     damaged = False
-    for record in records():
-        if record.identity != identity:
-            problems.append(f"shard {record.shard}: its record belongs to config {record.identity}, not {identity}")
-        if record.part:
+    for record in output.records():
+        if record.identity != output.identity:
+            problems.append(
+                f"shard {record.shard}: its record belongs to config {record.identity}, not {output.identity}"
+            )
+        for part, episodes in record.by_part():
             try:
-                total = statistics.merged([total, _check_part(store, record)])
+                total = statistics.merged([total, _check_part(output, part, episodes)])
             except _DamageError as error:
-                problems.append(f"{record.part}: {error}")
+                problems.append(f"{part.name}: {error}")
                 damaged = True
+            found.update(rows=part.rows, parts=1, bytes=part.bytes)
+        if sum(part.episodes for part in record.parts) != len(record.episodes):
+            problems.append(f"shard {record.shard}: its parts do not have its {len(record.episodes)} episodes")
         places.update((e.index, e.id) for e in record.episodes)
         places.update((q.index, q.id) for q in record.quarantined)
-        known.add(record.part)
-        found.update(
-            episodes=len(record.episodes),
-            rows=record.rows,
-            parts=int(bool(record.part)),
-            bytes=record.bytes,
-            quarantined=len(record.quarantined),
-        )
+        found.update(episodes=len(record.episodes), quarantined=len(record.quarantined))
     problems.extend(_coverage_problems(plan, places))
-    problems.extend(_episode_problems(store, records()))
-    problems.extend(_quarantine_problems(store, records()))
-    if not damaged:  # else there is nothing to compare them with
-        problems.extend(_statistics_problems(store, {name: s.summary() for name, s in total.items()}))
-    known |= {layout.statistics_name(part) for part in known if part}
-    problems += [
-        f"{name}: no record of this file"
-        for folder in (DATA, PART_STATISTICS)
-        for name in store.files(folder)
-        if name not in known and not name.endswith(".tmp")
-    ]
-    problems += [
-        f"{name}: left behind by a killed run; run the job again" for name in store.files(META) if name.endswith(".tmp")
-    ]
-    if store.exists(LOCK):
-        problems.append(f"{LOCK}: a run is writing here, or was killed; let it end or run the job again")
-    return Verification(
-        found["episodes"],
-        found["rows"],
-        found["parts"],
-        found["bytes"],
-        found["quarantined"],
-        tuple(problems),
-        _passed_over(output),
-    )
+    around, notes = _around(output, plan, None if damaged else total, busy=busy)
+    problems += around
+    counts = (found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"])
+    return Verification(number, *counts, tuple(problems), _passed_over(output), tuple(notes))
+
+
+def _version_problems(output: Output, plan: Plan) -> Iterator[str]:
+    """Whether its files are those that it was made with."""
+    version, number = output.version, output.version.number
+    for name, found, wanted in (
+        (layout.manifest_file(number), output.manifest_sha256(), version.manifest),
+        (layout.plan_file(number), plan.sha256(), version.plan),
+    ):
+        if found != wanted:
+            yield f"{name}: its sha256 is not the version's: changed or damaged; run again with --overwrite"
+
+
+def _around(
+    output: Output, plan: Plan, total: Mapping[str, Statistics] | None, *, busy: bool
+) -> tuple[list[str], list[str]]:
+    """What is wrong with what lies about the newest version, and what is worth knowing of it: the tables that are made
+    of it, files that no version has. A run that is at work may be about to write or remove these; one that was killed
+    has left them to the next. Nothing for an older version.
+
+    total: statistics of all parts, None where they are damaged; busy: a run was there a while ago
+    """
+    store, number = output.store, output.version.number
+    strays = _strays(output)
+    late = [name for name in output.version.tables if output.made(name) is None]
+    of_tables: list[str] = []
+    if not late or not (busy or store.exists(LOCK)):
+        of_tables += _episode_problems(output, plan)
+        of_tables += _quarantine_problems(output)
+        if total is not None:
+            of_tables += _statistics_problems(output, {name: s.summary() for name, s in total.items()})
+    busy = busy or store.exists(LOCK)
+    if list_versions(store).newest != number:
+        return [], []
+    notes = []
+    if busy:
+        theirs = [n for n in strays if layout.is_part(n) or not n.startswith(f"{DATA}/")]
+        strays = [n for n in strays if n not in theirs]
+        notes = [
+            f"a run is writing here, or was killed: {LOCK}, and {len(theirs)} files that are no version's yet or now"
+        ]
+    text = {False: "no record of this file", True: "left behind by a killed run; run the job again"}
+    return [*(f"{name}: {text[name.endswith('.tmp')]}" for name in strays), *of_tables], notes
+
+
+def _strays(output: Output) -> list[str]:
+    """Files that are no version's, and drafts."""
+    store = output.store
+    newest, others = set(output.parts), set[str]()
+    for number in list_versions(store).kept:
+        with contextlib.suppress(OutputError):
+            others |= set(Output(store, Version.read(store, number)).parts)
+    older = others - newest
+    known = newest | {layout.older_name(name) for name in older}
+    known |= {layout.statistics_name(name) for name in others}
+    found = [n for folder in (DATA, OLDER, PART_STATISTICS) for n in store.files(folder) if n not in known]
+    return found + [n for n in store.files(META) if n.endswith(".tmp") and n not in found]
 
 
 def _passed_over(output: Output) -> int:
@@ -118,23 +159,29 @@ def _passed_over(output: Output) -> int:
         return 0
 
 
-def _coverage_problems(plan: Mapping[int, str], places: Counter[tuple[int, str]]) -> Iterator[str]:
-    for index, id in plan.items():
-        count = places.pop((index, id), 0)
+def _coverage_problems(plan: Plan, places: Counter[tuple[int, str]]) -> Iterator[str]:
+    seen: set[int] = set()
+    for e in plan.episodes:
+        if e.index in seen:
+            yield f"episode {e.index} ({e.id}): its number was given twice"
+        seen.add(e.index)
+        if e.shard is None:
+            continue
+        count = places.pop((e.index, e.id), 0)
         if count == 0:
-            yield f"episode {index} ({id}): lost, neither in the output nor in the quarantine"
+            yield f"episode {e.index} ({e.id}): lost, neither in the output nor in the quarantine"
         elif count > 1:
-            yield f"episode {index} ({id}): recorded {count} times"
+            yield f"episode {e.index} ({e.id}): recorded {count} times"
     for index, id in places:
         yield f"episode {index} ({id}): in the manifest but not in the plan"
 
 
-def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
+def _check_part(output: Output, part: PartRecord, of: Sequence[EpisodeRecord]) -> dict[str, Statistics]:
     """The statistics of its episodes together. ``_DamageError`` where it, or they, are not what its record says."""
-    data = _checked(store, record.part, record.sha256, record.bytes)
-    beside = _checked(store, layout.statistics_name(record.part), record.statistics)
+    data = _checked(lambda: _read_part(output, part.name), part.sha256, part.bytes)
+    beside = _checked(lambda: output.store.read(layout.statistics_name(part.name)), part.statistics)
     try:
-        if layout.part_format(record.part) == "arrow":
+        if layout.part_format(part.name) == "arrow":
             table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         else:
             table = pq.ParquetFile(pa.BufferReader(data)).read()
@@ -142,15 +189,14 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
         each, together = statistics.decode(beside)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _DamageError(f"cannot be decoded ({error})") from error
-    wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in record.episodes])
-    wanted_frames = np.concatenate([np.arange(e.rows) for e in record.episodes])
-    if len(episodes) != record.rows or not np.array_equal(episodes, wanted_episodes):
-        whose = [e.index for e in record.episodes]
-        raise _DamageError(f"its {len(episodes)} rows are not those of episodes {whose}")
+    wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in of] or [np.empty(0, np.int64)])
+    wanted_frames = np.concatenate([np.arange(e.rows) for e in of] or [np.empty(0, np.int64)])
+    if len(episodes) != part.rows or not np.array_equal(episodes, wanted_episodes):
+        raise _DamageError(f"its {len(episodes)} rows are not those of episodes {[e.index for e in of]}")
     if not np.array_equal(frames, wanted_frames):
         raise _DamageError("frame_index does not count up from 0 in every episode")
     at = 0
-    for e in record.episodes:
+    for e in of:
         if not _same(each.get(e.index, {}), _statistics_of(table.slice(at, e.rows))):
             raise _DamageError(f"the statistics of episode {e.index} are not those of its rows")
         at += e.rows
@@ -159,9 +205,14 @@ def _check_part(store: Store, record: ShardRecord) -> dict[str, Statistics]:
     return together
 
 
-def _checked(store: Store, name: str, sha256: str, size: int | None = None) -> bytes:
+def _read_part(output: Output, name: str) -> bytes:
+    with output.opened(name) as file:
+        return file.read()
+
+
+def _checked(read: Callable[[], bytes], sha256: str, size: int | None = None) -> bytes:
     try:
-        data = store.read(name)
+        data = read()
     except OSError as error:
         raise _DamageError(f"cannot be read ({error})") from error
     if size is not None and len(data) != size:
@@ -175,11 +226,10 @@ def _checked(store: Store, name: str, sha256: str, size: int | None = None) -> b
 def _statistics_of(rows: pa.Table) -> dict[str, Statistics]:
     """Of each column that has a validity column."""
     found = {}
-    for name in rows.column_names:
-        if f"{name}.valid" in rows.column_names:
-            s = statistics.of_column(rows[name], rows[f"{name}.valid"].to_numpy())
-            if s is not None:
-                found[name] = s
+    for name, mark in marks(rows.schema).items():
+        s = statistics.of_column(rows[name], rows[mark].to_numpy())
+        if s is not None:
+            found[name] = s
     return found
 
 
@@ -187,9 +237,9 @@ def _same(found: Mapping[str, Statistics], wanted: Mapping[str, Statistics]) -> 
     return found.keys() == wanted.keys() and all(found[name].agrees(s) for name, s in wanted.items())
 
 
-def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+def _episode_problems(output: Output, plan: Plan) -> Iterator[str]:
     try:
-        table = pq.ParquetFile(pa.BufferReader(store.read(EPISODES))).read()
+        table = pq.ParquetFile(pa.BufferReader(output.store.read(EPISODES))).read()
     except (OSError, ValueError) as error:
         yield f"{EPISODES}: cannot be read ({error}); run the job again"
         return
@@ -200,17 +250,14 @@ def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[
     if table["episode_index"].null_count or (np.diff(has) <= 0).any():
         yield f"{EPISODES}: its rows are not in the order of the episodes, each once; run the job again"
         return
-    groups: list[np.ndarray] = []
+    right = tables.episodes_of(output.records(), plan)
+    wanted = right["episode_index"].to_numpy()
+    there = np.isin(wanted, has)
     wrong: list[int] = []
-    for group in episode_tables(records):
-        wanted = group["episode_index"].to_numpy()
-        groups.append(wanted)
-        there = np.isin(wanted, has)
-        expected, rows = group.filter(there), table.take(np.searchsorted(has, wanted[there]))
-        if not rows.equals(expected):
-            pairs = zip(rows.to_pylist(), expected.to_pylist(), strict=True)
-            wrong += [e["episode_index"] for row, e in pairs if row != e]
-    wanted = np.concatenate(groups) if groups else has[:0]
+    expected, rows = right.filter(there), table.take(np.searchsorted(has, wanted[there]))
+    if not rows.equals(expected):
+        pairs = zip(rows.to_pylist(), expected.to_pylist(), strict=True)
+        wrong = [e["episode_index"] for row, e in pairs if row != e]
     for text, episodes in (
         ("no rows of episodes {}", np.setdiff1d(wanted, has)),
         ("rows of episodes {}, which the manifest does not have", np.setdiff1d(has, wanted)),
@@ -221,19 +268,19 @@ def _episode_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[
             yield f"{EPISODES}: {text.format(', '.join(map(str, episodes[:10])) + more)}; run the job again"
 
 
-def _quarantine_problems(store: Store, records: Iterable[ShardRecord]) -> Iterator[str]:
+def _quarantine_problems(output: Output) -> Iterator[str]:
     try:
-        found = store.read(QUARANTINE)
+        found = output.store.read(QUARANTINE)
     except OSError as error:
         yield f"{QUARANTINE}: cannot be read ({error}); run the job again"
         return
-    if found != quarantine_lines(q for r in records for q in r.quarantined):
+    if found != quarantine_lines(q for r in output.records() for q in r.quarantined):
         yield f"{QUARANTINE}: its lines are not the manifest's quarantined episodes; run the job again"
 
 
-def _statistics_problems(store: Store, wanted: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+def _statistics_problems(output: Output, wanted: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     try:
-        found = json.loads(store.read(STATISTICS))
+        found = json.loads(output.store.read(STATISTICS))
         columns = list(found.items())
     except (OSError, ValueError, AttributeError) as error:
         yield f"{STATISTICS}: cannot be read ({error}); run the job again"

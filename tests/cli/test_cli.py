@@ -18,6 +18,7 @@ import pytest
 import robocache
 from robocache import cli
 from robocache.cli import progress
+from robocache.output.layout import manifest_file
 from robocache.sample import write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def test_run_verify_and_rerun(work, capsys):
     assert "quarantined: 1 of 3 episodes" in out
     assert "episode_002.mcap: " in out
     assert cli.main(["verify", "out"]) == cli.DONE
-    assert "out: 2 episodes" in capsys.readouterr().out
+    assert "out, version 1: 2 episodes" in capsys.readouterr().out
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     assert "1 of 1 shards were there already, of this config and input" in capsys.readouterr().out
 
@@ -71,10 +72,10 @@ def test_more_failures_than_allowed(work, capsys):
 
 def test_verify_finds_damage(work, capsys):
     cli.main(["run", "config.yaml"])
-    part = work / "out/data/part-000000.parquet"
+    (part,) = (work / "out/data").iterdir()
     part.write_bytes(part.read_bytes()[:-1])
     assert cli.main(["verify", "out"]) == cli.FAILED
-    assert "PROBLEM data/part-000000.parquet" in capsys.readouterr().out
+    assert "PROBLEM data/part-000000-" in capsys.readouterr().out
 
 
 def test_mistakes_in_the_config_are_all_named(work, capsys):
@@ -174,7 +175,7 @@ def test_json(work, capsys):
         return json.loads(capsys.readouterr().out)
 
     plan = document("plan", "config.yaml")
-    assert (plan["episodes"], plan["failed"], plan["shards"], plan["done"]) == (3, 1, 1, None)
+    assert (plan["episodes"], plan["failed"], plan["shards"], plan["todo"], plan["version"]) == (3, 1, 1, 1, 0)
     assert plan["sample"]["columns"][1][0] == "action"
     run = document("run", "config.yaml")
     assert (run["episodes"], run["within_limit"], len(run["quarantined"])) == (2, True, 1)
@@ -185,6 +186,8 @@ def test_json(work, capsys):
         "quarantined": 1,
         "problems": [],
         "passed_over": 0,
+        "version": 1,
+        "notes": [],
     }
     logs = document("inspect", "logs", "--limit", "1")
     assert (logs["of_episodes"], [e["id"] for e in logs["episodes"]]) == (3, ["episode_000.mcap"])
@@ -210,11 +213,13 @@ def test_plan_writes_nothing(work, capsys):
     assert sorted(work.rglob("*")) == before
     out = capsys.readouterr().out
     assert "3 episodes" in out
-    assert "shards   1 of about 64 MB" in out
+    assert "parts    of 1 of 1 shards of about 64 MB to be written" in out
     cli.main(["run", "config.yaml"])
     written = {p: p.stat().st_mtime_ns for p in work.rglob("*")}
     cli.main(["plan", "config.yaml"])
-    assert "resume   1 of 1 shards are there and match" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "changes  since version 1: 0 new, 0 changed, 0 withdrawn, 3 kept" in out
+    assert "parts    of 0 of 1 shards" in out
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*")} == written
 
 
@@ -293,7 +298,7 @@ def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeyp
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     process = start(tmp_path, "run", "config.yaml")
-    manifest = tmp_path / "out/meta/robocache/_manifest.jsonl"
+    manifest = tmp_path / "out" / manifest_file(1)
     while not manifest.exists():
         assert process.poll() is None
         time.sleep(0.005)

@@ -14,7 +14,7 @@ import pytest
 from terminal_kit import Terminal
 
 from robocache import cli
-from robocache.output.layout import MANIFEST
+from robocache.output.layout import manifest_file
 from robocache.sample import write_samples
 
 CONFIG = """
@@ -103,7 +103,7 @@ def slow_job(work: Path) -> Path:
         "compute": {"device": "cpu", "threads": 1},
     }
     (work / "slow.yaml").write_text(json.dumps(config))
-    return work / "out" / MANIFEST
+    return work / "out" / manifest_file(1)
 
 
 def test_ctrl_c_keeps_what_is_committed_and_leaves_the_terminal_as_it_was(tmp_path, monkeypatch, capsys):

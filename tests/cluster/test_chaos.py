@@ -22,6 +22,7 @@ from conftest import ROOT
 from engine_kit import META, config, do, job, write_shards
 from omegaconf import OmegaConf
 
+from robocache.output.layout import manifest_file
 from robocache.output.verify import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("testbeds")]
@@ -49,7 +50,7 @@ class Run:
     def __init__(self, bed: testbed.Testbed, work: Path, shards: int, seconds: float):
         self.bed, self.work, self.shards = bed, work, shards
         self.log = work / "log"
-        self.manifest = work / f"out/{META}/_manifest.jsonl"
+        self.manifest = work / "out" / manifest_file(1)
         arguments = [str(work / "config.yaml"), str(work / "events"), POISONED, str(seconds)]
         self.command = [sys.executable, "-c", DRIVER, *arguments]
         (work / "events").mkdir()
@@ -182,7 +183,7 @@ def same_but_for_the_poisoned(out: Path, undisturbed: Path) -> None:
     found = {p.name: p.read_bytes() for p in (out / "data").iterdir()}
     assert sorted(found) == sorted(parts)
     assert [name for name in parts if parts[name] != found[name]] == []
-    lines, expected = ((folder / META / "_manifest.jsonl").read_text().splitlines() for folder in (out, undisturbed))
+    lines, expected = ((folder / manifest_file(1)).read_text().splitlines() for folder in (out, undisturbed))
     assert [i for i, (one, other) in enumerate(zip(lines, expected, strict=True)) if one != other] == [number]
     (quarantined,) = json.loads(lines[number])["quarantined"]
     assert quarantined["id"] == POISONED

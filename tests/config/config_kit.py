@@ -27,6 +27,8 @@ input:
   stamp: log
   verify_checksums: false
   max_failed_episodes: 2
+  max_vanished: 1
+  fingerprint: content
 features:
   observation.state:
     - {source: "arm[q1,q2]", align: cubic, max_gap: 50ms, offset: -3ms, optional: true}
@@ -34,10 +36,11 @@ features:
   observation.pose: {source: "pose", align: pose, quaternion_order: wxyz}
 timeline: {reference: camera, range: union}
 output:
-  {uri: "s3://bucket/out", format: arrow, compression: none, shard_mb: 8,
-   storage_options: {key: "${input.storage_options.key}"}}
+  {uri: "s3://bucket/out", format: arrow, compression: none, shard_mb: 8, part_mb: 9, keep_versions: 3,
+   episode_id: true, name_separator: _, byte_stream_split: true, storage_options: {key: "${input.storage_options.key}"}}
 compute: {device: cuda, max_memory_mb: 100, threads: 3, require_extension: true}
 cluster: {mode: local, max_attempts: 5}
+splits: {train: 0.75, val: 0.25}
 """
 
 

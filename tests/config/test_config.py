@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from robocache.config.job import ClusterSpec, Feature, FeatureSource, Job, OutputSpec, TimelineSpec
+from robocache.config.job import ClusterSpec, Feature, FeatureSource, Job, OutputSpec, SplitSpec, TimelineSpec
 from robocache.config.load import job_from_mapping, load_job
 from robocache.config.resolved import resolved_yaml
 from robocache.config.schema import Source
@@ -50,8 +50,10 @@ def test_every_key_reaches_the_job(monkeypatch):
         episode=r"(?P<episode>\d+)/(?P<table>\w+)\.csv$",
         stamp="log",
         verify_checksums=False,
+        fingerprint="content",
     )
-    assert made.max_failed_episodes == 2
+    assert (made.max_failed_episodes, made.max_vanished) == (2, 1)
+    assert made.splits == SplitSpec((("train", 0.75), ("val", 0.25)))
     assert made.features == (
         Feature(
             "observation.state",
@@ -63,7 +65,7 @@ def test_every_key_reaches_the_job(monkeypatch):
         Feature("observation.pose", (FeatureSource("pose", "pose", quaternion_order="wxyz"),)),
     )
     assert made.timeline == TimelineSpec(reference="camera", range="union")
-    assert made.output == OutputSpec("s3://bucket/out", "arrow", "none", 8, {"key": "k"})
+    assert made.output == OutputSpec("s3://bucket/out", "arrow", "none", 8, 9, 3, True, "_", True, {"key": "k"})
     assert dataclasses.asdict(made.compute) == {
         "device": "cuda",
         "max_memory_mb": 100,
@@ -146,8 +148,18 @@ def test_the_cluster_keys_reach_the_job():
         ("features.observation.pose.max_gap=1s", False),
         ("input.verify_checksums=true", False),
         ("timeline.range=intersection", False),
-        ("output.shard_mb=9", False),
+        ("input.uri=elsewhere", True),
+        ("input.max_vanished=9", True),
+        ("input.fingerprint=version", True),
+        ("splits={train: 0.5, val: 0.5}", True),
+        ("output.shard_mb=9", True),
+        ("output.part_mb=8", True),
+        ("output.keep_versions=9", True),
+        ("output.compression=auto", True),  # which is none for Arrow
         ("output.compression=zstd", False),
+        ("output.episode_id=false", False),
+        ("output.name_separator=.", False),
+        ("output.byte_stream_split=false", False),
     ],
 )
 def test_what_is_part_of_the_identity(tmp_path, change, same):

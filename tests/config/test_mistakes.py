@@ -47,7 +47,7 @@ def test_all_problems_are_reported_together_each_with_its_path():
         "features.4": "name a feature with text",
         "timeline.rate_hz": "found -5; write a rate above 0",
         "output.uri": "missing; write a path or URI",
-        "output.compression": "found null; write zstd or none",
+        "output.compression": "found null; write auto, zstd or none",
         "output.shard_mb": "found 0.5; write a whole number",
         "compute.threads": "found -1; write a whole number of 0 or more",
         "compute.max_memory_mb": "found 0; write a whole number of 1 or more",

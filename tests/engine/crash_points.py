@@ -2,6 +2,9 @@
 
     python crash_points.py FOLDER    (with config.yaml; makes unbroken/ and crash_<n>/, prints each n)
 
+With before.yaml too, its job is run first, in full, and config.yaml's grows what that made; after each crash a reader
+must find one of the two versions, whole.
+
 A change is any call that modifies files. A crash happens before it, and for a write also with half of it done.
 Each child is forked before torch has run, so that no thread is lost in the fork.
 """
@@ -9,13 +12,15 @@ Each child is forked before torch has run, so that no thread is lost in the fork
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from robocache.config.job import Job
 from robocache.config.load import load_job
 from robocache.engine.run import run
 from robocache.output import store
+from robocache.output.verify import verify
 
 DIED = 9
 
@@ -58,7 +63,7 @@ def arm(fuse: Fuse) -> None:
     store._write_all = torn
 
 
-def child(folder: Path, job: Job, crash_at: int) -> int:
+def child(folder: Path, work: Callable[[], object], crash_at: int = 0) -> int:
     """Run in a forked process; its exit code."""
     pid = os.fork()
     if pid:
@@ -68,25 +73,47 @@ def child(folder: Path, job: Job, crash_at: int) -> int:
         os.chdir(folder)
         if crash_at:
             arm(Fuse(crash_at))
-        run(job)
+        work()
         os._exit(0)
     except BaseException as error:
-        print(f"crash at {crash_at}: {error!r}", flush=True)
+        print(f"{folder.name}: {error!r}", flush=True)
         os._exit(1)
+
+
+def read() -> None:
+    """As a reader that comes now."""
+    found = verify("out")
+    assert found.problems == () and found.version in (1, 2), found
 
 
 def main() -> int:
     root = Path(sys.argv[1])
-    job = load_job(str(root / "config.yaml"), ["compute.threads=1"])  # output.uri is relative to each child's folder
-    if child(root / "unbroken", job, 0):
+    # output.uri is relative to each child's folder
+    job = load_job(str(root / "config.yaml"), ["compute.threads=1"])
+    before = root / "before.yaml"
+    grows = before.exists()
+
+    def begin(folder: Path) -> Path:
+        if grows:
+            shutil.copytree(root / "before", folder)
+        return folder
+
+    def work() -> None:
+        run(job, prune=grows)
+
+    if grows:
+        first = load_job(str(before), ["compute.threads=1"])
+        if child(root / "before", lambda: run(first)):
+            return 1
+    if child(begin(root / "unbroken"), work):
         return 1
     n = 1
     while True:
-        folder = root / f"crash_{n}"
-        code = child(folder, job, n)
+        folder = begin(root / f"crash_{n}")
+        code = child(folder, work, n)
         if code == 0:  # the fuse is longer than the run
             return 0
-        if code != DIED or child(folder, job, 0):
+        if code != DIED or (grows and child(folder, read)) or child(folder, work):
             return 1
         print(n)
         n += 1

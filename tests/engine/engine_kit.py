@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,14 @@ from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
 from robocache.output.commit import OutputWriter
+from robocache.output.layout import (
+    DATA,
+    EPISODES,
+    QUARANTINE,
+    STATISTICS,
+    manifest_file,
+    version_folder,
+)
 from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.verify import verify
@@ -25,7 +34,7 @@ from robocache.output.verify import verify
 ROOT = Path(__file__).resolve().parents[2]
 META = "meta/robocache"
 #: Files that tell how a run went, or where to, rather than what it made.
-HOW_IT_WENT = {f"{META}/_report.json", f"{META}/_config.yaml"}
+HOW_IT_WENT = ("/_report.json", "/_config.yaml")
 
 
 def write_parquet(path: Path, *, samples: int = 400, seed: int = 0, rate_hz: float = 100.0, **columns: object) -> None:
@@ -83,8 +92,7 @@ def do(job: Job, **options: object) -> Summary:
 
 def writing(job: Job) -> AbstractContextManager[OutputWriter]:
     """The job's output, held for writing as a run does."""
-    store = Store(job.output.uri, job.output.storage_options)
-    return OutputWriter.begin(store, job.identity(), "config: test\n", format=job.output.format)
+    return OutputWriter.begin(Store(job.output.uri, job.output.storage_options))
 
 
 def table(out: Path) -> pa.Table:
@@ -98,8 +106,41 @@ def table(out: Path) -> pa.Table:
 def tree(out: Path, *, but: Sequence[str] = ()) -> dict[str, bytes]:
     """Every file below ``out`` with its bytes, except what tells how the run went, of which only the name."""
     files = [p for p in sorted(out.rglob("*")) if not p.is_dir()]
-    names = {p.relative_to(out).as_posix(): p for p in files}
-    return {name: b"" if name in HOW_IT_WENT or name in but else p.read_bytes() for name, p in names.items()}
+    return timeless({p.relative_to(out).as_posix(): p.read_bytes() for p in files}, but)
+
+
+def timeless(files: Mapping[str, bytes], but: Sequence[str] = ()) -> dict[str, bytes]:
+    """The same without what tells how the run went and when."""
+    return {
+        name: b"" if name.endswith(HOW_IT_WENT) or name in but else re.sub(rb'"made": "[^"]*"', b"", data)
+        for name, data in files.items()
+    }
+
+
+def folder(out: Path, number: int = 1) -> Path:
+    """Of a version."""
+    return out / version_folder(number)
+
+
+def manifest(out: Path, number: int = 1) -> Path:
+    return out / manifest_file(number)
+
+
+def part(out: Path, episode: int) -> Path:
+    """The one part that begins with that episode."""
+    (found,) = (out / "data").glob(f"part-{episode:06d}-*")
+    return found
+
+
+def assert_same_dataset(out: Path, expected: Path) -> None:
+    """The same rows in the same parts, and the same tables, whatever the versions before."""
+
+    assert dataset_of(tree(out)) == dataset_of(tree(expected))
+
+
+def dataset_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Parts, and the tables made of the newest version."""
+    return {n: d for n, d in files.items() if n in (EPISODES, QUARANTINE, STATISTICS) or n.startswith(f"{DATA}/")}
 
 
 def assert_same_tree(out: Path, expected: Path, *, but: Sequence[str] = ()) -> None:

@@ -120,9 +120,5 @@ class Idle(Processor):
         return Episode(ref.id, {})
 
     def process(self, shard: Shard, **_: object) -> ShardResult:
-        episodes = tuple(
-            EpisodeRecord(i, ref.id, (), 1, 0, ()) for i, ref in enumerate(shard.refs, shard.first_episode)
-        )
-        return ShardResult(
-            None, ShardRecord(shard.index, self.job.identity(), shard.fingerprint(), "", 1, 0, "", episodes, ())
-        )
+        episodes = tuple(EpisodeRecord(i, ref.id, (), 1, 0, ()) for i, ref in shard.episodes())
+        return ShardResult(ShardRecord(shard.index, self.job.identity(), shard.fingerprint(), (), episodes, ()))

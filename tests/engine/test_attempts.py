@@ -49,7 +49,7 @@ def play(
 
 
 def remaining(task: Task) -> set[int]:
-    first = task.shard.first_episode
+    first = task.shard.indexes[0]
     return set(range(first, first + len(task.shard.refs))) - set(task.blamed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ from engine_kit import (
     assert_same_tree,
     config,
     environment,
+    manifest,
     robocache,
     start,
+    write_parquet,
     write_recordings,
     write_shards,
 )
 from omegaconf import OmegaConf
 
+from robocache.output.dataset import Output
 from robocache.output.verify import verify
 
 
@@ -38,8 +42,8 @@ def prepare(tmp_path: Path, shards: int) -> Path:
 
 
 def committed(work: Path) -> int:
-    manifest = work / f"out/{META}/_manifest.jsonl"
-    return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+    lines = manifest(work / "out")
+    return lines.read_bytes().count(b"\n") if lines.exists() else 0
 
 
 def kill_run(work: Path, commits: int, delay_s: float) -> bool:
@@ -93,14 +97,45 @@ def test_crash_at_every_write(tmp_path):
     logs = write_shards(tmp_path / "logs", 3)
     (logs / "log_001.parquet").write_bytes(b"PAR1 not a recording")  # so that there is something in the quarantine
     OmegaConf.save(config(logs, "out", input__max_failed_episodes=1), tmp_path / "config.yaml")
-    script = Path(__file__).with_name("crash_points.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    crashes = [int(n) for n in done.stdout.split()]
-    print(f"crashed at {len(crashes)} points")
+    crashes = crash(tmp_path)
     assert len(crashes) > 20
     for n in crashes:
         assert_same_tree(tmp_path / f"crash_{n}/out", tmp_path / "unbroken/out")
         assert verify(str(tmp_path / f"crash_{n}/out")).problems == ()
+
+
+def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path):
+    """The recordings lie elsewhere than before, which is no change; readers see the version before or after, whole."""
+    logs = write_shards(tmp_path / "logs", 4)
+    OmegaConf.save(config(logs, "out"), tmp_path / "before.yaml")
+    grown = tmp_path / "moved"
+    shutil.copytree(logs, grown)
+    write_parquet(grown / "a_new_one.parquet", seed=7)
+    write_parquet(grown / "log_001.parquet", seed=8, samples=900)
+    (grown / "log_003.parquet").unlink()
+    OmegaConf.save(config(grown, "out"), tmp_path / "config.yaml")
+    crashes = crash(tmp_path)
+    assert len(crashes) > 20
+    for n in crashes:
+        assert_same_tree(tmp_path / f"crash_{n}/out", tmp_path / "unbroken/out")
+    whole = tmp_path / "unbroken/out"
+    assert verify(str(whole)).problems == () and verify(str(whole), version=1).problems == ()
+    episodes = Output.open(str(whole)).episodes.select(["episode_index", "id"]).to_pylist()
+    assert [(e["episode_index"], e["id"][:7]) for e in episodes] == [
+        (0, "log_000"),
+        (1, "log_001"),
+        (2, "log_002"),
+        (4, "a_new_o"),
+    ]
+
+
+def crash(folder: Path) -> list[int]:
+    """Where it did: see crash_points.py."""
+    script = Path(__file__).with_name("crash_points.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    crashes = [int(n) for n in done.stdout.split()]
+    print(f"crashed at {len(crashes)} points")
+    return crashes

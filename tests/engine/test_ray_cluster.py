@@ -18,13 +18,13 @@ import cloud_kit
 import pyarrow.parquet as pq
 import pytest
 import ray_kit
-from engine_kit import META, ROOT, assert_same_tree, config, do, environment, job, writing
+from engine_kit import ROOT, assert_same_tree, config, do, environment, job, manifest, writing
 from omegaconf import OmegaConf
 
 from robocache.engine import retry
 from robocache.engine import run as engine
 from robocache.engine.ray import cluster as ray_mode
-from robocache.engine.shards import plan_shards
+from robocache.engine.shards import lay_out
 from robocache.output.verify import verify
 from robocache.types import EpisodeRef
 
@@ -138,7 +138,7 @@ def test_a_stop_keeps_what_is_in_flight(tmp_path, ray_cluster, logs, local, monk
 
     with pytest.raises(KeyboardInterrupt):
         engine.run(ray_job(logs, tmp_path / "out"), progress=stop)
-    committed = (tmp_path / f"out/{META}/_manifest.jsonl").read_bytes().count(b"\n")
+    committed = manifest(tmp_path / "out").read_bytes().count(b"\n")
     assert 2 <= committed <= 4
     monkeypatch.undo()
     assert do(ray_job(logs, tmp_path / "out")).skipped_shards == committed
@@ -159,12 +159,12 @@ def test_a_killed_driver(tmp_path, ray_cluster, logs, local):
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
     with open(tmp_path / "log", "w") as log:
         driver = subprocess.Popen([sys.executable, "-c", script, str(job_file)], env=env, stdout=log, stderr=log)
-        manifest = tmp_path / f"out/{META}/_manifest.jsonl"
-        while driver.poll() is None and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 2):
+        lines = manifest(tmp_path / "out")
+        while driver.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
             time.sleep(0.01)
         driver.kill()
         assert driver.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    before = manifest.read_bytes().count(b"\n")
+    before = lines.read_bytes().count(b"\n")
     assert before < SHARDS
     summary = do(ray_job(logs, tmp_path / "out"))
     assert summary.skipped_shards == before
@@ -176,15 +176,14 @@ def test_a_thousand_shards(tmp_path, ray_cluster, logs):
     count = int(os.environ.get("ROBOCACHE_TEST_SHARDS", "1000"))
     made = ray_job(logs, tmp_path / "out")
     refs = [EpisodeRef(f"e{i}", "parquet", (), nbytes=2_000_000) for i in range(count)]
-    shards = plan_shards(refs, 1)
+    plan, shards = lay_out(refs, 1, identity=made.identity())
     began = time.monotonic()
     with ray_mode.workers(made) as execute, writing(made) as output:
-        output.settle({})
-        planned = [shard.planned("parquet") for shard in shards]
-        output.set_plan(planned)
+        output.start(plan, "", "parquet", todo=True)
         execute(ray_kit.Idle(made, {}), output.store, deque(shards), output.commit)
         seconds = time.monotonic() - began
-        assert output.done(planned) == set(range(count))
+        assert output.done(made.identity(), {s.index: s.fingerprint() for s in shards}) == set(range(count))
+        output.publish(output.stand("", types={}, root="", changes={}), 1)
     print(f"{count} shards in {seconds:.2f} s: {count / seconds:.0f} shards/s, start of the workers included")
     assert verify(made.output.uri).episodes == count
     assert count / seconds > 20

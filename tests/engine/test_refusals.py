@@ -11,7 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_kit import META, assert_same_tree, config, do, job, robocache, start, table, write_recordings, write_shards
+from engine_kit import (
+    META,
+    assert_same_dataset,
+    assert_same_tree,
+    config,
+    do,
+    job,
+    manifest,
+    robocache,
+    start,
+    table,
+    write_recordings,
+    write_shards,
+)
 from omegaconf import OmegaConf
 
 from robocache.errors import InputError, OutputError
@@ -52,7 +65,8 @@ def test_output_of_another_config(tmp_path, logs):
     do(other, overwrite=True)
     fresh = job(logs, tmp_path / "fresh", timeline__rate_hz=20)
     do(fresh)
-    assert_same_tree(tmp_path / "out", Path(fresh.output.uri))
+    assert_same_dataset(tmp_path / "out", Path(fresh.output.uri))
+    assert verify(str(tmp_path / "out"), version=1).problems == ()  # the one before is there too
 
 
 def test_files_that_no_run_wrote(tmp_path, logs):
@@ -188,7 +202,7 @@ def test_overwrite_starts_anew(tmp_path):
     logs = write_shards(tmp_path / "logs", 3)
     do(job(logs, tmp_path / "out"))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/data").iterdir()}
-    (tmp_path / f"out/{META}/_manifest.jsonl").write_text("garbage\n")
+    manifest(tmp_path / "out").write_text("garbage\n")
     with pytest.raises(OutputError, match=r"line 1 is not a shard record .* --overwrite"):
         do(job(logs, tmp_path / "out"))
     summary = do(job(logs, tmp_path / "out"), overwrite=True)

@@ -8,12 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from engine_kit import META, assert_same_tree, do, job, table, tree, write_parquet, write_recordings, write_shards
+from engine_kit import (
+    META,
+    assert_same_dataset,
+    assert_same_tree,
+    do,
+    job,
+    manifest,
+    part,
+    table,
+    tree,
+    write_parquet,
+    write_recordings,
+    write_shards,
+)
 from omegaconf import OmegaConf
 
 from robocache.engine.run import run
+from robocache.errors import OutputError
 from robocache.output.commit import OutputWriter
+from robocache.output.dataset import Output
 from robocache.output.verify import verify
 
 
@@ -27,7 +43,7 @@ def stamps(out: Path) -> dict[str, int]:
 
 
 def redone(before: dict[str, int], after: dict[str, int]) -> list[int]:
-    """Shards whose parts were written since."""
+    """First episodes of the parts that were written since."""
     return [int(name[5:11]) for name, stamp in after.items() if before.get(name) != stamp]
 
 
@@ -66,69 +82,76 @@ def test_a_changed_file_redoes_its_shard_only(tmp_path, logs):
     do(job(logs, tmp_path / "out"))
     assert redone(before, stamps(tmp_path / "out")) == [2]
     do(job(logs, tmp_path / "fresh"))
-    assert_same_tree(tmp_path / "out", tmp_path / "fresh")
+    assert_same_dataset(tmp_path / "out", tmp_path / "fresh")
 
 
 def test_a_touched_file_redoes_its_shard_into_the_same_bytes(tmp_path, logs):
+    """Under the same name, since that is of the content: a version, for the stamp is another, without a new part."""
     do(job(logs, tmp_path / "out"))
-    before, part = stamps(tmp_path / "out"), tmp_path / "out/data/part-000003.parquet"
-    content = part.read_bytes()
+    before = tree(tmp_path / "out/data")
     os.utime(logs / "log_003.parquet")
-    do(job(logs, tmp_path / "out"))
-    assert redone(before, stamps(tmp_path / "out")) == [3]
-    assert part.read_bytes() == content
+    summary = do(job(logs, tmp_path / "out"))
+    assert (summary.version, summary.changes["changed"], summary.skipped_shards) == (2, 1, 4)
+    assert tree(tmp_path / "out/data") == before
+    assert not do(job(logs, tmp_path / "out")).is_new
 
 
 @pytest.mark.parametrize("gone", [0, 2, 4])
 def test_removed_and_added_files(tmp_path, logs, gone):
-    """Episode numbers shift behind a file that goes or comes, so those shards are redone, and end as in a fresh run."""
-    do(job(logs, tmp_path / "out"))
-    before = stamps(tmp_path / "out")
-    file = logs / f"log_{gone:03d}.parquet"
+    """Numbers stay: of one that goes a gap, of one that comes back its own, of one that is new, wherever, the next."""
+    out, file = tmp_path / "out", logs / f"log_{gone:03d}.parquet"
+    do(job(logs, out))
+    before, rows = stamps(out), rows_by_id(out)
     file.rename(tmp_path / "aside")
-    do(job(logs, tmp_path / "out"))
-    assert redone(before, stamps(tmp_path / "out")) == list(range(gone, 4))
-    do(job(logs, tmp_path / "fresh_less"))
-    # _identity.json keeps which episode settled the columns' types, also when that one is gone.
-    assert_same_tree(tmp_path / "out", tmp_path / "fresh_less", but=[f"{META}/_identity.json"])
+    with pytest.raises(
+        OutputError, match=rf"1 episodes that it holds are gone from the input: {file.name}; nothing was"
+    ):
+        run(job(logs, out))
+    assert stamps(out) == before
+    do(job(logs, out), prune=True)
+    assert redone(before, stamps(out)) == []
+    assert rows_by_id(out) == {id: value for id, value in rows.items() if id != file.name}
     (tmp_path / "aside").rename(file)
-    do(job(logs, tmp_path / "out"))
-    do(job(logs, tmp_path / "fresh_more"))
-    assert_same_tree(tmp_path / "out", tmp_path / "fresh_more")
+    write_parquet(logs / "a_new_one.parquet", seed=9)
+    before = stamps(out)
+    do(job(logs, out))
+    assert redone(before, stamps(out)) == [gone, 5] if gone else [0]
+    found = rows_by_id(out)
+    assert found.pop("a_new_one.parquet")[0] == 5 and found == rows
 
 
-def test_a_stopped_rerun_does_not_pass_for_a_whole_one(tmp_path, logs, monkeypatch):
-    """What an earlier input gave is no record any more once a run with the new input has begun."""
+def rows_by_id(out: Path) -> dict[str, tuple[int, list]]:
+    """Of each episode its number and its rows, but for the number in them."""
+    rows, found = table(out), {}
+    for e in Output.open(str(out)).episodes.select(["episode_index", "id"]).to_pylist():
+        mine = rows.filter(pc.equal(rows["episode_index"], e["episode_index"]))
+        found[e["id"]] = (e["episode_index"], mine.drop_columns("episode_index").to_pylist())
+    return found
+
+
+def test_a_stopped_rerun_leaves_the_version_before(tmp_path, logs, monkeypatch):
     out = tmp_path / "out"
     do(job(logs, out))
+    before = tree(out / "data")
     os.utime(logs / "log_002.parquet")
     with monkeypatch.context() as patch:
         patch.setattr("robocache.engine.local.execute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(job(logs, out))
-    assert any("episode 2 (log_002.parquet): lost" in p for p in verify(str(out)).problems)
-    assert do(job(logs, out)).skipped_shards == 4
+    found = verify(str(out))
+    assert (found.version, found.problems) == (1, ()) and tree(out / "data") == before
+    summary = do(job(logs, out))
+    assert (summary.skipped_shards, summary.version) == (4, 2)
 
 
 def test_a_deleted_or_shortened_part_is_redone(tmp_path, logs):
     out = tmp_path / "out"
     do(job(logs, out))
     before = stamps(out)
-    (out / "data/part-000001.parquet").unlink()
-    os.truncate(out / "data/part-000004.parquet", 100)
-    do(job(logs, out))
+    part(out, 1).unlink()
+    os.truncate(part(out, 4), 100)
+    assert not do(job(logs, out)).is_new
     assert redone(before, stamps(out)) == [1, 4]
-    do(job(logs, tmp_path / "fresh"))
-    assert_same_tree(out, tmp_path / "fresh")
-
-
-def test_a_torn_manifest_line_is_no_record(tmp_path, logs):
-    out, manifest = tmp_path / "out", tmp_path / f"out/{META}/_manifest.jsonl"
-    do(job(logs, out))
-    before = stamps(out)
-    manifest.write_bytes(manifest.read_bytes()[:-40])
-    do(job(logs, out))
-    assert redone(before, stamps(out)) == [4]
     do(job(logs, tmp_path / "fresh"))
     assert_same_tree(out, tmp_path / "fresh")
 
@@ -139,7 +162,7 @@ def test_an_episode_that_is_bad_now_leaves_no_part(tmp_path, logs):
     (logs / "log_001.parquet").write_bytes(b"PAR1" + bytes(1_100_000))
     summary = do(job(logs, out, input__max_failed_episodes=1))
     assert [q.index for q in summary.quarantined] == [1]
-    assert "part-000001.parquet" not in stamps(out)
+    assert not [name for name in stamps(out) if name.startswith("part-000001")]
     assert summary.within_limit
     assert not do(job(logs, out)).within_limit  # the limit is no part of the output's identity
 
@@ -179,22 +202,25 @@ def test_the_report_and_the_tables_agree(tmp_path, logs):
 
 def test_a_torn_line_of_the_manifest_and_a_rerun_that_is_killed_too(tmp_path, logs, monkeypatch):
     """The second run must not continue the piece of a line that the first one left, for nobody mends it in time."""
-    do(job(logs, tmp_path / "fresh"))
-    do(job(logs, tmp_path / "out"))
-    manifest = tmp_path / f"out/{META}/_manifest.jsonl"
-    lines = manifest.read_bytes().splitlines(keepends=True)
-    manifest.write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
 
     class Killed(BaseException):
         pass
 
-    def killed(output: OutputWriter) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(OutputWriter, "compact", killed)
-        with pytest.raises(Killed):
-            run(job(logs, tmp_path / "out", compute__threads=1))
-    assert manifest.read_bytes().count(b"\n") == 5
-    assert do(job(logs, tmp_path / "out")).skipped_shards == 5
-    assert_same_tree(tmp_path / "out", tmp_path / "fresh")
+    do(job(logs, tmp_path / "fresh"))
+    out = tmp_path / "out"
+    for torn in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(OutputWriter, "stand", killed)
+            with pytest.raises(Killed):
+                run(job(logs, out, compute__threads=1))
+        with pytest.raises(OutputError, match="a run has begun it and none has ended yet"):
+            verify(str(out))
+        lines = manifest(out).read_bytes().splitlines(keepends=True)
+        assert len(lines) == 5
+        if torn:
+            manifest(out).write_bytes(b"".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
+    assert do(job(logs, out)).skipped_shards == 5
+    assert_same_tree(out, tmp_path / "fresh")

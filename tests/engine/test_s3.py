@@ -12,7 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_kit import HOW_IT_WENT, META, config, do, job, start, tree, write_parquet, write_shards, writing
+from engine_kit import (
+    META,
+    config,
+    dataset_of,
+    do,
+    job,
+    start,
+    timeless,
+    tree,
+    write_parquet,
+    write_shards,
+    writing,
+)
 from omegaconf import OmegaConf
 from s3_kit import CHANGES, SECRET, Bucket, Request
 
@@ -23,6 +35,8 @@ from robocache.engine import run as engine
 from robocache.errors import InputError, OutputError
 from robocache.output import lock
 from robocache.output.commit import OutputWriter
+from robocache.output.dataset import Output
+from robocache.output.layout import OLDER, older_name, version_folder
 from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.verify import Verification, verify
@@ -58,13 +72,13 @@ def do_s3(job: Job, **options: object) -> Summary:
 
 
 def assert_same(s3: Bucket, expected: dict[str, bytes], out: str = "out", but: tuple[str, ...] = ()) -> None:
-    found = s3.objects(out)
+    found = timeless(s3.objects(out), but)
     assert list(found) == sorted(expected)
-    assert [n for n in found if n not in HOW_IT_WENT and n not in but and found[n] != expected[n]] == []
+    assert [n for n in found if n not in but and found[n] != expected[n]] == []
 
 
 def written(s3: Bucket, out: str = "out") -> list[int]:
-    """Shards whose parts have been written since the server's log was cleared."""
+    """First episodes of the parts that have been written since the server's log was cleared."""
     prefix = f"PUT /{s3.name}/{out}/data/part-"
     return sorted({int(line.removeprefix(prefix)[:6]) for line in s3.server.log("PUT") if line.startswith(prefix)})
 
@@ -76,20 +90,19 @@ def test_the_same_bytes_as_a_local_run(s3, logs, local):
     s3.server.requests.clear()
     again = do_s3(this)
     assert (first.skipped_shards, again.skipped_shards, written(s3)) == (0, SHARDS, [])
-    assert (preview(this).done, preview(this).shards) == (4, 4)
+    assert (preview(this).todo, preview(this).shards) == (0, 4)
     assert_same(s3, local)
     found = check(s3)
     assert (found.parts, found.rows, found.quarantined) == (SHARDS, first.rows, 0)
 
 
 def test_commits_and_resuming_cost_no_request_a_shard(s3, logs, local):
-    """But for its part: a rerun lists, and reads the manifest and the statistics beside each part, but no part."""
+    """But for its part: a rerun lists, and reads the manifest, but no part and nothing beside one."""
     do_s3(s3_job(s3, logs))
     s3.server.requests.clear()
     engine.run(s3_job(s3, logs))
     reads = s3.server.log("GET", "HEAD")
-    assert len([line for line in reads if "/_statistics/_part-" in line]) == SHARDS
-    assert not [line for line in reads if "/data/part-" in line]
+    assert reads and not [line for line in reads if "/data/part-" in line or "/_statistics/_part-" in line]
 
 
 def test_secrets_are_not_written(s3, logs):
@@ -113,13 +126,14 @@ def test_input_that_changes(s3, tmp_path, logs):
     assert do_s3(s3_job(s3, uri)).skipped_shards == SHARDS - 1
     assert written(s3) == [1]
     do_s3(s3_job(s3, uri, "fresh"))
-    assert_same(s3, s3.objects("fresh"))
+    assert dataset_of(s3.objects("out")) == dataset_of(s3.objects("fresh"))
 
 
 def test_a_part_that_is_gone_or_cut_is_redone(s3, logs, local):
     do_s3(s3_job(s3, logs))
-    s3.fs.rm_file(f"{s3.name}/out/data/part-000001.parquet")
-    s3.fs.pipe_file(f"{s3.name}/out/data/part-000003.parquet", b"PAR1")
+    parts = sorted(name for name in s3.objects("out") if name.startswith("data/"))
+    s3.fs.rm_file(f"{s3.name}/out/{parts[1]}")
+    s3.fs.pipe_file(f"{s3.name}/out/{parts[3]}", b"PAR1")
     assert len(check(s3).problems) == 2
     s3.server.requests.clear()
     do_s3(s3_job(s3, logs))
@@ -131,8 +145,14 @@ def test_other_outputs(s3, logs, local):
     do_s3(s3_job(s3, logs, timeline__rate_hz=20))
     with pytest.raises(OutputError, match=r"belongs to another config .* --overwrite"):
         do_s3(s3_job(s3, logs))
+    before = dataset_of(s3.objects("out"))
     do_s3(s3_job(s3, logs), overwrite=True)
-    assert_same(s3, local)
+    assert dataset_of(s3.objects("out")) == dataset_of(local)
+    put_away = {name: data for name, data in s3.objects("out").items() if name.startswith(OLDER)}
+    assert put_away == {older_name(name): data for name, data in before.items() if name.startswith("data/")}
+    assert verify(s3.uri("out"), s3.options, version=1).problems == ()
+    rows = Output.open(s3.uri("out"), s3.options, version=1).dataset().count_rows()
+    assert rows == verify(s3.uri("out"), s3.options, version=1).rows
     s3.fs.pipe_file(f"{s3.name}/out/data/thesis.parquet", b"years of work")
     with pytest.raises(OutputError, match=r"holds data/thesis.parquet, which no run wrote"):
         do_s3(s3_job(s3, logs), overwrite=True)
@@ -174,7 +194,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
 
     s3.server.fault = fault
     process = start("run", "config.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    segment = f"{s3.name}/out/{META}/_manifest/00000001.jsonl"
+    segment = f"{s3.name}/out/{version_folder(1)}/_manifest/00000001.jsonl"
     while not s3.fs.exists(segment):
         assert process.poll() is None
         time.sleep(0.05)
@@ -182,14 +202,15 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
     assert process.wait() == -signal.SIGKILL
     slow.set()
     s3.server.fault = lambda _: ""
-    assert any(LOCK in problem for problem in check(s3).problems)
+    with pytest.raises(OutputError, match="none has ended yet"):
+        check(s3)
     monkeypatch.setattr(lock, "LEASE_S", 1.0)
     caplog.set_level("INFO")
     this = s3_job(s3, logs)
     began = time.monotonic()
     with writing(this) as output:
         assert time.monotonic() - began > 1
-        assert len(output.committed) == 2
+        assert len(list(output.log.scan())) == 2
         monkeypatch.undo()  # the rest at its own pace
     assert f"is held by process {process.pid} on" in caplog.text
     s3.server.requests.clear()

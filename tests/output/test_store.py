@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from engine_kit import META, do, job, write_shards
+from engine_kit import META, do, job, part, write_shards
 
+from robocache.output.layout import manifest_file, version_file
 from robocache.output.store import Store
 
 
@@ -64,13 +65,13 @@ def test_folders_that_are_made_are_synced_into_those_above(calls, tmp_path):
 def test_a_part_and_its_statistics_are_on_the_disk_before_their_record(calls, tmp_path):
     do(job(write_shards(tmp_path / "logs", 3), tmp_path / "out", compute__threads=1))
     calls[:] = [(call, name.removeprefix("out/")) for call, name in calls]
-    manifest = ("sync", f"{META}/_manifest.jsonl")
-    commits = [i for i, call in enumerate(calls) if call == manifest][:3]
+    commits = [i for i, call in enumerate(calls) if call == ("sync", manifest_file(1))][:3]
     assert len(commits) == 3
     for shard, commit in enumerate(commits):
-        for folder, file in (("data", f"part-{shard:06d}.parquet"), (f"{META}/_statistics", f"_part-{shard:06d}.pq")):
+        name = part(tmp_path / "out", shard).name
+        for folder, file in (("data", name), (f"{META}/_statistics", f"_{name.removesuffix('.parquet')}.pq")):
             at = [calls.index((call, f"{folder}/{file}")) for call in ("sync", "move")]
             at.append(calls.index(("sync folder", folder), at[-1]))
             assert at == sorted(at) and at[-1] < commit
-    moved = calls.index(("move", f"{META}/_manifest.jsonl"))  # compacted, at the end
-    assert commits[-1] < moved < calls.index(("move", f"{META}/_report.json"))
+    moved = [calls.index(("move", name)) for name in (manifest_file(1), version_file(1), f"{META}/_episodes.pq")]
+    assert [commits[-1], *moved] == sorted([commits[-1], *moved])  # compacted, then it stands, then come its tables

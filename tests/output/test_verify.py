@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engine_kit import META, do, job, write_shards
+from engine_kit import META, do, folder, job, part, write_shards
 
 from robocache.engine.run import run
 from robocache.errors import OutputError
 from robocache.output import statistics
+from robocache.output.layout import statistics_name
 from robocache.output.verify import verify
 
 
@@ -31,12 +32,8 @@ def problems(out: Path) -> str:
     return "\n".join(verify(str(out)).problems)
 
 
-def part(out: Path, index: int) -> Path:
-    return next((out / "data").glob(f"part-{index:06d}.*"))
-
-
 def edit_lines(out: Path, name: str, edit) -> None:
-    path = out / META / name
+    path = (folder(out) if name in ("_manifest.jsonl", "_plan.jsonl") else out / META) / name
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in edit(lines)))
 
@@ -83,9 +80,12 @@ def test_record_of_another_shard_twice(out):
     assert "episode 1 (log_001.parquet): recorded 2 times" in problems(out)
 
 
-def test_a_later_record_of_a_shard_replaces_the_earlier(out):
-    edit_lines(out, "_manifest.jsonl", lambda lines: [lines[0], *lines])
-    assert problems(out) == ""
+@pytest.mark.parametrize("name", ["_manifest.jsonl", "_plan.jsonl"])
+def test_files_that_are_not_those_that_the_version_was_made_with(out, name):
+    edit_lines(out, name, lambda lines: [lines[0] | {"identity": lines[0]["identity"]}, *lines[1:]])
+    assert (problems(out) == "") == (name == "_plan.jsonl")  # which is written so, a record without spaces
+    edit_lines(out, name, lambda lines: [lines[0], *lines[1:][::-1]])
+    assert f"{name}: its sha256 is not the version's: changed or damaged" in problems(out)
 
 
 def test_episode_in_output_and_quarantine(out):
@@ -99,9 +99,12 @@ def test_episode_in_output_and_quarantine(out):
 
 
 def test_plan_mismatch(out):
-    edit_lines(out, "_plan.jsonl", lambda lines: [*lines, {"index": 3, "id": "log_003.parquet", "shard": 3}])
+    more = {"index": 3, "id": "log_003.parquet", "shard": 3, "stamp": "?"}
+    edit_lines(out, "_plan.jsonl", lambda lines: [*lines, more])
     assert "episode 3 (log_003.parquet): lost" in problems(out)
-    edit_lines(out, "_plan.jsonl", lambda lines: lines[:2])
+    edit_lines(out, "_plan.jsonl", lambda lines: [*lines, more | {"id": "log_004.parquet"}])
+    assert "episode 3 (log_004.parquet): its number was given twice" in problems(out)
+    edit_lines(out, "_plan.jsonl", lambda lines: lines[:3])
     assert "episode 2 (log_002.parquet): in the manifest but not in the plan" in problems(out)
 
 
@@ -109,8 +112,7 @@ def test_rows_that_are_not_the_episodes(out):
     """A part with the right checksum and the wrong rows: parts swapped together with their checksums."""
 
     def swap(lines):
-        for key in ("part", "bytes", "sha256", "rows", "statistics"):
-            lines[0][key], lines[1][key] = lines[1][key], lines[0][key]
+        lines[0]["parts"], lines[1]["parts"] = lines[1]["parts"], lines[0]["parts"]
         return lines
 
     edit_lines(out, "_manifest.jsonl", swap)
@@ -123,17 +125,28 @@ def test_record_of_another_config(out):
 
 
 def test_left_overs_of_a_killed_run(out):
+    """What the next run takes up or away is no fault of the version that stands; a file that no run writes is."""
     (out / META / "_run.lock").touch()
     (out / META / "._report.json.7.tmp").touch()
-    assert "or was killed" in problems(out)
+    (out / "data/part-000003-0123456789ab.parquet").touch()
+    found = verify(str(out))
+    assert found.problems == () and "or was killed: meta/robocache/_run.lock, and 2 files" in found.notes[0]
+    (out / "data/thesis.parquet").touch()
+    assert problems(out) == "data/thesis.parquet: no record of this file"
+    (out / META / "_run.lock").unlink()
     assert "._report.json.7.tmp: left behind" in problems(out)
+    assert "part-000003-0123456789ab.parquet: no record of this file" in problems(out)
 
 
-@pytest.mark.parametrize("name", ["_manifest.jsonl", "_plan.jsonl", "_identity.json"])
+@pytest.mark.parametrize("name", ["_manifest.jsonl", "_plan.jsonl", "_version.json"])
 @pytest.mark.parametrize("content", ["garbage\n", "[1]\n", "{}\n", "\xff\n"])
 def test_garbage_in_meta(out, name, content):
-    (out / META / name).write_bytes(content.encode("latin-1"))
-    assert "cannot be read" in problems(out)
+    (folder(out) / name).write_bytes(content.encode("latin-1"))
+    if name == "_version.json":
+        with pytest.raises(OutputError, match=r"cannot be read .* run again with --overwrite"):
+            verify(str(out))
+    else:
+        assert "cannot be read" in problems(out)
 
 
 def edit_episodes(out: Path, edit: Callable[[list[dict]], list[dict]]) -> None:
@@ -172,7 +185,7 @@ def test_an_episode_table_that_is_not_the_manifest(out, edit, problem):
 def test_an_episode_table_of_other_columns(out):
     path = out / META / "_episodes.pq"
     pq.write_table(pq.read_table(path).drop_columns("streams"), path)
-    assert "_episodes.pq: its columns are not episode_index, id, files" in problems(out)
+    assert "_episodes.pq: its columns are not episode_index, id, split, files" in problems(out)
 
 
 def edit_statistics(out: Path, edit: Callable[[dict], object]) -> None:
@@ -227,12 +240,12 @@ def test_a_table_that_is_gone_or_garbage_comes_back_with_a_rerun(out, tmp_path, 
 
 
 def beside(out: Path, index: int) -> Path:
-    return out / META / f"_statistics/_part-{index:06d}.pq"
+    return out / statistics_name(f"data/{part(out, index).name}")
 
 
 def test_statistics_of_a_part_that_are_gone_or_damaged_come_back_with_a_rerun(out, tmp_path):
     beside(out, 1).unlink()
-    assert "part-000001" in problems(out) and "_statistics/_part-000001.pq" in problems(out)
+    assert "part-000001" in problems(out) and "_statistics/_part-000001" in problems(out)
     again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
     assert do(again).skipped_shards == 2
     data = bytearray(beside(out, 1).read_bytes())
@@ -257,7 +270,12 @@ def test_statistics_that_are_not_those_of_the_rows(out):
     ):
         beside(out, 1).write_bytes(forged)
         sha256 = hashlib.sha256(forged).hexdigest()
-        edit_lines(out, "_manifest.jsonl", lambda lines, to=sha256: [lines[0], lines[1] | {"statistics": to}, lines[2]])
+
+        def claim(lines, to=sha256):
+            lines[1]["parts"][0]["statistics"] = to
+            return lines
+
+        edit_lines(out, "_manifest.jsonl", claim)
         assert problem in problems(out)
     assert list(together) == list(each[1]) == ["observation.state", "action"]
 
@@ -268,8 +286,9 @@ def test_no_output(tmp_path):
 
 
 def test_damaged_statistics_stop_a_rerun_with_advice(out, tmp_path):
-    """Skipping goes by names and sizes; a rerun reads the statistics of each part, and says so where it cannot."""
+    """Skipping goes by names and sizes; what makes the tables anew reads the statistics of each part."""
     beside(out, 1).write_bytes(b"PAR1")
+    (out / META / "_statistics.json").unlink()
     again = job(tmp_path / "logs", out, output__format=part(out, 1).suffix[1:])
     with pytest.raises(OutputError, match=r"part-000001.* cannot be read back .* delete it and run again"):
         run(again)

@@ -86,7 +86,7 @@ def test_output(written, rows):
     output = Output.open(str(written))
     assert output.schema.names == COLUMNS
     assert output.dataset().count_rows() == rows == sum(output.episodes["rows"].to_pylist()) == output.report["rows"]
-    assert output.parts == ("data/part-000000.parquet", "data/part-000001.parquet")
+    assert output.parts == tuple(sorted(p.relative_to(written).as_posix() for p in (written / "data").iterdir()))
     assert output.episodes["id"].to_pylist() == [f"log_{i}.parquet" for i in range(EPISODES)]
     assert list(output.statistics) == ["state", "transform", "grip"]
     assert output.quarantine == ()

@@ -199,7 +199,7 @@ def _read_task(processor: Processor, shard: Shard, row_limit: int | None) -> Rea
 
 def _read(processor: Processor, shard: Shard) -> Iterable[pa.Table]:
     """A block for each episode; Ray joins small ones."""
-    for index, ref in enumerate(shard.refs, shard.first_episode):
+    for index, ref in shard.episodes():
         files, failure = tuple(f.uri for f in ref.files), ""
         try:
             attempts = processor.job.cluster.max_attempts

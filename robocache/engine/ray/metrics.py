@@ -21,7 +21,7 @@ def counting(commit: Callable[[Sequence[ShardRecord]], None]) -> Callable[[Seque
         commit(records)
         counts = {
             "rows": sum(r.rows for r in records),
-            "bytes": sum(r.bytes for r in records),
+            "bytes": sum(part.bytes for r in records for part in r.parts),
             "shards": len(records),
             "quarantined": sum(len(r.quarantined) for r in records),
         }
