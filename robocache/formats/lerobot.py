@@ -8,6 +8,7 @@ feature's columns, ``action[kLeftElbow]``. Videos are no streams here; embedded 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -112,6 +113,8 @@ class LeRobotReader(Reader):
         for entry in listed:
             lengths[entry.path] += max(entry.length, 1)
             starts[entry.path] = min(entry.start, starts.get(entry.path, entry.start))
+        # What of info.json an episode is read by; its counts and splits change with every episode that is added.
+        context = hashlib.sha256(json.dumps([info.fps, info.robot_type, info.features]).encode()).hexdigest()[:16]
         refs = []
         for entry in listed:
             data = below.get(entry.path) or unique.get(entry.path.rpartition("/")[2])
@@ -119,7 +122,9 @@ class LeRobotReader(Reader):
             if not info.shared_files:
                 first = 0
             runs = ((first, first + entry.length),) if first >= 0 and entry.length else ()
-            ref = EpisodeRef(f"{id}#{entry.index}", self.name, (files[0],), str(Rows(entry.index, runs)))
+            ref = EpisodeRef(
+                f"{id}#{entry.index}", self.name, (files[0],), str(Rows(entry.index, runs)), context=context
+            )
             if data is None:
                 ref = replace(ref, failure=f"{root}{entry.path}: no such file")
             elif not data.size:

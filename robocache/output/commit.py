@@ -79,6 +79,7 @@ class OutputWriter:
         self.committed: dict[int, Committed] = {}
         self._plan = self._unfinished()  # what is in the folder of the version in the making
         self._idle = False
+        self._tables: Mapping[str, bytes] = {}
 
     @classmethod
     @contextlib.contextmanager
@@ -202,7 +203,7 @@ class OutputWriter:
         if before is not None and known == (plan.identity, plan.sha256(), manifest) and self._intact():
             self._drop(self.number)
             return before
-        made = tables.make(self.store, self.records, plan)
+        made = self._tables = tables.make(self.store, self.records, plan)
         shards = self.committed.values()
         names = {name for c in shards for name, _ in c.parts}
         had = set() if self.standing is None else self._parts_of(self.standing)
@@ -240,7 +241,7 @@ class OutputWriter:
         """
         newest = Output(self.store, version)
         if any(newest.made(name) is None for name in version.tables):
-            for name, data in tables.make(self.store, newest.records, newest.plan).items():
+            for name, data in (self._tables or tables.make(self.store, newest.records, newest.plan)).items():
                 self.write(name, data)
         self._sweep(newest, keep)
 

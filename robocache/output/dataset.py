@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
@@ -107,8 +108,8 @@ class Output:
             table = file.read_all()
             return table if columns is None else table.select(columns)
 
-    def dataset(self) -> Dataset:
-        """Its rows, in order of its episodes, to be scanned with :mod:`pyarrow.dataset`."""
+    def dataset(self, split: str | None = None) -> Dataset:
+        """Its rows, in order of its episodes, to be scanned with :mod:`pyarrow.dataset`; or those of one split."""
         from pyarrow.dataset import dataset  # half a second, because it imports pandas
 
         from robocache.output.following import following
@@ -116,7 +117,13 @@ class Output:
         if not self.parts:
             return dataset(pa.table({}))
         format = "ipc" if layout.part_format(self.parts[0]) == "arrow" else "parquet"
-        return dataset([self.store.path(p) for p in self.parts], format=format, filesystem=following(self.store))
+        whole = dataset([self.store.path(p) for p in self.parts], format=format, filesystem=following(self.store))
+        if split is None:
+            return whole
+        mine = self.episodes.filter(pc.equal(self.episodes["split"], split))["episode_index"]
+        if not len(mine):
+            raise OutputError(f"{self.uri}: no episode is in a split {split!r}")
+        return whole.filter(pc.field("episode_index").isin(mine.combine_chunks()))
 
     @cached_property
     def episodes(self) -> pa.Table:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -127,6 +129,21 @@ def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path
         (2, "log_002"),
         (4, "a_new_o"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kills"), [(3, 1), pytest.param(40, 5, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_a_reader_in_a_loop_while_runs_that_grow_a_dataset_are_killed(tmp_path, changes, kills):
+    script = Path(__file__).with_name("grow_kills.py")
+    words = [sys.executable, str(script), str(tmp_path / "work"), str(changes), str(kills), "7"]
+    path = os.pathsep.join([str(ROOT), str(script.parent)])
+    done = subprocess.run(words, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    looked, versions = map(int, re.findall(r"looked (\d+) times and saw (\d+) versions", done.stdout)[0])
+    assert looked > 0 and versions <= changes + 1
+    assert int(re.findall(r"(\d+) runs killed", done.stdout)[0]) > changes * kills // 4
 
 
 def crash(folder: Path) -> list[int]:
