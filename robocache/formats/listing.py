@@ -65,13 +65,13 @@ def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
 def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] = ()) -> Listing:
     """Every episode below ``spec.uri``, in natural order of their ids, each once; and what was passed over.
 
-    A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's marker
-    (``meta/info.json``) is one dataset. A file asked for by name or glob that no reader knows, or any file that
-    is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are passed
-    over, and said to be. Ids are relative to the folder that all URIs have in common; where ``root``, which ids were
-    relative to before, is above or below that, to ``root``, unless more ids are then not ``known``. Pieces of one
-    recording, as ``episode`` or a rosbag2 metadata.yaml beside them says, are one episode. Raises :class:`InputError`
-    where a URI matches nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
+    A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's
+    marker (``meta/info.json``) is one dataset. A file asked for by name or glob that no reader knows, or any file
+    that is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are
+    passed over, and said to be. Ids are relative to the folder that all URIs have in common, or to what they were
+    relative to before (``root``), as long as more of them are then ``known``. Pieces of one recording, as ``episode``
+    or a rosbag2 metadata.yaml beside them says, are one episode. Raises :class:`InputError` where a URI matches
+    nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
     """
     if spec.format not in ("auto", *READERS):
         raise InputError(f"input.format: {spec.format!r} is unknown; auto or one of {', '.join(READERS)} is right")
@@ -84,8 +84,8 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
         passed += beside
         if not items:
             held = f" ({describe_passed(beside)})" if beside else ""
-            known = known_suffixes(spec.format)
-            raise InputError(f"input.uri: nothing at {uri!r} is a recording{held}; known are {known}")
+            suffixes = known_suffixes(spec.format)
+            raise InputError(f"input.uri: nothing at {uri!r} is a recording{held}; known are {suffixes}")
         bases.append(base)
         found |= {item.uri: item for item in items}
     if spec.times is not None and spec.times.file:  # a table of the times of files is no recording
@@ -96,11 +96,7 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
     taken = {file.uri for item in items for file in item.files}
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
     items = _split_recordings(items, passed)
-    common = _common_folder(bases)
-    roots = [common] if root is None or not _nested(root, common) else [root, common]
-    familiar = {id[: cut.start()] for id in known for cut in re.finditer("[#@]|$", id)} if len(roots) > 1 else set()
-    tried = [(r, _group(items, r, spec.episode, pattern)) for r in roots]
-    root, groups = max(tried, key=lambda one: sum(group.id in familiar for group in one[1]))
+    root, groups = _rooted(items, _common_folder(bases), root, known, spec, pattern)
     with ThreadPoolExecutor(_THREADS) as pool:
         refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
     return Listing(sorted(_selected(refs, spec.select), key=lambda ref: natural_key(ref.id)), passed, root)
@@ -303,6 +299,29 @@ def _episodes(group: _Group, spec: InputSpec) -> list[EpisodeRef]:
 def _common_folder(folders: Sequence[str]) -> str:
     levels = zip(*(folder.split("/") for folder in folders), strict=False)
     return "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
+
+
+def _rooted(
+    items: Sequence[Found],
+    common: str,
+    before: str | None,
+    known: Collection[str],
+    spec: InputSpec,
+    pattern: re.Pattern[str] | None,
+) -> tuple[str, list[_Group]]:
+    """What ids are relative to, and the groups under these ids. Where it is not the folder that it was ``before``, that
+    has moved, or more or less of it is listed now: of what it may be then the one under which most ids are ``known``.
+    """
+    roots = [common]
+    if before is not None and before != common:
+        names = before.split("/")
+        roots = [before, common] if _nested(before, common) else [common]
+        roots += [f"{common}/{'/'.join(names[-k:])}" for k in (1, 2)]  # ids with .. tell what it was called
+    if len(roots) == 1:
+        return common, _group(items, common, spec.episode, pattern)
+    familiar = {id[: cut.start()] for id in known for cut in re.finditer("[#@]|$", id)}
+    tried = [(root, _group(items, root, spec.episode, pattern)) for root in roots]
+    return max(tried, key=lambda one: sum(group.id in familiar for group in one[1]))
 
 
 def _nested(one: str, other: str) -> bool:
