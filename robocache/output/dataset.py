@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
@@ -120,6 +119,8 @@ class Output:
         whole = dataset([self.store.path(p) for p in self.parts], format=format, filesystem=following(self.store))
         if split is None:
             return whole
+        import pyarrow.compute as pc
+
         mine = self.episodes.filter(pc.equal(self.episodes["split"], split))["episode_index"]
         if not len(mine):
             raise OutputError(f"{self.uri}: no episode is in a split {split!r}")

@@ -145,7 +145,7 @@ def test_plan(work):
     terminal = Terminal(work, "plan", "config.yaml")
     assert terminal.end() == cli.DONE, terminal.text
     heads = [line.split()[0] for line in terminal.text.splitlines()]
-    assert heads == ["input", "shards", "device", "rows", "bytes", "memory", "columns"]
+    assert heads == ["input", "parts", "device", "rows", "bytes", "memory", "columns"]
     assert terminal.tidy
 
 
@@ -168,7 +168,9 @@ def test_inspect_and_verify_an_output(work):
     assert re.search(r"│ action +│ fixed_size_list<\w+: float>\[7\] +│ 100.0% │", terminal.text)
     terminal = Terminal(work, "verify", "made")
     assert terminal.end() == cli.DONE, terminal.text
-    assert re.fullmatch(r"made: 2 episodes, \d+ rows, 1 parts, 0.0 MB, 1 quarantined: whole\n", terminal.text)
+    assert re.fullmatch(
+        r"made, version 1: 2 episodes, \d+ rows, 1 parts, 0.0 MB, 1 quarantined: whole\n", terminal.text
+    )
     assert terminal.tidy
 
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from robocache.engine.journal import Journal
 from robocache.engine.shards import Shard
 from robocache.output.store import Store
+from robocache.types import EpisodeRef
 
 DRIVER = """
 import sys, ray_kit
@@ -61,7 +62,7 @@ def test_who_is_suspected(tmp_path):
     (tmp_path / META).mkdir(parents=True)
     store = Store(str(tmp_path))
     path = tmp_path / f"{META}/_in_flight.log"
-    a, b, c = (Shard(i, i, ()) for i in range(3))
+    a, b, c = (Shard(i, (i,), (EpisodeRef(f"e{i}", "parquet", ()),)) for i in range(3))
 
     def died(*shards: Shard, ended: tuple[Shard, ...] = (), saying: str = "") -> None:
         """A run that ended as it was at ``shards``; nothing of it is cleaned up."""

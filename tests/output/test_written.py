@@ -167,7 +167,8 @@ SCHEMA = schema.arrow_schema([FEATURE])
 
 def episode(index: int, rows: int) -> pa.Table:
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(rows * 2, dtype=np.float32)), 2)
-    return schema.episode_table(SCHEMA, index, np.arange(rows) * 10**6, {"x": values, "x.valid": np.ones(rows, bool)})
+    columns = {"x": values, "x.valid": np.ones(rows, bool)}
+    return schema.episode_table(SCHEMA, index, f"e{index}", np.arange(rows) * 10**6, columns)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def episode(index: int, rows: int) -> pa.Table:
 def test_a_row_group_holds_an_episode_or_a_piece_of_it(monkeypatch, format, lengths, groups):
     tables = [episode(i, n) for i, n in enumerate(lengths)]
     monkeypatch.setattr(parts, "GROUP_BYTES", 4020)  # 100 rows of 40 bytes and a bit
-    data = parts.encode(SCHEMA, tables, format, "zstd")
+    data = parts.encode(tables, format, "zstd")
     if format == "parquet":
         file = pq.ParquetFile(pa.BufferReader(data))
         found = [file.read_row_group(i) for i in range(file.num_row_groups)]
@@ -192,8 +193,8 @@ def test_a_row_group_holds_an_episode_or_a_piece_of_it(monkeypatch, format, leng
 @pytest.mark.parametrize("compression", ["zstd", "none"])
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
 def test_parts_are_the_same_bytes_and_have_no_dictionary_of_floats(format, compression):
-    data = parts.encode(SCHEMA, [episode(0, 5)], format, compression)
-    assert data == parts.encode(SCHEMA, [episode(0, 5)], format, compression)
+    data = parts.encode([episode(0, 5)], format, compression)
+    assert data == parts.encode([episode(0, 5)], format, compression)
     if format == "parquet":
         group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
@@ -226,9 +227,9 @@ def test_one_episode_of_many_is_read_alone(tmp_path):
     for i in range(200):
         flat = pa.array(rng.standard_normal(300 * 14).astype(np.float32))
         columns = {"state": pa.FixedSizeListArray.from_arrays(flat, 14), "state.valid": np.ones(300, bool)}
-        tables.append(schema.episode_table(arrow, i, np.arange(300) * 20_000_000, columns))
+        tables.append(schema.episode_table(arrow, i, f"e{i}", np.arange(300) * 20_000_000, columns))
     path = tmp_path / "part.parquet"
-    path.write_bytes(parts.encode(arrow, tables, "parquet", "zstd"))
+    path.write_bytes(parts.encode(tables, "parquet", "zstd"))
     with Counting(path, "rb") as file:
         table = pq.read_table(pa.PythonFile(file, mode="r"), filters=[("episode_index", "==", 100)])
         assert table.equals(tables[100])
@@ -251,8 +252,10 @@ def test_an_image_as_numbers_costs_its_pixels(kind):
     for size in reversed(frames.shape[1:]):
         column = pa.FixedSizeListArray.from_arrays(column, size)
     arrow = schema.arrow_schema([FeatureType("image", column.type)])
-    table = schema.episode_table(arrow, 0, np.arange(12) * 10**8, {"image": column, "image.valid": np.ones(12, bool)})
-    data = parts.encode(arrow, [table], "parquet", "zstd")
+    table = schema.episode_table(
+        arrow, 0, "e0", np.arange(12) * 10**8, {"image": column, "image.valid": np.ones(12, bool)}
+    )
+    data = parts.encode([table], "parquet", "zstd")
     assert pq.read_table(pa.BufferReader(data)).equals(table)
     assert pq.read_metadata(pa.BufferReader(data)).serialized_size < 10_000
     assert data.size < 1.2 * frames.nbytes / (8 if kind == "bool" else 1)
