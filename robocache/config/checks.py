@@ -64,7 +64,11 @@ def check_names(features: Sequence[Feature], output: OutputSpec, problems: Probl
     if not output.name_separator:
         problems.wrong("output.name_separator", "", "write what is to stand for a dot in a column's name, such as '_'")
         return
-    names = [*INDEX_COLUMNS, EPISODE_ID, *(f"{f.name}{end}" for f in features for end in ("", ".valid", ".stamps"))]
+    names = [
+        *INDEX_COLUMNS,
+        EPISODE_ID,
+        *(f"{f.name}{end}" for f in features for end in ("", ".valid", ".start", ".stamps")),
+    ]
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(output.column(name), name)
