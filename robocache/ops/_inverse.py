@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robocache.ops.reference import kinematics as reference
+from robocache.ops import _kinematics
 from robocache.ops.rotations import convert_rotation
 from robocache.ops.urdf import Flat
 
@@ -28,6 +28,7 @@ class Solver:
 
     chain: Flat
     tip: int
+    made: _kinematics.Made
     position: float
     rotation: float
     iterations: int
@@ -104,7 +105,7 @@ class Solver:
                 break
             active, at, twist, size = active[left], at[left], twist[left], size[left]
             spent[active] += 1
-            jacobian = reference.jacobian(at, self.chain, [self.tip])[:, 0]
+            jacobian = _kinematics.jacobian(at, self.chain, [self.tip], False, self.made)[:, 0]
             damping = (0.5 * (twist * twist).sum(-1)).clamp(max=1.0)[:, None, None] * 1e-2 + _LEAST
             free = torch.ones_like(at, dtype=torch.bool)
             change = torch.zeros_like(at)
@@ -130,7 +131,7 @@ class Solver:
 
     def _twist(self, q: Tensor, target: Tensor) -> Tensor:
         """From where the tip is to the target: metres and an axis angle, along the base's axes."""
-        frame = reference.forward(q, self.chain, [self.tip])[:, 0]
+        frame = _kinematics.frames(q, self.chain, [self.tip], self.made)[:, 0]
         turn = convert_rotation(target[..., :3] @ frame[..., :3].mT, "matrix", "axis_angle")
         return torch.cat([target[..., 3] - frame[..., 3], turn], -1)
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robocache.ops import _kinematics
 from robocache.ops._inverse import Solver
 from robocache.ops._numpy import alike, tensor
-from robocache.ops.reference import kinematics as reference
 from robocache.ops.rotations import convert_rotation
 from robocache.ops.urdf import Flat, parse_urdf, read_urdf
 
@@ -92,8 +92,11 @@ class KinematicChain:
             raise ValueError(f"forward: as_ is {as_!r}; use one of {', '.join(FORMS)}")
         wanted, single = self._links(links)
         rows = self._rows("forward", q)
-        frames = reference.forward(_flat(rows), self.flat, wanted)
-        out = _formed(frames, as_)
+        flat = _flat(rows)
+        if as_ != "matrix" and wanted and _kinematics.compiled("forward_kinematics", flat):
+            out = _kinematics.forward(flat, self.flat, wanted, as_, self._made)
+        else:
+            out = _formed(_kinematics.frames(flat, self.flat, wanted, self._made), as_)
         out = out.reshape(*rows.shape[:-1], *out.shape[1:])
         return alike(out.squeeze(rows.dim() - 1) if single else out, q)
 
@@ -106,11 +109,7 @@ class KinematicChain:
         if frame not in ("world", "body"):
             raise ValueError(f"jacobian: frame is {frame!r}; use world or body")
         rows = self._rows("jacobian", q)
-        flat = _flat(rows)
-        out = reference.jacobian(flat, self.flat, list(self.tips))
-        if frame == "body":
-            turn = reference.forward(flat, self.flat, list(self.tips))[..., :3].mT
-            out = torch.cat([turn @ out[..., :3, :], turn @ out[..., 3:, :]], -2)
+        out = _kinematics.jacobian(_flat(rows), self.flat, list(self.tips), frame == "body", self._made)
         out = out.reshape(*rows.shape[:-1], *out.shape[1:])
         return alike(out.squeeze(rows.dim() - 1) if self.single else out, q)
 
@@ -174,12 +173,19 @@ class KinematicChain:
             raise ValueError("inverse: max_iterations must be 1 or more, restarts 0 or more, gain from 0 to 1")
         flat = wanted.detach().reshape(-1, 7).double()
         starts, leaning = (self._broadcast(name, x, flat) for name, x in (("q0", q0), ("reference", reference)))
-        solver = Solver(self.flat, self.tips[0], position_tolerance, rotation_tolerance, max_iterations, gain)
+        solver = Solver(
+            self.flat, self.tips[0], self._made, position_tolerance, rotation_tolerance, max_iterations, gain
+        )
         found = solver.solve(flat, starts, leaning, restarts, seed)
         shape = wanted.shape[:-1]
         q, converged, residual, iterations = (x.reshape(*shape, *x.shape[1:]) for x in found)
         cast = (q.to(wanted.dtype), converged, residual.to(wanted.dtype), iterations)
         return InverseResult(*(alike(x, pose) for x in cast))
+
+    @cached_property
+    def _made(self) -> _kinematics.Made:
+        """What the kernels take, by links."""
+        return {}
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -224,8 +230,7 @@ def _formed(frames: Tensor, as_: str) -> Tensor:
     """Frames ``[..., 3, 4]`` in another form."""
     if as_ == "matrix":
         last = frames.new_tensor([0.0, 0, 0, 1]).expand(*frames.shape[:-2], 1, 4)
-        bad = torch.isnan(frames).any(-1).any(-1)[..., None, None]
-        return torch.cat([frames, torch.where(bad, torch.nan, last)], -2)
+        return torch.cat([frames, torch.where(torch.isnan(frames[..., :1, :1]), torch.nan, last)], -2)
     turn, place = frames[..., :3], frames[..., 3]
     if as_ == "rot6d":
         return torch.cat([place, turn[..., :2].mT.flatten(-2)], -1)
