@@ -26,17 +26,20 @@ def invert(dataset: Output | pa.Table | str, features: Sequence[str] | None = No
     tell, with the names that the columns had. What ``forward_kinematics`` made stays what it is: poses.
     ``OutputError``: no such feature, or a column that it needs is missing.
     """
-    table = dataset if isinstance(dataset, pa.Table) else _rows(dataset)
+    if not isinstance(dataset, pa.Table):  # part by part: each holds whole episodes, and may be as large as memory
+        output = dataset if isinstance(dataset, Output) else Output.open(dataset)
+        wanted = _wanted({field.name: _about(field) for field in output.schema}, features)
+        made = [invert(output.table(part, _needed(output.schema, wanted)), wanted) for part in output.parts]
+        return pa.concat_tables(made) if made else pa.table({})
+    table = dataset
     known = {field.name: _about(field) for field in table.schema}
-    wanted = [name for name, about in known.items() if "convert" in about] if features is None else list(features)
+    wanted = _wanted(known, features)
     episodes = table["episode_index"].to_numpy()
     edges = np.flatnonzero(np.diff(episodes)) + 1
     offsets = np.array([0, *edges, len(episodes)], np.int64) if len(episodes) else np.zeros(1, np.int64)
     out: dict[str, Any] = {name: table[name] for name in ("episode_index", "frame_index")}
     fields = [table.schema.field(name) for name in out]
     for name in wanted:
-        if name not in known:
-            raise OutputError(f"no column is called {name!r}; there are {', '.join(known)}")
         rows = _absolute(table, known, name, offsets)
         kind = array_type(rows.dtype, rows.shape[1:])
         told = known[name].get("convert", known[name])
@@ -70,10 +73,21 @@ def _numbers(table: pa.Table, name: str, known: Mapping[str, Any]) -> np.ndarray
     return flat
 
 
-def _rows(dataset: Output | str) -> pa.Table:
-    output = dataset if isinstance(dataset, Output) else Output.open(dataset)
-    tables = [output.table(part) for part in output.parts]
-    return pa.concat_tables(tables) if tables else output.schema.empty_table()
+def _wanted(known: Mapping[str, Any], features: Sequence[str] | None) -> list[str]:
+    if features is None:
+        return [name for name, about in known.items() if "convert" in about]
+    for name in features:
+        if name not in known:
+            raise OutputError(f"no column is called {name!r}; there are {', '.join(known)}")
+    return list(features)
+
+
+def _needed(schema: pa.Schema, wanted: Sequence[str]) -> list[str]:
+    """The columns that the features are undone by."""
+    states = [_about(schema.field(name)).get("convert", {}).get("state", "") for name in wanted]
+    names = {"episode_index", "frame_index"}
+    names |= {f"{name}{suffix}" for name in (*wanted, *states) for suffix in ("", ".valid", ".start")}
+    return [name for name in schema.names if name in names]
 
 
 def _about(field: pa.Field) -> dict[str, Any]:

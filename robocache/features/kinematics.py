@@ -50,7 +50,7 @@ class ForwardKinematics:
     @property
     def flat(self) -> Flat:
         """``ValueError`` where the URDF has no such chain."""
-        return parse_urdf(self.text.encode(), self.urdf).flat(self.base or None, self.tip)
+        return _flat(self.text, self.urdf, self.base, self.tip)
 
     def type(self, given: StreamType) -> StreamType:
         """The joints by their names, in whatever order, become frames of the tips."""
@@ -107,6 +107,11 @@ class ForwardKinematics:
                 there = ", ".join(columns)
                 raise ValueError(f"forward_kinematics.{key}: no column is called {', '.join(lacking)}; found {there}")
         return [list(columns).index(name) for name in flat.joints], [list(columns).index(name) for name in self.keep]
+
+
+@cache
+def _flat(text: str, name: str, base: str, tip: tuple[str, ...]) -> Flat:
+    return parse_urdf(text.encode(), name).flat(base or None, tip)
 
 
 @cache
