@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -39,11 +38,18 @@ class InverseResult(NamedTuple):
 
 @dataclass(frozen=True)
 class KinematicChain:
-    """Chains from a base to one tip or several, made by :meth:`from_urdf`. ``tips``: places in ``flat.links``."""
+    """Chains from a base to one tip or several, made by :meth:`from_urdf`.
+
+    tips: places in ``flat.links``; single: named as text, so that results have no axis for them
+    """
 
     flat: Flat
     tips: tuple[int, ...]
     single: bool
+    _made: _kinematics.Made = field(default_factory=dict, repr=False, compare=False)  # what the kernels take, by links
+
+    def __post_init__(self) -> None:
+        self._made[self.tips] = _kinematics.arguments(self.flat, list(self.tips))  # so that torch.compile finds it
 
     @classmethod
     def from_urdf(
@@ -182,24 +188,15 @@ class KinematicChain:
         cast = (q.to(wanted.dtype), converged, residual.to(wanted.dtype), iterations)
         return InverseResult(*(alike(x, pose) for x in cast))
 
-    @cached_property
-    def _made(self) -> _kinematics.Made:
-        """What the kernels take, by links."""
-        return {}
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {link: k for k, link in enumerate(self.flat.links)}
-
     def _links(self, links: Sequence[str] | str | None) -> tuple[list[int], bool]:
         if links is None:
             return list(self.tips), self.single
         if links == "all":
             return list(range(len(self.flat.links))), False
         names = [links] if isinstance(links, str) else list(links)
-        if lacking := [name for name in names if name not in self._place]:
+        if lacking := [name for name in names if name not in self.flat.links]:
             raise ValueError(f"forward: {lacking[0]!r} is not on the chains; they hold {', '.join(self.flat.links)}")
-        return [self._place[name] for name in names], isinstance(links, str)
+        return [self.flat.links.index(name) for name in names], isinstance(links, str)
 
     def _rows(self, op: str, q: Any) -> Tensor:
         rows = tensor(op, "q", q)

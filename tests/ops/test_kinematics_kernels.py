@@ -74,6 +74,13 @@ def test_the_operators_are_whole():
         torch.ops.robocache.forward_kinematics(q, [*structure[:3], 5, *structure[4:]], numbers, 1)
 
 
+def test_they_compile_into_one_graph():
+    chain = chains()[1]
+    q = torch.from_numpy(within(chain, 3))
+    for call in (chain.forward, chain.jacobian, lambda q: chain.forward(q, "matrix")):
+        assert torch.equal(torch.compile(call, fullgraph=True, backend="eager")(q), call(q))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(
     not _library.has_kernel("forward_kinematics", torch.device("cuda")) or not torch.cuda.is_available(),
