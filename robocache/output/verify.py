@@ -125,6 +125,10 @@ def _around(
         if total is not None:
             of_tables += _statistics_problems(output, {name: s.summary() for name, s in total.items()})
     busy = busy or store.exists(LOCK)
+    if strays and not busy:  # a run may have come and gone meanwhile, and has left nothing
+        still = set(_strays(output))
+        strays = [name for name in strays if name in still]
+        busy = store.exists(LOCK)
     if list_versions(store).newest != number:
         return [], []
     notes = []

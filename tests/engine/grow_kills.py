@@ -101,7 +101,7 @@ def grow(root: Path, changes: int, kills: int, seed: int) -> None:
         seconds = time.monotonic() - began
         for _ in range(kills if step >= 0 else 0):
             pid = forked(lambda: run(jobs["killed"], prune=True))
-            time.sleep(when.uniform(0.2, 1.1) * seconds)
+            time.sleep(when.uniform(0.05, 0.7) * seconds)
             os.kill(pid, signal.SIGKILL)
             times += ended(pid) == -signal.SIGKILL
         assert ended(forked(lambda: run(jobs["killed"], prune=True))) == 0
