@@ -106,6 +106,8 @@ def test_crash_at_every_write(tmp_path):
         assert verify(str(tmp_path / f"crash_{n}/out")).problems == ()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path):
     """The recordings lie elsewhere than before, which is no change; readers see the version before or after, whole."""
     logs = write_shards(tmp_path / "logs", 4)
