@@ -7,6 +7,7 @@ thing once, with the number of episodes and the worst of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -106,11 +107,16 @@ def record(timeline: Timeline, valid: Mapping[str, float], findings: Sequence[Fi
     }
 
 
+#: The code of what a reader has done to a stream, which may be several things.
+_NOTES = "clock"
+
+
 class Gathering:
-    """Findings of the episodes of a run, by code and subject; grows with the kinds of findings, not with the run."""
+    """Findings of the episodes of a run, by code and subject, notes by what they say but for the numbers; grows with
+    the kinds of findings, not with the run."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], tuple[int, int, float, str, str]] = {}
+        self._found: dict[tuple[str, str, str], tuple[int, int, float, str, str]] = {}
         self._episodes = 0
         self._kept = 0.0
 
@@ -119,7 +125,8 @@ class Gathering:
         self._episodes += 1
         self._kept += float(quality.get("kept", 1.0))
         for f in quality.get("findings", ()):
-            key = (str(f["code"]), str(f["subject"]))
+            note = re.sub(r"[0-9][0-9.,]*", "", str(f["text"])) if f["code"] == _NOTES else ""
+            key = (str(f["code"]), str(f["subject"]), note)
             count, failed, share, worst, text = self._found.get(key, (0, 0, -1.0, "", ""))
             if float(f["share"]) > share:
                 share, worst, text = float(f["share"]), episode, str(f["text"])
@@ -135,7 +142,7 @@ class Gathering:
         order = list(CODES)
         all_ = [
             Gathered(code, subject, count, worst, text, failed)
-            for (code, subject), (count, failed, _, worst, text) in self._found.items()
+            for (code, subject, _), (count, failed, _, worst, text) in self._found.items()
         ]
         return sorted(
             all_, key=lambda g: (not g.failed, order.index(g.code) if g.code in order else len(order), g.subject)
