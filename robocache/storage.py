@@ -71,7 +71,7 @@ def is_storage_fault(error: Exception) -> bool:
 def unanswered(error: BaseException) -> bool:
     """True where "no such file" only means that the host was not reached, or refused: fsspec's HTTP says so."""
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or cause is None:
+    if not isinstance(error, FileNotFoundError) or cause is None or answer(error):
         return False
     client = type(cause).__module__.partition(".")[0] in _CLIENTS and getattr(cause, "status", None) not in _GONE
     return client or isinstance(cause, TimeoutError | asyncio.TimeoutError | ConnectionError)
