@@ -23,6 +23,7 @@ from robocache.clouds.pcd import HEADER_BYTES, read_header
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, open_file, read_bytes
 from robocache.formats.csv_tables import CsvReader
+from robocache.formats.stamps import look
 from robocache.formats.times import HOW_TO_SET
 from robocache.storage import open_storage
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, rate_times
@@ -160,8 +161,7 @@ def _table(first: FileStamp, spec: InputSpec) -> FileStamp | None:
         info = fs.info(path)
     except FileNotFoundError:
         raise MissingError(f"{uri}: is not there; input.times.file names a table beside the clouds") from None
-    version = next((str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified") if info.get(key)), "")
-    return FileStamp(uri, info["size"] or 0, version)
+    return look(fs, path, info).stamp
 
 
 def _table_times(table: FileStamp, names: Sequence[str], spec: InputSpec) -> np.ndarray:

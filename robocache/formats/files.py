@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape as glob_escape
@@ -16,11 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
-from robocache.storage import OUTPUT_META, answer, as_oserror, neutral, open_storage, unanswered
+from robocache.formats.stamps import full_uri, look
+from robocache.storage import OUTPUT_META, answer, as_oserror, open_storage, unanswered
 from robocache.types import FileStamp, PassedOver
-
-#: Where file systems keep what tells one version of a file from the next, the surest first.
-_VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", "LastModified", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def expand(uri: str, spec: InputSpec) -> Expanded:
 
 
 def _expand(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> Expanded:
-    here = _uri(fs, path)
+    here = full_uri(fs, path)
     try:
         info = fs.info(path)
     except FileNotFoundError as error:
@@ -143,8 +140,8 @@ def _expand_glob(fs: fsspec.AbstractFileSystem, path: str, spec: InputSpec) -> E
         inside, beside = _search(fs, match, spec) if folder else ([_named(fs, match, info, spec)], [])
         found += inside
         passed += beside
-    written = _uri(fs, asked).split("/")[:-1]
-    folders = _uri(fs, path).split("/")[:-1]
+    written = full_uri(fs, asked).split("/")[:-1]
+    folders = full_uri(fs, path).split("/")[:-1]
     fixed = next((i for i, name in enumerate(folders) if has_magic(name) and name == written[i]), len(folders))
     folders = written
     return Expanded("/".join(folders[:fixed]), found + _unlisted(fs, errors), passed)
@@ -180,22 +177,22 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
             datasets[folder] = marker
             below = tuple(f"{folder}/{part}/" for part in reader.parts)
             others = sorted(path for path in files if path.startswith(below) and path != marker)
-            stamps = tuple(_stamp(fs, path, files[path]) for path in [marker, *others])
+            stamps = tuple(look(fs, path, files[path]).stamp for path in [marker, *others])
             found.append(Found(reader.name, stamps, fs, marker))
     outputs = _outputs(files, root)
-    passed += [PassedOver(_uri(fs, folder), 0, "an output of RoboCache", "") for folder in outputs]
+    passed += [PassedOver(full_uri(fs, folder), 0, "an output of RoboCache", "") for folder in outputs]
     for path, details in files.items():
         format = _by_suffix(path, asked="" if spec.format == "auto" else spec.format)
         if _inside(path, datasets) or _inside(path, outputs):
             continue
-        if kind := _special(fs, path):
-            passed.append(PassedOver(_uri(fs, path), 0, kind, ""))
-            continue
-        if format and spec.format in ("auto", format):
+        stamp, special = look(fs, path, details)
+        if special:
+            passed.append(PassedOver(stamp.uri, 0, special, ""))
+        elif format and spec.format in ("auto", format):
             unsure = not path.lower().endswith(READERS[format].suffixes)
-            found.append(Found(format, (_stamp(fs, path, details),), fs, path, unsure=unsure))
+            found.append(Found(format, (stamp,), fs, path, unsure=unsure))
         else:
-            passed.append(pass_over(_stamp(fs, path, details)))
+            passed.append(pass_over(stamp))
     return found, passed
 
 
@@ -205,19 +202,6 @@ def _outputs(files: Mapping[str, Any], root: str) -> dict[str, str]:
     inside = f"/{OUTPUT_META}/"
     found = {path[: path.index(inside, len(root))]: path for path in files if inside in path[len(root) :]}
     return {folder: path for folder, path in found.items() if folder != root}
-
-
-def _special(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """What stands there where it is no plain file: to read it could wait for ever, or never end. Empty where it is."""
-    if not isinstance(fs, LocalFileSystem):
-        return ""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:  # that it cannot be read is said when it is
-        return ""
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return ""
-    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def _inside(path: str, folders: Mapping[str, str]) -> bool:
@@ -271,16 +255,16 @@ def _unlisted(fs: fsspec.AbstractFileSystem, errors: Sequence[OSError]) -> list[
 
 
 def _unreadable(fs: fsspec.AbstractFileSystem, path: str) -> Found:
-    uri = _uri(fs, path)
+    uri = full_uri(fs, path)
     return Found("", (FileStamp(uri, 0, ""),), fs, path, f"{uri}: permission denied")
 
 
 def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], spec: InputSpec) -> Found:
     """A file asked for by name or glob: it counts even where no reader claims it."""
     format = _by_suffix(path, asked="auto") if spec.format == "auto" else spec.format
-    stamp, failure = _stamp(fs, path, info), ""
-    if kind := _special(fs, path):
-        format, failure = "", f"{stamp.uri}: is {kind}, not a file"
+    (stamp, special), failure = look(fs, path, info), ""
+    if special:
+        format, failure = "", f"{stamp.uri}: is {special}, not a file"
     elif not format:
         known = pass_over(stamp)
         failure = f"{stamp.uri}: unrecognised format; known are {known_suffixes('auto')}, else set input.format"
@@ -290,23 +274,6 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
     elif marker := READERS[format].marker:
         format, failure = "", f"{stamp.uri}: a {format} dataset is a folder with {marker}, this is a file"
     return Found(format, (stamp,), fs, path, failure)
-
-
-def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return (neutral(path) if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)).rstrip("/")
-
-
-def _stamp(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) -> FileStamp:
-    """Size -1: unknown, or the file is gone."""
-    if isinstance(fs, LocalFileSystem):
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:  # a dangling link, or deleted since it was listed
-            return FileStamp(neutral(path), -1, "")
-        return FileStamp(neutral(path), status.st_size, str(status.st_mtime_ns))
-    size = info.get("size")
-    version = next((str(info[name]) for name in _VERSION_KEYS if info.get(name)), "")
-    return FileStamp(_uri(fs, path), -1 if size is None else size, version)
 
 
 def _by_suffix(path: str, *, asked: str) -> str:
