@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robocache.config.job import Feature, Job
+from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turn, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
@@ -137,7 +137,7 @@ class Aligner:
     def _part(
         self, r: Request, group: Columns, column: FeatureType, timeline: Timeline, findings: list[Finding]
     ) -> _Part:
-        s, mode, offset, max_gap = r.source, r.mode, r.source.offset, r.source.max_gap
+        s, mode, offset = r.source, r.mode, r.source.offset
         values = group.values
         turns: Mapping[int, Turn] = {}
         if values is None:
@@ -148,8 +148,7 @@ class Aligner:
         if self._looks_back(r):
             part.values, part.valid = past_mean(group.times + offset, values, timeline.times)
             return part
-        if max_gap == "auto":
-            max_gap = _auto_gap(group.times) if mode in COMPUTING else None
+        max_gap = _max_gap(s, mode, group.times)
         if mode in ("previous", "next"):
             snap = s.snap
             if snap == "auto":
@@ -220,9 +219,8 @@ class Aligner:
 
         def fuse(r: Request, values: np.ndarray, times: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
             part = _Part(Columns(None, times, np.arange(len(times)), values), wide=True)
-            gap = _auto_gap(times) if r.source.max_gap == "auto" and r.mode in COMPUTING else r.source.max_gap
-            limit = gap if isinstance(gap, int) else None
-            part.spec = StreamSpec(_tensor(values), _tensor(times), r.mode, max_gap=limit, offset=r.source.offset)
+            gap = _max_gap(r.source, r.mode, times)
+            part.spec = StreamSpec(_tensor(values), _tensor(times), r.mode, max_gap=gap, offset=r.source.offset)
             self._fuse([part], targets)
             return part.values, part.valid
 
@@ -279,9 +277,11 @@ def _nullable(starts: np.ndarray | None, width: int, count: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width, mask=pa.array(none))
 
 
-def _auto_gap(times: np.ndarray) -> int | None:
-    """``max_gap: auto`` of a stream with these stamps; None: no limit."""
-    return GAP_STEPS * int(np.median(np.diff(times))) if len(times) > 1 else None
+def _max_gap(source: FeatureSource, mode: str, times: np.ndarray) -> int | None:
+    """The limit of a source with these stamps in nanoseconds, auto as what it stands for; None: there is none."""
+    if source.max_gap != "auto":
+        return source.max_gap
+    return GAP_STEPS * int(np.median(np.diff(times))) if mode in COMPUTING and len(times) > 1 else None
 
 
 def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.ndarray, dict[int, Turn], str]:

@@ -15,12 +15,10 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.features.steps import Compute, Samples
-from robocache.ops.rotation_names import rotation_columns, rotation_shape
+from robocache.ops.rotation_names import POSE_COLUMNS, rotation_columns, rotation_shape
 from robocache.types import StreamType, array_type
 
-DELTAS = ("step", "chunk", "state")
-_POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
-_QUATERNIONS = {"quaternion_xyzw": ("qx", "qy", "qz", "qw"), "quaternion_wxyz": ("qw", "qx", "qy", "qz")}
+_QUATERNIONS = ("quaternion_xyzw", "quaternion_wxyz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ class Convert:
         names, size = [str(n) for n in given.about.get("names", ())], _size(self.rotation_from)
         if isinstance(given, StreamType) and given.width == size:
             return [0]
-        looked = list(_QUATERNIONS.get(self.rotation_from, ()))
+        looked = list(rotation_columns(self.rotation_from)) if self.rotation_from in _QUATERNIONS else []
         found = [i for i in range(len(names)) if looked and [n.rsplit(".", 1)[-1] for n in names[i : i + 4]] == looked]
         if not found:
             raise ValueError(
@@ -233,10 +231,10 @@ def _poses(given: StreamType) -> list[int]:
     """The first column of each pose that the source is known to hold."""
     if "poses" in given.about:
         return list(given.about["poses"])
-    if given.about.get("kind") == "pose" and given.width == len(_POSE):
+    if given.about.get("kind") == "pose" and given.width == len(POSE_COLUMNS):
         return [0]
     names = [str(name).rpartition(".")[2] for name in given.about.get("names", ())]
-    return [i for i in range(len(names)) if tuple(names[i : i + len(_POSE)]) == _POSE]
+    return [i for i in range(len(names)) if tuple(names[i : i + len(POSE_COLUMNS)]) == POSE_COLUMNS]
 
 
 def _places(wanted: Sequence[str | int], names: Sequence[str], key: str) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.features.steps import Compute, Samples
+from robocache.ops.rotation_names import POSE_COLUMNS, rotation_columns
 from robocache.ops.urdf import Flat, parse_urdf
 from robocache.types import StreamType, array_type
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from robocache.ops.kinematics import KinematicChain
 
 FORMS = ("pose", "matrix", "rot6d")
-_PLACE = ("x", "y", "z")
-_POSE = (*_PLACE, "qx", "qy", "qz", "qw")
+_PLACE = POSE_COLUMNS[:3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class ForwardKinematics:
         known = given.about.get("units") or [given.about.get("unit", "")] * len(columns)
         prefix = [f"{tip}." if len(self.tip) > 1 else "" for tip in self.tip]
         entries = {
-            "pose": _POSE,
+            "pose": POSE_COLUMNS,
             "matrix": tuple(f"t{i}{j}" for i in range(4) for j in range(4)),
-            "rot6d": (*_PLACE, *(f"r{i}{j}" for j in range(2) for i in range(3))),
+            "rot6d": (*_PLACE, *rotation_columns("rot6d")),
         }[self.form]
         about: dict[str, Any] = {
             "names": [p + name for p in prefix for name in entries] + list(self.keep),
@@ -77,7 +77,7 @@ class ForwardKinematics:
             },
         }
         if self.form == "pose":
-            about["poses"] = [len(_POSE) * k for k in range(len(self.tip))]
+            about["poses"] = [len(POSE_COLUMNS) * k for k in range(len(self.tip))]
         return StreamType(array_type(np.dtype(np.float64), (len(about["names"]),)), about)
 
     def apply(self, given: Samples, compute: Compute) -> Samples:

@@ -12,6 +12,10 @@ _SHAPES = {
 }
 
 
+#: What the columns of a pose are called.
+POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
+
+
 def rotation_shape(name: str) -> tuple[int, ...]:
     """The shape of one rotation. ``ValueError`` where there is no such representation."""
     if name in _SHAPES:
