@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from common import read_csv
@@ -29,6 +29,7 @@ DOCUMENTS = (
 OURS = "robocache"
 PEERS = ("pytorch eager", "torch.compile", "triton", "cupy")
 VOXEL_PEERS = ("pytorch eager", "torch.compile", "triton", "mmcv's algorithm", "spconv's algorithm")
+HEADER = ("case", "size", "ms, median ± stddev", "ideal MB", "share, ideal")
 Row = dict[str, str]
 
 
@@ -53,23 +54,10 @@ def throughput(name: str) -> str:
     """Time, spread and share of a copy of each case, and how many times slower each peer is."""
     lines = []
     for (size, case, dtype), who in cases(results(name)).items():
-        ours = who.get(OURS)
-        if ours is None or ours["status"] != "ok":
-            continue
-        must = "**" if ours["must_show"] == "True" else ""
-        lines.append(
-            [
-                f"{must}{case} {dtype}{must}",
-                size,
-                f"{float(ours['median_ms']):.4f} ± {float(ours['stddev_ms']):.4f}",
-                f"{int(ours['bytes_ideal']) / 1e6:.1f}",
-                f"{float(ours['share_ideal']):.1%}",
-                f"{float(ours['share_sectors']):.1%}",
-                *(_times(who.get(peer)) for peer in PEERS),
-            ]
-        )
-    header = ["case", "size", "ms, median ± stddev", "ideal MB", "share, ideal", "share, sectors"]
-    return table([*header, *(f"{peer}, x" for peer in PEERS)], lines)
+        if ours := _ours(f"{case} {dtype}", size, who):
+            sectors = f"{float(who[OURS]['share_sectors']):.1%}"
+            lines.append([*ours, sectors, *(_times(who.get(peer)) for peer in PEERS)])
+    return table([*HEADER, "share, sectors", *(f"{peer}, x" for peer in PEERS)], lines)
 
 
 def voxels() -> str:
@@ -77,23 +65,26 @@ def voxels() -> str:
     another run of the same input."""
     lines = []
     for (size, case, dtype), who in cases(results("phase3_voxelization")).items():
-        ours = who.get(OURS)
-        if ours is None or ours["status"] != "ok":
-            continue
-        must = "**" if ours["must_show"] == "True" else ""
-        peers = [(who.get(peer), _times(who.get(peer))) for peer in VOXEL_PEERS]
-        lines.append(
-            [
-                f"{must}{case} {dtype}{must}",
-                size,
-                f"{float(ours['median_ms']):.4f} ± {float(ours['stddev_ms']):.4f}",
-                f"{int(ours['bytes_ideal']) / 1e6:.1f}",
-                f"{float(ours['share_ideal']):.1%}",
-                *(f"{times} *" if row is not None and row["same_bits"] == "False" else times for row, times in peers),
-            ]
-        )
-    header = ["case", "size", "ms, median ± stddev", "ideal MB", "share, ideal"]
-    return table([*header, *(f"{peer}, x" for peer in VOXEL_PEERS)], lines)
+        if ours := _ours(f"{case} {dtype}", size, who):
+            peers = [(who.get(peer), _times(who.get(peer))) for peer in VOXEL_PEERS]
+            starred = (f"{x} *" if row is not None and row["same_bits"] == "False" else x for row, x in peers)
+            lines.append([*ours, *starred])
+    return table([*HEADER, *(f"{peer}, x" for peer in VOXEL_PEERS)], lines)
+
+
+def _ours(case: str, size: str, who: Mapping[str, Row]) -> list[str]:
+    """RoboCache's cells of :data:`HEADER`, in bold where the case must be shown; none where it has no result."""
+    ours = who.get(OURS)
+    if ours is None or ours["status"] != "ok":
+        return []
+    must = "**" if ours["must_show"] == "True" else ""
+    return [
+        f"{must}{case}{must}",
+        size,
+        f"{float(ours['median_ms']):.4f} ± {float(ours['stddev_ms']):.4f}",
+        f"{int(ours['bytes_ideal']) / 1e6:.1f}",
+        f"{float(ours['share_ideal']):.1%}",
+    ]
 
 
 def _times(row: Row | None) -> str:
