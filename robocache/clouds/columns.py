@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,15 @@ class Field:
     name: str
     dtype: np.dtype
     count: int = 1
+
+    def told(self) -> dict[str, Any]:
+        """As a stream's ``about`` has it, see :meth:`of`."""
+        return {"name": self.name, "type": self.dtype.name, "count": self.count}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Field:
+        """What :meth:`told` gave."""
+        return cls(told["name"], np.dtype(told["type"]), told["count"])
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype.name}" + (f"[{self.count}]" if self.count != 1 else "")

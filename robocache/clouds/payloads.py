@@ -44,5 +44,5 @@ def known_fields(about: Mapping[str, Any]) -> list[Field] | None:
     if "fields" not in about:
         return None
     if about.get("encoding") in (*ENCODINGS, "depth"):
-        return [Field(f["name"], np.dtype(f["type"]), f["count"]) for f in about["fields"]]
+        return [Field.of(told) for told in about["fields"]]
     return [item.field for item in real_fields(message_fields(about))]

@@ -37,7 +37,7 @@ class Depth:
         if not given.numeric or len(given.shape) not in (2, 3) or given.shape[2:] not in ((), (1,)):
             raise ValueError(f"depth: the source holds {given.arrow}, which is no image of one channel")
         scale = self.scale if self.scale is not None else 1.0 if pa.types.is_floating(given.element) else 0.001
-        fields = [{"name": f.name, "type": f.dtype.name, "count": f.count} for f in DEPTH_FIELDS]
+        fields = [field.told() for field in DEPTH_FIELDS]
         about: dict[str, Any] = {"kind": "cloud", "encoding": "depth", "fields": fields}
         about["camera"] = {key: getattr(self, key) for key in CAMERA} | {"scale": scale}
         if "frame" in given.about:

@@ -101,7 +101,7 @@ class CloudFiles(Reader):
             return self.fields(opened)
 
     def _about(self, file: FileStamp, spec: InputSpec) -> dict[str, Any]:
-        fields = [{"name": f.name, "type": f.dtype.name, "count": f.count} for f in self._fields(file, spec)]
+        fields = [field.told() for field in self._fields(file, spec)]
         return {"kind": "cloud", "encoding": self.name, "fields": fields}
 
     def _times(self, ref: EpisodeRef, files: Sequence[FileStamp], spec: InputSpec) -> np.ndarray:
