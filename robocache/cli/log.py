@@ -46,11 +46,12 @@ def log(uri: str) -> list[Logged]:
 
 def render(one: Logged) -> list[str]:
     """A version as lines for a person."""
+    from robocache.output.plan import told
+
     v, c = one.version, one.version.changes
-    changed = ", ".join(f"{c[what]} {what}" for what in ("new", "changed", "withdrawn", "kept") if what in c)
     lines = [
         f"version {v.number}  {v.made}{'' if one.kept else '  (no longer kept)'}",
         f"  {v.episodes} episodes, {v.rows:,} rows, {v.parts} parts; {v.quarantined} quarantined",
-        f"  {changed}; {c.get('parts', 0)} parts written; config {v.identity}",
+        f"  {told(c)}; {c.get('parts', 0)} parts written; config {v.identity}",
     ]
     return [*lines, *(f"  {line}" for line in v.settings)]

@@ -202,17 +202,20 @@ _NAMED = 5
 
 def render(p: Preview, *, overwrite: bool = False, prune: bool = False) -> list[str]:
     """The plan as lines for a person."""
+    from robocache.formats.base import shown
+    from robocache.output.plan import told
+
     lines = [
         *(f"note     {note}" for note in p.notes),
         f"input    {p.episodes} episodes, {decimal(p.bytes_in)}; {p.failed} cannot be listed",
     ]
     if p.version:
-        counts = f"{len(p.new)} new, {len(p.changed)} changed, {len(p.withdrawn)} withdrawn, {p.kept} kept"
-        lines.append(f"changes  since version {p.version}: {counts}")
-        for what, ids in (("new", p.new), ("changed", p.changed), ("withdrawn", p.withdrawn)):
-            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-            if ids and len(ids) < p.episodes:
-                lines.append(f"         {what}: {', '.join(ids[:_NAMED])}{more}")
+        ids = {"new": p.new, "changed": p.changed, "withdrawn": p.withdrawn}
+        counts = {what: len(some) for what, some in ids.items()} | {"kept": p.kept}
+        lines.append(f"changes  since version {p.version}: {told(counts)}")
+        for what, some in ids.items():
+            if some and len(some) < p.episodes:
+                lines.append(f"         {what}: {shown(some, _NAMED)}")
         lines += [f"config   {line}" for line in p.settings]
         if p.another:
             lines.append("config   makes other rows: every part is made anew" + ("" if overwrite else _NEEDS_OVERWRITE))

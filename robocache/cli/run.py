@@ -72,15 +72,15 @@ def run(args: argparse.Namespace) -> bool:
 
 def render(s: Summary) -> list[str]:
     """The end of a run, as lines for a person."""
+    from robocache.output.plan import told
+
     total = s.episodes + len(s.quarantined)
     lines = [
         f"{s.uri}: {s.rows:,} rows of {s.episodes} episodes in {s.parts} parts, {decimal(s.bytes_out)} "
         f"from {decimal(s.bytes_in)} of input, {s.seconds:.2f} s",
     ]
     if s.version > 1 or not s.is_new:
-        c = s.changes
-        told = f"{c['new']} new, {c['changed']} changed, {c['withdrawn']} withdrawn, {c['kept']} kept"
-        lines.append(f"version {s.version}: {told}" if s.is_new else f"version {s.version} stands: nothing has changed")
+        lines.append(f"version {s.version}" + (f": {told(s.changes)}" if s.is_new else " stands: nothing has changed"))
     if s.skipped_shards:
         lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
     lines += [f"note: {note}" for note in s.notes]

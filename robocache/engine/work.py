@@ -8,6 +8,7 @@ from robocache.config.job import Job
 from robocache.engine.listing import Listed
 from robocache.engine.shards import Shard, lay_out, stamp
 from robocache.errors import OutputError
+from robocache.formats.base import shown
 from robocache.output.commit import OutputWriter
 from robocache.output.layout import config_file
 from robocache.output.plan import Changes, Plan
@@ -66,9 +67,8 @@ def refuse_vanished(job: Job, changes: Changes, *, prune: bool) -> None:
     gone = changes.vanished
     if prune or len(gone) <= job.max_vanished:
         return
-    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
     raise OutputError(
-        f"{job.output.uri}: {len(gone)} episodes that it holds are gone from the input: {', '.join(gone[:_NAMED])}"
-        f"{more}; nothing was changed. Is everything mounted? If they are meant to go, say --prune, or "
+        f"{job.output.uri}: {len(gone)} episodes that it holds are gone from the input: {shown(gone, _NAMED)}; "
+        "nothing was changed. Is everything mounted? If they are meant to go, say --prune, or "
         f"input.max_vanished: {len(gone)}"
     )

@@ -256,16 +256,14 @@ class OutputWriter:
         older: set[str] = set()
         for number in kept[:-1]:
             older |= self._parts_of(Output(self.store, Version.read(self.store, number)))
-        older -= named
-        strays = [name for name in self.store.files(DATA) if name not in named]
+        right = layout.places(named, older)
+        strays = [name for name in self.store.files(DATA) if name not in right]
         for name in strays:
             if name in older:
                 self.store.move(name, layout.older_name(name))
         self.store.remove_all([name for name in strays if name not in older])
-        put_away = {layout.older_name(name) for name in older}
-        beside = {layout.statistics_name(name) for name in named | older}
-        self.store.remove_all([name for name in self.store.files(OLDER) if name not in put_away])
-        self.store.remove_all([name for name in self.store.files(PART_STATISTICS) if name not in beside])
+        for folder in (OLDER, PART_STATISTICS):
+            self.store.remove_all([name for name in self.store.files(folder) if name not in right])
         self.store.remove_all([name for name in layout.FORMER if self.store.exists(name)])
 
     def _parts_of(self, output: Output) -> set[str]:

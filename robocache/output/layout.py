@@ -21,6 +21,7 @@ with an underscore or a dot, Ray and patterns such as ``**/*.parquet`` over othe
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from robocache.storage import OUTPUT_META
 
@@ -65,6 +66,12 @@ def statistics_name(part: str) -> str:
 def older_name(part: str) -> str:
     """Where the part of that name lies once the newest version does without it."""
     return f"{OLDER}/_{part.removeprefix(f'{DATA}/')}.old"
+
+
+def places(newest: Iterable[str], kept: Iterable[str]) -> set[str]:
+    """Where the parts of the newest version and of others that are kept lie, and the statistics of all of them."""
+    newest, kept = set(newest), set(kept)
+    return newest | {older_name(p) for p in kept - newest} | {statistics_name(p) for p in newest | kept}
 
 
 def part_format(name: str) -> str:

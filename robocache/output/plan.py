@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from robocache.errors import OutputError
@@ -55,6 +55,11 @@ class Plan:
             return cls(json.loads(head)["identity"], tuple(PlannedEpisode(**json.loads(line)) for line in lines))
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{store.uri}/{name} cannot be read ({error}); run again with --overwrite") from error
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """Counts of episodes by what has become of them, as :meth:`Changes.counts` has them, in words."""
+    return ", ".join(f"{counts[what]} {what}" for what in ("new", "changed", "withdrawn", "kept") if what in counts)
 
 
 @dataclass(frozen=True)

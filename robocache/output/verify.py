@@ -145,14 +145,12 @@ def _around(
 def _strays(output: Output) -> list[str]:
     """Files that are no version's, and drafts."""
     store = output.store
-    newest, others = set(output.parts), set[str]()
+    others: set[str] = set()
     for number in list_versions(store).kept:
         with contextlib.suppress(OutputError):
             others |= set(Output(store, Version.read(store, number)).parts)
-    older = others - newest
-    known = newest | {layout.older_name(name) for name in older}
-    known |= {layout.statistics_name(name) for name in others}
-    found = [n for folder in (DATA, OLDER, PART_STATISTICS) for n in store.files(folder) if n not in known]
+    right = layout.places(output.parts, others)
+    found = [n for folder in (DATA, OLDER, PART_STATISTICS) for n in store.files(folder) if n not in right]
     return found + [n for n in store.files(META) if n.endswith(".tmp") and n not in found]
 
 
