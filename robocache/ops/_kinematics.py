@@ -55,11 +55,7 @@ def forward(q: Tensor, chain: Flat, links: list[int], form: str, made: Made) -> 
 def jacobian(q: Tensor, chain: Flat, links: list[int], body: bool, made: Made) -> Tensor:
     """``[N, L, 6, J]`` of ``q [N, J]``."""
     if not compiled("geometric_jacobian", q):
-        out = reference.jacobian(q, chain, links)
-        if body:
-            turn = reference.forward(q, chain, links)[..., :3].mT
-            out = torch.cat([turn @ out[..., :3, :], turn @ out[..., 3:, :]], -2)
-        return out
+        return reference.jacobian(q, chain, links, body)
     parts = []
     for some in _groups(links):
         structure, numbers = _kept(chain, some, made)

@@ -19,12 +19,15 @@ def forward(q: Tensor, chain: Flat, links: list[int]) -> Tensor:
     return torch.where(bad[:, None, None, None], torch.nan, torch.stack(out, 1))
 
 
-def jacobian(q: Tensor, chain: Flat, links: list[int]) -> Tensor:
-    """``[N, L, 6, J]``: velocities of links, linear rows first, along the base's axes, by those of the coordinates."""
+def jacobian(q: Tensor, chain: Flat, links: list[int], body: bool = False) -> Tensor:
+    """``[N, L, 6, J]``: velocities of links, linear rows first, along the base's axes (``body``: along the link's own),
+    by those of the coordinates.
+    """
     frames = _nodes(q, chain)
     out = []
     for k in links:
-        place = _link(frames, chain, k, q)[..., 3]
+        link = _link(frames, chain, k, q)
+        place = link[..., 3]
         columns = [q.new_zeros(len(q), 6) for _ in chain.joints]
         node = int(chain.node[k])
         while node >= 0:
@@ -34,7 +37,11 @@ def jacobian(q: Tensor, chain: Flat, links: list[int]) -> Tensor:
             at = int(chain.coordinate[node])
             columns[at] = columns[at] + float(chain.factor[node]) * moved
             node = int(chain.parent[node])
-        out.append(torch.stack(columns, -1) if columns else q.new_zeros(len(q), 6, 0))
+        made = torch.stack(columns, -1) if columns else q.new_zeros(len(q), 6, 0)
+        if body:
+            turn = link[..., :3].mT
+            made = torch.cat([turn @ made[..., :3, :], turn @ made[..., 3:, :]], -2)
+        out.append(made)
     bad = ~torch.isfinite(q).all(-1)
     return torch.where(bad[:, None, None, None], torch.nan, torch.stack(out, 1))
 
