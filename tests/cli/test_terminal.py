@@ -87,13 +87,13 @@ def test_a_piped_result_is_the_summary_alone_while_the_bar_is_drawn_without_colo
     assert terminal.tidy
 
 
-def slow_job(work: Path) -> Path:
+def slow_job(work: Path, recordings: int = 61) -> Path:
     """A run of seconds in shards of 1 MB; its manifest."""
     (work / "slow").mkdir()
     n = 65_000  # 1.04 MB
     table = {"time": 10**18 + np.arange(n) * 10**7, "x": np.random.default_rng(0).random(n)}
     pq.write_table(pa.table(table), work / "slow/log.parquet", compression="none", use_dictionary=False)
-    for i in range(60):
+    for i in range(recordings - 1):
         os.link(work / "slow/log.parquet", work / f"slow/log_{i}.parquet")
     config = {
         "input": {"uri": "slow", "times": {"column": "time", "unit": "ns"}},
@@ -127,15 +127,15 @@ def test_ctrl_c_keeps_what_is_committed_and_leaves_the_terminal_as_it_was(tmp_pa
 
 
 def test_a_window_made_narrower_and_wider_while_a_run_goes_on(tmp_path):
-    slow_job(tmp_path)
+    slow_job(tmp_path, 301)
     terminal = Terminal(tmp_path, "run", "slow.yaml", columns=160)
-    terminal.wait_for("/61 episodes")
+    terminal.wait_for("/301 episodes")
     terminal.resize(80)
-    terminal.wait_for("9/61 episodes")
+    terminal.wait_for("9/301 episodes")
     assert all(len(line) <= 80 for line in terminal.lines)
     terminal.resize(120)
     assert terminal.end() == cli.DONE, terminal.text
-    at = next(k for k, line in enumerate(terminal.lines) if " rows of 61 episodes" in line)
+    at = next(k for k, line in enumerate(terminal.lines) if " rows of 301 episodes" in line)
     bar = terminal.lines[at - 1]
     assert BAR.fullmatch(bar) and 100 < len(bar) <= 120
     assert terminal.tidy
