@@ -201,6 +201,30 @@ def test_json(work, capsys):
     assert (episode["episode_index"], episode["rows"]) == (1, rows)
 
 
+LEAVING = """
+import atexit, sys
+import robocache.cli.__main__ as process
+class Late:
+    def __del__(self):
+        print("taken apart")
+late = Late()
+def main():
+    atexit.register(print, "goodbye")
+    if sys.argv[1:]:
+        raise SystemExit(eval(sys.argv[1]))
+    return 3
+process.main = main
+sys.exit(process.entry())
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 3), (("2",), 2), (("None",), 0), (("'text'",), 1)])
+def test_the_process_leaves_without_being_taken_apart(arguments, code):
+    """Threads of pyarrow's may still let go of Python's buffers, and would abort it then."""
+    ended = subprocess.run([sys.executable, "-c", LEAVING, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (code, "goodbye\n"), ended.stderr
+
+
 def test_who_stops_reading_ends_the_command_quietly(work):
     process = start(work, "inspect", "logs", "--episode", "episode_000.mcap")
     process.stdout.close()
