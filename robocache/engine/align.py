@@ -17,7 +17,7 @@ import torch
 
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine import quality
-from robocache.engine.angles import TURNS, Turn, find_turn, turn_of_angle, unwrap
+from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
@@ -148,7 +148,7 @@ class Aligner:
         if self._looks_back(r):
             part.values, part.valid = past_mean(group.times + offset, values, timeline.times)
             return part
-        max_gap = _max_gap(s, mode, group.times)
+        max_gap = _max_gap(s, mode, group.step)
         if mode in ("previous", "next"):
             snap = s.snap
             if snap == "auto":
@@ -219,7 +219,7 @@ class Aligner:
 
         def fuse(r: Request, values: np.ndarray, times: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
             part = _Part(Columns(None, times, np.arange(len(times)), values), wide=True)
-            gap = _max_gap(r.source, r.mode, times)
+            gap = _max_gap(r.source, r.mode, part.group.step)
             part.spec = StreamSpec(_tensor(values), _tensor(times), r.mode, max_gap=gap, offset=r.source.offset)
             self._fuse([part], targets)
             return part.values, part.valid
@@ -277,25 +277,25 @@ def _nullable(starts: np.ndarray | None, width: int, count: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width, mask=pa.array(none))
 
 
-def _max_gap(source: FeatureSource, mode: str, times: np.ndarray) -> int | None:
-    """The limit of a source with these stamps in nanoseconds, auto as what it stands for; None: there is none."""
+def _max_gap(source: FeatureSource, mode: str, step: float | None) -> int | None:
+    """The limit of a source with this median step in nanoseconds, auto as what it stands for; None: there is none."""
     if source.max_gap != "auto":
         return source.max_gap
-    return GAP_STEPS * int(np.median(np.diff(times))) if mode in COMPUTING and len(times) > 1 else None
+    return GAP_STEPS * int(step) if mode in COMPUTING and step is not None else None
 
 
 def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.ndarray, dict[int, Turn], str]:
     """Values whose turns are undone, the turns by column of the group, and the mode that is left to do."""
     s, values = r.source, group.values
     assert values is not None
-    turns: dict[int, Turn] = {}
-    for column in range(values.shape[1]):
-        if r.mode == "angle":
-            turns[column] = turn_of_angle(values[:, column], s.period, s.source)
-        elif s.period is not None:
-            turns[column] = Turn(s.period, -s.period / 2)
-        elif (found := find_turn(values[:, column])) is not None:
-            turns[column] = found
+    columns = range(values.shape[1])
+    if r.mode == "angle":
+        turns = {column: turn_of_angle(values[:, column], s.period, s.source) for column in columns}
+    elif s.period is not None:
+        turns = {column: Turn(s.period, -s.period / 2) for column in columns}
+    else:
+        turns = find_turns(values, group.extremes)
+        for column, found in turns.items():
             text = (
                 f"{s.source}: {_column_name(r, group, column)} jumps by {TURNS[found.period]} {found.wraps} times, so "
                 "it was aligned as an angle; write align: angle, or a period, to say so"
@@ -351,9 +351,14 @@ def _rounding(r: Request, column: FeatureType) -> list[Finding]:
         return []
     dtype, out = np.dtype(kind.to_pandas_dtype()), []
     for group in cleaned.groups:
-        values = recorded.reshape(len(recorded), -1)
-        values = values if len(group.rows) == len(values) else values[group.rows]
-        lost = rounded_columns(values if group.columns is None else values[:, group.columns], dtype)
+        values, bounds = group.values, None
+        if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
+            bounds = group.extremes
+        else:
+            values = recorded.reshape(len(recorded), -1)
+            values = values if len(group.rows) == len(values) else values[group.rows]
+            values = values if group.columns is None else values[:, group.columns]
+        lost = rounded_columns(values, dtype, bounds)
         if len(lost):
             names = ", ".join(_column_name(r, group, int(c)) for c in lost[:4])
             text = (
@@ -381,7 +386,7 @@ def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[St
             out[key] = replace(out[key], valid_share=min(out[key].valid_share, share))
             continue
         limit = r.source.max_gap if isinstance(r.source.max_gap, int) else None
-        report = r.cleaned.report if r.source.static else with_gaps(r.cleaned.report, r.cleaned.times, limit)
+        report = r.cleaned.report if r.source.static else with_gaps(r.cleaned, limit)
         out[key] = replace(report, valid_share=share)
     return list(out.values())
 

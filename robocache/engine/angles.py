@@ -39,15 +39,22 @@ class Turn:
         return values - self.period * np.floor((values - self.low) / self.period)
 
 
-def find_turn(values: np.ndarray) -> Turn | None:
-    """The turn of a column ``[n]`` of finite numbers that wraps; None where it does not look like an angle that does.
+def find_turns(values: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> dict[int, Turn]:
+    """The turns of those columns of ``values [n, k]``, finite numbers with these extremes, that are angles which wrap.
 
-    It wraps where it stays within one turn (from 0, or about 0) and jumps by about the whole of it while all its other
-    steps are small.
+    One wraps where it stays within one turn (from 0, or about 0) and jumps by about the whole of it while all its
+    other steps are small.
     """
-    if len(values) < 3:
-        return None
-    low, high = float(values.min()), float(values.max())
+    low, high = (bound.astype(np.float64) for bound in bounds)
+    found = {}
+    for column in np.flatnonzero(high - low >= _WRAP * min(TURNS)) if len(values) >= 3 else ():
+        turn = _turn(values[:, column], float(low[column]), float(high[column]))
+        if turn is not None:
+            found[int(column)] = turn
+    return found
+
+
+def _turn(values: np.ndarray, low: float, high: float) -> Turn | None:
     for period in TURNS:
         if high - low < _WRAP * period or high - low > period * (1 + 1e-6):
             continue
@@ -75,7 +82,7 @@ def turn_of_angle(values: np.ndarray, period: float | None, where: str) -> Turn:
     reach = float(np.abs(values).max()) if len(values) else 0.0
     if reach <= 2 * math.pi * (1 + 1e-6):
         return Turn(2 * math.pi, -math.pi)
-    found = find_turn(values)
+    found = find_turns(values[:, None], (values.min(keepdims=True), values.max(keepdims=True))).get(0)
     if found is not None:
         return Turn(found.period, -found.period / 2, found.wraps)
     raise InputError(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError
+from robocache.features.cast import extremes
 from robocache.types import Stream, StreamReport
 
 NANOSECONDS = 1_000_000_000
@@ -38,7 +40,7 @@ class RestartError(InputError):
         return (type(self), (str(self), self.row))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
     """Columns of a stream that share their samples, ready for the kernels.
 
@@ -53,8 +55,24 @@ class Columns:
     rows: np.ndarray
     values: np.ndarray | None
 
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """int64 ``[n - 1]``, nanoseconds between neighbours."""
+        return np.diff(self.times)
 
-@dataclass(frozen=True, slots=True)
+    @cached_property
+    def step(self) -> float | None:
+        """Their median; None where there is none."""
+        return float(np.median(self.steps)) if len(self.steps) else None
+
+    @cached_property
+    def extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest of ``values`` in each column, n at least 1; NaN where one is NaN."""
+        assert self.values is not None
+        return extremes(self.values)
+
+
+@dataclass(frozen=True)
 class Cleaned:
     """A stream after its repairs.
 
@@ -71,12 +89,17 @@ class Cleaned:
     report: StreamReport
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def times(self) -> np.ndarray:
         """int64, from the first usable sample to the last of any column."""
         if len(self.groups) == 1:
             return self.groups[0].times
         return np.unique(np.concatenate([g.times for g in self.groups])) if self.groups else np.zeros(0, np.int64)
+
+    @cached_property
+    def together(self) -> Columns:
+        """The samples of all groups, as if they were of one."""
+        return self.groups[0] if len(self.groups) == 1 else Columns(None, self.times, np.zeros(0, np.int64), None)
 
 
 def clean(
@@ -105,45 +128,42 @@ def clean(
     values = None
     if computed and isinstance(stream.values, np.ndarray):
         values = _numbers(stream.values, rows if late else None).reshape(samples, width)
-    finite = _finite(stream, rows, values, width) if nonfinite == "drop" else None
+    whole, repeats_seen = Columns(None, times, rows, values), repeated(times)
+    finite = _finite(stream, whole, width) if nonfinite == "drop" else None
     present = None if stream.present is None or stream.present.all() else stream.present[rows]
-    masks = [mask for mask in (finite, present) if mask is not None and samples]
+    masks = [mask for mask in (finite, present) if mask is not None]
     absent = ~np.logical_and.reduce(masks).any(axis=0) if masks else np.zeros(width, bool)
-    non_finite, groups, used = 0, [], np.zeros(samples, bool)
-    if finite is not None:
-        bad = ~finite if present is None else ~finite & present
-        non_finite = int(bad[:, ~absent].any(axis=1).sum()) if not absent.all() else samples
-    for columns, kept in _shared_samples(finite, present, absent):
-        chosen = np.arange(samples) if kept is None else np.flatnonzero(kept)
-        part = values
-        if values is not None and columns is not None:
-            part = values[:, columns]
-        if part is not None and kept is not None:
-            part = part[chosen]
-        group = Columns(columns, times if kept is None else times[chosen], rows[chosen], part)
-        single = _one_a_stamp(group, repeats)
-        used[chosen if repeats in ALL_COUNT else chosen[_last_of_stamp(group.times)]] = True
-        groups.append(single)
+    non_finite, groups = 0, []
+    if not masks:
+        groups = [_one_a_stamp(whole, repeats) if repeats_seen else whole]
+        unused = 0 if repeats in ALL_COUNT else repeats_seen
+    else:
+        used = np.zeros(samples, bool)
+        if finite is not None:
+            bad = ~finite if present is None else ~finite & present
+            non_finite = int(bad[:, ~absent].any(axis=1).sum()) if not absent.all() else samples
+        for columns, kept in _shared_samples(finite, present, absent):
+            chosen = np.flatnonzero(kept)
+            part = values if values is None or columns is None else values[:, columns]
+            group = Columns(columns, times[chosen], rows[chosen], None if part is None else part[chosen])
+            used[chosen if repeats in ALL_COUNT else chosen[_last_of_stamp(group.times)]] = True
+            groups.append(_one_a_stamp(group, repeats))
+        unused = samples - int(used.sum())
     report = StreamReport(
-        source,
-        samples,
-        late,
-        late_by,
-        duplicates=repeated(times),
-        non_finite=non_finite,
-        dropped=samples - int(used.sum()),
+        source, samples, late, late_by, duplicates=repeats_seen, non_finite=non_finite, dropped=unused
     )
     missing = np.zeros(width, bool) if present is None else ~np.logical_or.reduce(present, axis=0)
     return Cleaned(stream, tuple(groups), absent, missing, report, tuple(notes))
 
 
-def with_gaps(report: StreamReport, times: np.ndarray, max_gap: int | None) -> StreamReport:
-    """The report with the gaps of sorted ``times``: steps above ``max_gap``; without one, above three median steps."""
-    if len(times) < 2:
-        return report
-    steps = np.diff(times)
-    limit = GAP_FACTOR * float(np.median(steps)) if max_gap is None else max_gap
-    return replace(report, gaps=int((steps > limit).sum()), longest_gap=int(steps.max()))
+def with_gaps(cleaned: Cleaned, max_gap: int | None) -> StreamReport:
+    """Its report with the gaps of its times: steps above ``max_gap``; without one, above three median steps."""
+    steps, step = cleaned.together.steps, cleaned.together.step
+    if step is None:
+        return cleaned.report
+    limit = GAP_FACTOR * step if max_gap is None else max_gap
+    gaps, longest = np.count_nonzero(steps > limit), steps.max()
+    return replace(cleaned.report, gaps=int(gaps), longest_gap=int(longest))
 
 
 class Order(NamedTuple):
@@ -220,31 +240,32 @@ def _unwrapped(times: np.ndarray, turn: int) -> np.ndarray | None:
     return times + turn * np.concatenate([[0], np.cumsum(back)])
 
 
-def _finite(stream: Stream, rows: np.ndarray, values: np.ndarray | None, width: int) -> np.ndarray | None:
+def _finite(stream: Stream, whole: Columns, width: int) -> np.ndarray | None:
     """bool ``[n, width]`` of the sorted samples: where a number is finite, or anything else is there; None: all are."""
     if isinstance(stream.values, np.ndarray):
         if stream.values.dtype.kind != "f":
             return None
-        found = np.isfinite(stream.values.reshape(len(rows), width)[rows] if values is None else values)
-        return None if found.all() else found
+        recorded = stream.values.reshape(len(whole.rows), width)
+        bounds = extremes(recorded) if whole.values is None else whole.extremes
+        if all(np.isfinite(bound).all() for bound in bounds):
+            return None
+        return np.isfinite(recorded[whole.rows] if whole.values is None else whole.values)
     if not stream.values.null_count:
         return None
-    return np.repeat(np.asarray(stream.values.is_valid())[rows, None], max(width, 1), axis=1)
+    return np.repeat(np.asarray(stream.values.is_valid())[whole.rows, None], max(width, 1), axis=1)
 
 
 def _shared_samples(
     finite: np.ndarray | None, present: np.ndarray | None, absent: np.ndarray
-) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
-    """Columns that come in the same samples, and which samples these are, bool ``[n]``; None stands for all.
+) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+    """Columns that come in the same samples (None: all of them), and which samples these are, bool ``[n]``.
 
     Two publishers of one topic each fill their own columns, so these are streams of their own. A number that is not
     finite costs its whole sample, so that a row never mixes two instants of one message.
     """
     some = np.flatnonzero(~absent)
-    if finite is None and present is None:
-        yield None, None
-    elif present is None:
-        assert finite is not None
+    if present is None:
+        assert finite is not None  # else all samples hold all columns
         if len(some) or not len(absent):
             yield (None if len(some) == len(absent) else some), np.logical_and.reduce(finite[:, some], axis=1)
     else:

@@ -207,7 +207,9 @@ class Preparer:
 
     def _clock(self, r: Request) -> Clock:
         assert r.cleaned is not None
-        return Clock(r.cleaned.times + r.source.offset, starts=r.mode != "next", ends=r.mode != "previous")
+        times, offset = r.cleaned.times, r.source.offset
+        starts, ends = r.mode != "next", r.mode != "previous"
+        return Clock(times + offset if offset else times, starts, ends, r.cleaned.together.step)
 
     def _reference(self, episode: Episode, clocks: dict[str, Clock]) -> np.ndarray | None:
         """The stamps of the timeline's reference; it bounds the timeline as every other source does."""

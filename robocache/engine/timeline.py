@@ -23,11 +23,13 @@ class Clock:
     times:        sorted int64 ``[n]``, the source's offset added
     starts, ends: whether an intersection begins with its first stamp, and ends with its last; a held command is
                   there long after its last stamp, so ``previous`` bounds the start alone
+    step:         nanoseconds, the median of those between stamps; None: nobody has looked yet
     """
 
     times: np.ndarray
     starts: bool = True
     ends: bool = True
+    step: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

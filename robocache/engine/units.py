@@ -34,7 +34,7 @@ def check_units(clocks: Mapping[str, Clock], timeline: Timeline, rate: bool) -> 
         times = clock.times
         if len(times) < 2:
             continue
-        step = steps[source] = float(np.median(np.diff(times)))
+        step = steps[source] = float(np.median(np.diff(times))) if clock.step is None else clock.step
         span = (int(times[-1]) - int(times[0])) / NANOSECONDS
         seen = f"{source}: {len(times):,} stamps within {span:.3g} s, {NANOSECONDS / step:,.0f} a second"
         if factor := _of_today(int(times[0]), step):

@@ -13,6 +13,25 @@ DTYPES = (
 ROUNDED = 1 / 8
 
 
+#: Numbers that :func:`extremes` looks at side by side: numpy reduces long rows at the speed of memory, short ones not.
+_ABREAST = 512
+
+
+def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest number of each column of ``values [n, k]``, n at least 1; NaN where one is NaN."""
+    n, k = values.shape
+    fold = _ABREAST // max(k, 1)
+    even = n // fold * fold if fold else 0
+    if not even or not k:
+        return values.min(axis=0), values.max(axis=0)
+    rows, rest = values[:even].reshape(-1, fold * k), values[even:]
+    found = []
+    for least in (np.minimum, np.maximum):
+        some = least.reduce(rows, axis=0).reshape(fold, k)
+        found.append(least.reduce(np.concatenate([some, rest]), axis=0))
+    return found[0], found[1]
+
+
 def cast(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
     """``values [n, k]`` in ``dtype``, and bool ``[n, k]``: which of them fit (None: all do).
 
@@ -44,23 +63,28 @@ def cast(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | 
     return out, None if fits.all() else fits
 
 
-def rounded_columns(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounded_columns(
+    values: np.ndarray, dtype: np.dtype, bounds: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """Columns of recorded ``values [n, k]`` that lose what the sensor measured if written as ``dtype``: int64 ``[m]``.
 
     Integers lose it beyond what the float holds exactly (2^24 for float32). Of floats, a column is rounded where the
     distance between neighbouring numbers of ``dtype`` at its largest value is wider than an eighth of the column's mean
     step from sample to sample, and the column moves by more than a few such distances (one that stands still but for
     noise has nothing to lose).
+
+    bounds: the extremes of ``values``, where they are known
     """
     if dtype.kind != "f" or values.dtype.kind not in "iuf" or not len(values):
         return np.zeros(0, np.int64)
     if values.dtype.kind in "iu":
         exact = 2 ** (np.finfo(dtype).nmant + 1)
-        reach = np.maximum(values.max(axis=0), -(values.min(axis=0).astype(object)))
+        least, most = bounds or extremes(values)
+        reach = np.maximum(most, -(least.astype(object)))
         return np.flatnonzero(reach > exact)
     if values.dtype.itemsize <= dtype.itemsize or len(values) < 3:
         return np.zeros(0, np.int64)
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
+    low, high = (bound.astype(np.float64) for bound in bounds or extremes(values))
     with np.errstate(over="ignore", invalid="ignore"):  # of infinities, and of numbers that the type cannot hold
         distance = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(dtype)).astype(np.float64)
         moves = high - low

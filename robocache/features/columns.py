@@ -145,13 +145,14 @@ def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array
             unfit |= ~fits.all(axis=1) & source.valid
         if dtype.kind == "f" and source.finite:
             finite = np.isfinite(out)
-            over = np.isinf(out)  # of finite samples only: the kernels' own result may be beyond the type
-            if over.any():
-                unfit |= over.any(axis=1) & source.valid
-                out = np.where(over, np.nan, out).astype(dtype)
-            if source.absent is not None and source.absent.any():
-                finite = finite | source.absent
-            valid = valid & finite.all(axis=1)
+            if not finite.all():
+                over = np.isinf(out)  # of finite samples only: the kernels' own result may be beyond the type
+                if over.any():
+                    unfit |= over.any(axis=1) & source.valid
+                    out = np.where(over, np.nan, out).astype(dtype)
+                if source.absent is not None and source.absent.any():
+                    finite = finite | source.absent
+                valid = valid & finite.all(axis=1)
         parts.append(out)
     block = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     unfit &= np.logical_and.reduce([s.valid for s in sources])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -191,11 +192,9 @@ def _columns(columns: np.ndarray, rows: float, points: int) -> tuple[np.ndarray,
         return np.full(width, float(rows)), low, high, mean, m2, digest[0], digest[1] * share
     wide = np.sort(columns, axis=1).astype(np.float64)
     low, high = wide[:, 0].copy(), wide[:, -1].copy()
-    starts = np.arange(n)
-    if n > points:
-        starts = np.flatnonzero(np.diff(_cluster((np.arange(n) + 0.5) / n, points), prepend=-1))
-    weights = np.diff(starts, append=n) * share
-    middles = np.add.reduceat(wide, starts, axis=1) / np.diff(starts, append=n)
+    starts, sizes = _clusters(n, points)
+    weights = sizes * share
+    middles = np.add.reduceat(wide, starts, axis=1) / sizes
     mean = wide.mean(axis=1)
     wide -= mean[:, None]  # in place: fresh memory costs more than the arithmetic
     m2 = np.square(wide, out=wide).sum(axis=1) * share
@@ -224,6 +223,15 @@ def _cluster(rank: np.ndarray, points: int) -> np.ndarray:
     """The cluster 0..points-1 of ranks in (0, 1). Finer towards the tails: the borders are even in the arcsine of the
     rank (the k1 scale of Dunning's t-digest, arXiv:1902.04023)."""
     return np.floor((np.arcsin(2 * rank - 1) / np.pi + 0.5) * points).astype(np.int64).clip(0, points - 1)
+
+
+@lru_cache(maxsize=256)  # episodes of one length, columns of one episode
+def _clusters(n: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the clusters of ``n`` numbers in their order begin, and how many each holds."""
+    starts = np.arange(n)
+    if n > points:
+        starts = np.flatnonzero(np.diff(_cluster((np.arange(n) + 0.5) / n, points), prepend=-1))
+    return starts, np.diff(starts, append=n)
 
 
 def _compress(points: np.ndarray, weights: np.ndarray, most: int = DIGEST) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ def test_counts_of_what_is_repaired():
     assert (group.times / MS).tolist() == [0, 10, 20, 30, 100]
     assert group.values[:, 0].tolist() == [0, 4, 2, 10, 12]  # of the two at 30 the later in the recording
     assert group.rows.tolist() == [0, 2, 1, 5, 6]
-    r = with_gaps(found.report, group.times, 50 * MS)
+    r = with_gaps(found, 50 * MS)
     assert astuple(r) == ("s", 7, 2, 10 * MS, 1, 1, 2, 1, 70 * MS, 0.0)
 
 
