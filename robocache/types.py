@@ -221,12 +221,14 @@ class Episode:
     """One recording: the streams that were asked for, by :attr:`Source.key`, and its metadata.
 
     ``streams`` lacks a source that the recording does not have; whether that is an error is the caller's to say.
-    ``metadata`` is small and JSON-serialisable (task text, success flag, robot type).
+    ``metadata`` is small and JSON-serialisable (task text, success flag, robot type). ``notes``: what of the recording
+    could not be read, a sentence each.
     """
 
     id: str
     streams: Mapping[str, Stream]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Schema
+from robocache.formats.messages.log import Channel
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = 0x03, 0x04, 0x05, 0x06, 0x07, 0x08
@@ -23,14 +24,6 @@ _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
 _MOST_METADATA = 1 << 24
 _TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    id: int
-    topic: str
-    encoding: str
-    schema: Schema | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +57,6 @@ class Summary:
     data_end: int
     data_crc: int
     metadata: tuple[tuple[int, int], ...] = ()
-
-    def topics(self) -> dict[str, list[Channel]]:
-        """Channels by topic, in file order."""
-        found: dict[str, list[Channel]] = {}
-        for channel in self.channels.values():
-            found.setdefault(channel.topic, []).append(channel)
-        return found
 
 
 class _Fields:
