@@ -67,7 +67,7 @@ def work(tmp_path, monkeypatch) -> Path:
         message.velocity = np.where(np.arange(7) == 2, np.nan, message.velocity)
     for log in logs:
         log.write()
-    (tmp_path / "sample_logs/before.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(100))
+    (tmp_path / "sample_logs/before.svo").write_bytes(bytes(100))
     demo = (ROOT / "configs/demo.yaml").read_text().replace("sample_logs/*.mcap", "sample_logs")
     (tmp_path / "demo.yaml").write_text(demo.replace("features:\n", "features:\n  task: /task.data\n"))
     return tmp_path
@@ -95,11 +95,12 @@ def test_every_fault_is_named(work, capsys):
     assert stepped["id"] == "episode_003.mcap" and "the clock goes back by 1.99" in stepped["reason"]
     assert "input.on_restart to split" in stepped["reason"] and cut["id"] == "episode_006.mcap"
     (bag,) = told["passed_over"]
-    assert bag["uri"].endswith("before.bag") and (bag["what"], "MCAP" in bag["remedy"]) == ("a ROS 1 bag", True)
+    assert bag["uri"].endswith("before.svo")
+    assert (bag["what"], bag["remedy"]) == ("a ZED recording", "export its streams")
 
     for text in (swapped["text"], latched["text"], zero["text"], never["text"], stepped["reason"], cut["reason"]):
         assert text in summary
-    assert "1 file passed over: a ROS 1 bag, as before.bag; convert it to MCAP" in summary
+    assert "1 file passed over: a ROS 1 bag, as before.svo; convert it to MCAP" in summary
 
     # What was repaired is right: the swapped recording is in the order of the others, the NaN is in its own column.
     rows = ds.dataset("out/demo").to_table(columns=["episode_index", "observation.state", "observation.state.valid"])

@@ -61,6 +61,7 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
         episode=cfg.episode,
         stamp=cfg.stamp,
         verify_checksums=cfg.verify_checksums,
+        salvage=cfg.salvage,
         select=_select(cfg, problems),
         csv=_csv(cfg, problems),
         fingerprint=cfg.fingerprint,

@@ -33,6 +33,7 @@ def resolved_yaml(job: Job) -> str:
             "stamp": job.input.stamp,
             "select": list(job.input.select) or "",
             "verify_checksums": job.input.verify_checksums,
+            "salvage": job.input.salvage,
             "max_failed_episodes": job.max_failed_episodes,
             "max_vanished": job.max_vanished,
             "fingerprint": job.input.fingerprint,

@@ -63,6 +63,7 @@ class Input:
     stamp: str = "header"
     select: str | list[str | int] = ""
     verify_checksums: bool = True
+    salvage: bool = False
     max_failed_episodes: int = 0
     max_vanished: int = 0
     fingerprint: Literal["version", "content"] = "version"

@@ -97,7 +97,7 @@ class Preparer:
         """``InputError`` where the episode cannot be used: a required source is missing or has no usable sample, its
         clock starts again, a stream is not of the settled type, or the streams do not overlap.
         """
-        findings: list[Finding] = []
+        findings = [Finding("lost", "", note) for note in episode.notes]
         requests = self._requests(episode, findings)
         clocks = {self._label(r.source): self._clock(r) for r in requests if r.cleaned and not r.source.static}
         reference = self._reference(episode, clocks)

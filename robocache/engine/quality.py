@@ -18,6 +18,7 @@ from robocache.types import Finding, Gathered, StreamReport
 
 #: The kinds of findings, in the order in which a summary tells them.
 CODES = {
+    "lost": "a damaged recording was read as far as it goes (`input.salvage`)",
     "kept": "the timeline leaves out much of the recording",
     "valid": "a feature has few valid rows",
     "absent": "an optional source is not in a recording",

@@ -63,7 +63,7 @@ def take(episode: Episode, number: int, max_late: int) -> Episode:
         bounds = [0, *rows, len(stream.times)]
         alone = len(stream.times) <= 1  # one value holds for every take
         streams[key] = stream if alone else stream.take(np.arange(bounds[number], bounds[number + 1]))
-    return Episode(f"{episode.id}@{number}", streams, {**episode.metadata, "take": number})
+    return Episode(f"{episode.id}@{number}", streams, {**episode.metadata, "take": number}, episode.notes)
 
 
 def _count(episode: Episode, max_late: int) -> int:

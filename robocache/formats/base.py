@@ -98,6 +98,7 @@ class InputSpec:
                      group ``episode`` (files that agree on it are one) and optionally a group ``table``
     stamp:           ``header`` (the message's own stamp, log time where it has none) or ``log``
     verify_checksums: check the checksums that the format carries
+    salvage:         go through a log that lacks its index or was cut off, and read what is whole of it
     select:          which episodes of files and datasets that hold several: lists that these name themselves (filter
                      keys, splits), episodes, ranges ``first:stop``; empty: all
     csv:             the dialect of CSV files
@@ -111,6 +112,7 @@ class InputSpec:
     episode: str = "file"
     stamp: str = "header"
     verify_checksums: bool = True
+    salvage: bool = False
     select: tuple[str, ...] = ()
     csv: CsvSpec = CsvSpec()
     fingerprint: Literal["version", "content"] = "version"

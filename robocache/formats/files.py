@@ -54,7 +54,6 @@ class Found:
 #: What recordings of known kinds are called that no reader takes.
 _KNOWN = (
     ((".mcap.zstd", ".mcap.zst", ".mcap.lz4", ".mcap.gz"), "a compressed MCAP file", "decompress it, as with zstd -d"),
-    ((".bag", ".bag.active"), "a ROS 1 bag", "convert it to MCAP, as with mcap convert"),
     ((".db3", ".db3.zstd"), "a ROS 2 SQLite bag", "convert it to MCAP, as with mcap convert or ros2 bag convert"),
     ((".ulg",), "a PX4 log", "convert it to CSV, as with ulog2csv"),
     ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),

@@ -25,7 +25,6 @@ from robocache.types import EpisodeRef, FileStamp, PassedOver
 
 #: Known only to say what a misnamed file is.
 _FOREIGN = {
-    "a ROS 1 bag": b"#ROSBAG",
     "SQLite, as in a ROS 2 .db3 bag": b"SQLite format 3",
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",

@@ -15,6 +15,7 @@ from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.metadata import metadata_sources, metadata_streams
+from robocache.formats.rosbag1 import Rosbag1Reader
 from robocache.formats.tables import ParquetReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
@@ -23,6 +24,7 @@ READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
         McapReader(),
+        Rosbag1Reader(),
         Hdf5Reader(),
         CsvReader(),
         ParquetReader(),

@@ -252,7 +252,7 @@ def test_json_has_all_of_it(tmp_path, capsys):
     """Of several recordings the streams together and each by itself, of one the values; what is not finite is null."""
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text(FAULTY)
-    (tmp_path / "c.bag").write_bytes(b"#ROSBAG V2.0\n")
+    (tmp_path / "c.svo").write_bytes(b"SVO")
     assert cli.main(["inspect", str(tmp_path), "--json"]) == cli.DONE
     told = json.loads(capsys.readouterr().out)
     assert [(s["source"], s["recordings"], s["samples"], s["rate_hz"]) for s in told["streams"]] == [
@@ -260,7 +260,7 @@ def test_json_has_all_of_it(tmp_path, capsys):
     ]
     assert (told["of_episodes"], [e["id"] for e in told["episodes"]]) == (2, ["a.csv", "b.csv"])
     assert told["episodes"][1]["streams"][0]["clock"]["step"] == 10 * MS
-    assert [(p["uri"].rpartition("/")[2], p["what"]) for p in told["passed_over"]] == [("c.bag", "a ROS 1 bag")]
+    assert [(p["uri"].rpartition("/")[2], p["what"]) for p in told["passed_over"]] == [("c.svo", "a ZED recording")]
     assert cli.main(["inspect", str(tmp_path), "--episode", "b.csv", "--json"]) == cli.DONE
     (episode,) = json.loads(capsys.readouterr().out)["episodes"]
     values = {path: v for stream in episode["streams"] for path, v in stream["values"].items()}

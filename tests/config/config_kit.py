@@ -26,6 +26,7 @@ input:
   episode: '(?P<episode>\\d+)/(?P<table>\\w+)\\.csv$'
   stamp: log
   verify_checksums: false
+  salvage: true
   max_failed_episodes: 2
   max_vanished: 1
   fingerprint: content

@@ -50,6 +50,7 @@ def test_every_key_reaches_the_job(monkeypatch):
         episode=r"(?P<episode>\d+)/(?P<table>\w+)\.csv$",
         stamp="log",
         verify_checksums=False,
+        salvage=True,
         fingerprint="content",
     )
     assert (made.max_failed_episodes, made.max_vanished) == (2, 1)
@@ -147,6 +148,7 @@ def test_the_cluster_keys_reach_the_job():
         ("features.observation.pose.align=slerp", False),
         ("features.observation.pose.max_gap=1s", False),
         ("input.verify_checksums=true", False),
+        ("input.salvage=false", False),
         ("timeline.range=intersection", False),
         ("input.uri=elsewhere", True),
         ("input.max_vanished=9", True),
@@ -237,6 +239,7 @@ JOBS = st.builds(
         episode=st.sampled_from(["file", "folder", r"(?P<episode>\d+)\.x$", r"\\\${(?P<episode>.)}"]),
         stamp=st.sampled_from(["header", "log"]),
         verify_checksums=st.booleans(),
+        salvage=st.booleans(),
     ),
     features=st.lists(SOURCES, min_size=1, max_size=3).map(lambda s: (Feature("observation.a b", tuple(s)),)),
     timeline=st.builds(

@@ -64,7 +64,7 @@ def logs(tmp_path):
     back[120:] -= 1500 * MS  # and here it was set back
     write_mcap(folder / "d_step.mcap", [joint_states(back, log=steady), late])
     write_mcap(folder / "e_other.mcap", [joint_states(steady, ["shoulder", "elbow"]), late])
-    (folder / "f_old.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(99))
+    (folder / "f_old.svo").write_bytes(bytes(99))
     return folder
 
 
@@ -92,9 +92,9 @@ def test_every_fault_is_named(logs, tmp_path, capsys):
     assert {q["id"] for q in said["quarantined"]} == {"d_step.mcap"}
     assert "/joint_states.position: no message carries wrist; every row of this episode is invalid" in everything
 
-    assert "1 file passed over: a ROS 1 bag, as f_old.bag; convert it to MCAP" in everything
+    assert "1 file passed over: a ZED recording, as f_old.svo; export its streams" in everything
     (passed,) = said["passed_over"]
-    assert passed["uri"] == str(logs / "f_old.bag")
+    assert passed["uri"] == str(logs / "f_old.svo")
 
     rows = pq.read_table(tmp_path / "out/data", filters=[("episode_index", "<", 3)])
     since = 0.1 * (rows["time_ns"].to_numpy() - EPOCH)[:, None] / 1e9
@@ -112,7 +112,7 @@ def test_every_fault_is_named(logs, tmp_path, capsys):
     assert "whole; 1 files of the input were passed over" in " ".join(capsys.readouterr().out.split())
     for command in (["plan", str(tmp_path / "c.yaml")], ["inspect", str(logs)]):
         cli.main(command)
-        assert "a ROS 1 bag, as f_old.bag" in " ".join(capsys.readouterr().out.split())
+        assert "a ZED recording, as f_old.svo" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["run", "-q", str(tmp_path / "c.yaml")]) == cli.DONE  # what a person reads
     printed = capsys.readouterr().out
     for text in [*findings, *said["notes"]]:

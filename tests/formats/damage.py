@@ -42,13 +42,14 @@ def outcomes(
     root: Path | None = None,
     times: TableTimes | None = None,
     seed: int = 0,
+    salvage: bool = False,
 ) -> Counter[str]:
     """How often a recording was read and how often refused while one file of it, ``path``, was damaged.
 
     Any other exception escapes and fails the test.
     """
     named, content, seen = str(root or path), path.read_bytes(), Counter[str]()
-    spec = InputSpec((named,), times=times)
+    spec = InputSpec((named,), times=times, salvage=salvage)
     for data in damaged(content, tries, seed):
         path.write_bytes(data)
         refs = list_episodes(spec)

@@ -114,11 +114,11 @@ def test_unknown_format_protocol_and_pattern_are_refused(tmp_path: Path) -> None
         ("a.mcap", b"", "empty file"),
         ("a.csv", b"", "empty file"),
         ("a.mcap", b"PAR1" + bytes(50), r"not mcap: begins with b'PAR1.*which is parquet"),
-        ("a.parquet", b"#ROSBAG V2.0\n", "which is a ROS 1 bag"),
+        ("a.parquet", b"#ROSBAG V2.0\n", "which is rosbag1"),
         ("a.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.csv", b"\x89HDF\r\n\x1a\n" + bytes(50), "which is hdf5"),
         ("a.csv", "time_ns,x\n0,1\n".encode("utf-16-le"), "text is right"),
-        ("a.bag", b"#ROSBAG V2.0\n", "is a ROS 1 bag, which no reader takes"),
+        ("a.svo", b"SVO", "is a ZED recording, which no reader takes"),
         ("README", b"hello", "unrecognised format"),
     ],
 )
@@ -351,22 +351,22 @@ def test_real_recordings(data_dir: Path) -> None:
 
 def test_files_passed_over_are_told(tmp_path: Path) -> None:
     write(tmp_path / "a.csv")
-    names = ("b.bag", "c/d_0.db3", "e.mcap.zstd", "notes.txt", "f.ulg", "c/x.tfrecord-00000-of-00002")
-    for name in (*names, ".hidden.bag"):
+    names = ("b.svo", "c/d_0.avi", "e.mp4", "notes.txt", "f.laz", "c/x.ply")
+    for name in (*names, ".hidden.svo"):
         write(tmp_path / name, b"x" * 7)
     listing = list_input(InputSpec((str(tmp_path),)))
     assert [ref.id for ref in listing.episodes] == ["a.csv"]
     found = {file.uri.removeprefix(f"{tmp_path}/"): file for file in listing.passed_over}
     assert set(found) == set(names)
     assert {file.size for file in found.values()} == {7}
-    assert found["b.bag"].what == "a ROS 1 bag" and found["notes.txt"].what == ""
+    assert found["b.svo"].what == "a ZED recording" and found["notes.txt"].what == ""
     said = describe_passed(listing.passed_over)
-    assert "1 file passed over: a compressed MCAP file, as e.mcap.zstd; decompress it, as with zstd -d" in said
+    assert "1 file passed over: a compressed point cloud, as f.laz; decompress it to LAS, as with laszip" in said
     assert said.endswith("1 file passed over: of no known kind, as notes.txt")
     assert list_input(InputSpec((str(tmp_path / "a.csv"),))).passed_over == []  # nothing else was asked for
     other = list_input(InputSpec((str(tmp_path),), format="csv"))
     assert len(other.passed_over) == 6
-    with pytest.raises(InputError, match=r"is a recording \(1 file passed over: a ROS 2 SQLite bag, as d_0\.db3"):
+    with pytest.raises(InputError, match=r"is a recording \(1 file passed over: a point cloud, as x\.ply"):
         list_input(InputSpec((str(tmp_path / "c"),)))
 
 
@@ -413,7 +413,7 @@ print(json.dumps([said, [file.uri for file in found.passed_over]]))
 def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     """File names are bytes: an id, and what tells a file's version, are the same whatever a process takes them for."""
     folder = write(tmp_path / "läufe/日.csv").parent
-    for name in (b"caf\xe9.csv", "caf\u00e9.csv".encode(), "\U0001f916.csv".encode(), b"\xff.bag"):
+    for name in (b"caf\xe9.csv", "caf\u00e9.csv".encode(), "\U0001f916.csv".encode(), b"\xff.svo"):
         Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text(CSV)
     code = _SAY.replace("FOLDER", ascii(str(folder)))  # as a config has it: text, no bytes of a command line
     heard = []
@@ -425,7 +425,7 @@ def test_ids_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     assert heard[1] == heard[0]
     assert {id for id, *_ in said[:4]} == {r"caf\udce9.csv", "caf\u00e9.csv", "日.csv", "\U0001f916.csv"}
     assert [streams for *_, streams in said] == [["x"]] * 4 + [["日.x"]] and said[4][0] == "läufe"
-    assert passed == [f"{folder}/\udcff.bag"]
+    assert passed == [f"{folder}/\udcff.svo"]
 
 
 def test_files_are_selected_by_id_and_glob(tmp_path: Path) -> None:

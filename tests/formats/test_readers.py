@@ -79,7 +79,7 @@ def test_files_are_listed_checked_described_and_read(tmp_path: Path) -> None:
     (tmp_path / "in/b.toy").write_bytes(b"#ROSBAG V2.0\n")
     good, bad = list_episodes(InputSpec((str(tmp_path / "in"),)))
     assert (good.id, good.format) == ("a.toy", "toy")
-    assert "not toy: begins with b'#ROSBAG '" in bad.failure and "which is a ROS 1 bag" in bad.failure
+    assert "not toy: begins with b'#ROSBAG '" in bad.failure and "which is rosbag1" in bad.failure
     assert describe_episode(good, ["x", "y"], InputSpec(())) == {"x": StreamType(pa.float64())}
     assert read_episode(good, [Source("x", stamp="log")], InputSpec(())).streams["x (stamp: log)"].values[-1] == 24.5
     write(tmp_path / "in/c.csv")

@@ -98,9 +98,8 @@ def test_a_type_without_fields_has_an_empty_schema(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.bag", "a ROS 1 bag, .* convert it to MCAP"),
-        ("a.db3", "a ROS 2 SQLite bag, .* ros2 bag convert"),
-        ("a.mcap.zstd", "a compressed MCAP file, .* zstd -d"),
+        ("a.svo", "a ZED recording, .* export its streams"),
+        ("a.laz", "a compressed point cloud, .* laszip"),
         ("a.MP4", "a video, .* extract its frames"),
         ("a.bin", "unrecognised format; known are .mcap"),
     ],

@@ -62,7 +62,7 @@ from robocache.types import Episode, Stream, StreamType, Values
 logger = logging.getLogger("robocache")
 
 _TIMES = pa.large_list(pa.int64())
-_HEAD = ["index", "id", "files", "metadata", "failure"]
+_HEAD = ["index", "id", "files", "metadata", "notes", "failure"]
 
 
 def read_episodes(
@@ -180,7 +180,8 @@ def episode_rows(batch: pa.Table) -> Iterator[EpisodeRow]:
         streams = piece.column("streams")
         for row, head in enumerate(piece.select(_HEAD).to_pylist()):
             found = {f.name: _stream(streams.field(f.name), row) for f in streams.type}
-            episode = Episode(head["id"], {k: s for k, s in found.items() if s}, json.loads(head["metadata"]))
+            told, notes = json.loads(head["metadata"]), tuple(head["notes"])
+            episode = Episode(head["id"], {k: s for k, s in found.items() if s}, told, notes)
             yield EpisodeRow(head["index"], head["id"], tuple(head["files"]), head["failure"] or "", episode)
 
 
@@ -220,6 +221,7 @@ def _block(types: Mapping[str, StreamType], row: EpisodeRow) -> pa.Table:
         "id": pa.array([row.id], pa.string()),
         "files": pa.array([row.files], pa.list_(pa.string())),
         "metadata": pa.array([json.dumps(dict(row.episode.metadata))], pa.string()),
+        "notes": pa.array([list(row.episode.notes)], pa.list_(pa.string())),
         "failure": pa.array([row.failure or None], pa.string()),
         "streams": pa.StructArray.from_arrays(streams, list(types)) if types else pa.array([{}], pa.struct([])),
     }

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
 from robocache.errors import InputError
+from robocache.formats.compression import inflate
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 from robocache.formats.messages.batch import Messages, gather
 
@@ -132,19 +132,7 @@ class _Chunk:
 
     def unpack(self, target: np.ndarray, verify: bool) -> None:
         """Decompress into ``target`` (``size`` bytes), straight from the codec; check length and CRC."""
-        if self.compression == "":
-            target[:] = self.data
-        else:
-            try:
-                # The stream form writes to memory we have and reports what it found, where the one-shot form
-                # allocates and does not tell a short result.
-                with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(self.data)), self.compression) as stream:
-                    got = stream.readinto(target.data)
-                    more = len(stream.read(1))
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{self.where}: cannot be decompressed ({error}); the file is damaged") from None
-            if got != self.size or more:
-                raise InputError(f"{self.where}: decompresses to {'more' if more else got} than {self.size} bytes")
+        inflate(self.compression, self.data, target, self.where)
         if verify and self.crc and (crc := zlib.crc32(target.data)) != self.crc:
             raise InputError(f"{self.where}: has CRC {crc:#010x}, the file says {self.crc:#010x}; the file is damaged")
 
