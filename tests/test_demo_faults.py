@@ -100,7 +100,7 @@ def test_every_fault_is_named(work, capsys):
 
     for text in (swapped["text"], latched["text"], zero["text"], never["text"], stepped["reason"], cut["reason"]):
         assert text in summary
-    assert "1 file passed over: a ROS 1 bag, as before.svo; convert it to MCAP" in summary
+    assert "1 file passed over: a ZED recording, as before.svo; export its streams" in summary
 
     # What was repaired is right: the swapped recording is in the order of the others, the NaN is in its own column.
     rows = ds.dataset("out/demo").to_table(columns=["episode_index", "observation.state", "observation.state.valid"])
