@@ -10,8 +10,8 @@ import numpy as np
 
 from robocache.formats.base import shown
 from robocache.formats.messages.batch import Messages
+from robocache.formats.messages.blocks import Block, Decoded, Spans, select_rows, span_bytes
 from robocache.formats.messages.clocks import Clock
-from robocache.formats.messages.decode import Block, Decoded, Spans, select_rows, span_bytes
 from robocache.formats.messages.definitions import Array, Number, Struct, Text, Type
 from robocache.formats.messages.images import codec_of
 from robocache.formats.messages.packing import Packing

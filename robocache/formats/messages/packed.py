@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from robocache.formats.messages.batch import Messages
+from robocache.formats.messages.blocks import Decoded
 from robocache.formats.messages.clocks import Clock, find_clock
-from robocache.formats.messages.decode import Decoded, Decoder
+from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import Struct
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Columns, list_fields

@@ -14,9 +14,7 @@ from robocache.clouds import MESSAGE
 from robocache.errors import MissingError
 from robocache.formats.base import Match, positions, shown
 from robocache.formats.messages.batch import Messages
-from robocache.formats.messages.clocks import find_clock
-from robocache.formats.messages.contents import Contents
-from robocache.formats.messages.decode import (
+from robocache.formats.messages.blocks import (
     Block,
     Decoded,
     Ragged,
@@ -26,6 +24,8 @@ from robocache.formats.messages.decode import (
     span_bytes,
     to_arrow,
 )
+from robocache.formats.messages.clocks import find_clock
+from robocache.formats.messages.contents import Contents
 from robocache.formats.messages.definitions import Array, Struct, Text
 from robocache.formats.messages.images import LAYOUT, frames
 from robocache.formats.messages.names import ByName

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.messages.decode import ByteOrder, byte_order
+from robocache.formats.messages.blocks import ByteOrder
+from robocache.formats.messages.decode import byte_order
 from robocache.formats.messages.definitions import Number, Struct, Text, Type
 from robocache.formats.messages.packing import Packing
 
