@@ -49,4 +49,4 @@ kernels:
 	scripts/check_kernels.sh
 
 clean:
-	rm -rf build out sample_logs robocache/_C*.so *.egg-info
+	rm -rf build out sample_logs robocache/_C*.so robocache/_decode*.so *.egg-info

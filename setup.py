@@ -1,4 +1,5 @@
-"""Builds robocache/_C: the CPU kernels always, the CUDA kernels where nvcc and a CUDA torch are there.
+"""Builds robocache/_C, the CPU kernels always, the CUDA kernels where nvcc and a CUDA torch are there, and
+robocache/_decode, which is plain C++.
 
 Build against the installed torch: ``pip install --no-build-isolation .``
 """
@@ -9,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from setuptools import setup
+from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 # The kernels' promise of equal bits on host and device rests on these: no contraction, no relaxed math.
@@ -18,6 +19,7 @@ HOST_FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ff
 DEVICE_FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--threads=2", *os.environ.get("ROBOCACHE_NVCC_FLAGS", "").split()]
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
 KERNELS = Path("kernels")
+DECODE = KERNELS / "decode"
 
 
 def architectures(source: str) -> tuple[str, ...]:
@@ -35,10 +37,21 @@ def architectures(source: str) -> tuple[str, ...]:
 
 
 def files(*suffixes: str) -> list[str]:
-    return sorted(str(p) for p in KERNELS.rglob("*") if p.suffix in suffixes)
+    return sorted(str(p) for p in KERNELS.rglob("*") if p.suffix in suffixes and DECODE not in p.parents)
 
 
-def extension():
+def decoder() -> Extension:
+    return Extension(
+        "robocache._decode",
+        sorted(map(str, DECODE.glob("*.cpp"))),
+        include_dirs=[str(KERNELS.resolve())],
+        depends=sorted(map(str, DECODE.glob("*.h"))),
+        extra_compile_args=["-std=c++20", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        language="c++",
+    )
+
+
+def kernels():
     options = {
         "include_dirs": [str(KERNELS.resolve()), str((KERNELS / "include").resolve())],
         "depends": files(".h", ".cuh", ".cu"),  # setuptools looks at these to see what to rebuild
@@ -74,4 +87,4 @@ class Build(cpp_extension.BuildExtension):
         super().build_extension(ext)
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+setup(ext_modules=[decoder(), kernels()], cmdclass={"build_ext": Build})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
-from collections.abc import Callable
+import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import zstandard
 
 from robocache.errors import InputError
 
@@ -23,21 +25,29 @@ def inflate(codec: str, data: np.ndarray, target: np.ndarray, where: str) -> Non
         target[:] = data
         return
     try:
-        got, more = (_bz2 if codec == "bz2" else _arrow(codec))(data, target)
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        got, more = _bz2(data, target) if codec == "bz2" else _streamed(codec, data, target)
+    except (OSError, ValueError, EOFError, pa.ArrowException, zstandard.ZstdError) as error:
         raise InputError(f"{where}: cannot be decompressed ({error}); the file is damaged") from None
     if got != size or more:
         raise InputError(f"{where}: decompresses to {'more' if more else got} than {size} bytes")
 
 
-def _arrow(codec: str) -> Callable[[np.ndarray, np.ndarray], tuple[int, int]]:
-    def unpack(data: np.ndarray, target: np.ndarray) -> tuple[int, int]:
-        # The stream form writes to memory we have and reports what it found, where the one-shot form allocates and
-        # does not tell a short result.
-        with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(data)), codec) as stream:
-            return stream.readinto(target.data), len(stream.read(1))
+def _streamed(codec: str, data: np.ndarray, target: np.ndarray) -> tuple[int, int]:
+    # The stream forms write to memory we have and report what they found, where the one-shot forms allocate, or do not
+    # tell a short result.
+    with _stream(codec, data) as stream:
+        return stream.readinto(target.data), len(stream.read(1))
 
-    return unpack
+
+_OWN = threading.local()  # the decompressor of each thread, whose memory it keeps from block to block
+
+
+def _stream(codec: str, data: np.ndarray) -> Any:
+    if codec != "zstd":
+        return pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(data)), codec)
+    if not hasattr(_OWN, "zstd"):
+        _OWN.zstd = zstandard.ZstdDecompressor()
+    return _OWN.zstd.stream_reader(data.data, read_across_frames=True)
 
 
 def _bz2(data: np.ndarray, target: np.ndarray) -> tuple[int, int]:

@@ -7,7 +7,6 @@ wanted payload in it. Nothing in it outlives the window, so a recording of any s
 from __future__ import annotations
 
 import struct
-import zlib
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.compression import inflate
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
+from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
@@ -95,7 +95,7 @@ class _DataSection:
                 raise InputError(f"{self.uri}: ends at byte {start - lead + got}, its data section at {self._end}")
             got += count
         if self._expected_crc and start - lead <= self._covered < end:
-            self._crc = zlib.crc32(view[self._covered - (start - lead) :], self._crc)
+            self._crc = native.crc32(view[self._covered - (start - lead) :], self._crc)
             self._covered = end
         return self._buffer[lead:size]
 
@@ -133,7 +133,7 @@ class _Chunk:
     def unpack(self, target: np.ndarray, verify: bool) -> None:
         """Decompress into ``target`` (``size`` bytes), straight from the codec; check length and CRC."""
         inflate(self.compression, self.data, target, self.where)
-        if verify and self.crc and (crc := zlib.crc32(target.data)) != self.crc:
+        if verify and self.crc and (crc := native.crc32(target.data)) != self.crc:
             raise InputError(f"{self.where}: has CRC {crc:#010x}, the file says {self.crc:#010x}; the file is damaged")
 
 
@@ -184,7 +184,7 @@ def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
                 limits.setdefault(id, []).append((len(some), at, end))
             at = end
         window = buffer[:at]
-        yield {id: _locate(window, id, pieces, limits[id], section.uri) for id, pieces in found.items()}
+        yield {id: locate(window, id, pieces, limits[id], section.uri) for id, pieces in found.items()}
 
 
 def _batches(summary: Summary, wanted: frozenset[int]) -> Iterator[list[ChunkIndex]]:
@@ -231,13 +231,16 @@ def _message_indexes(
     return found
 
 
-def _locate(
+def locate(
     buffer: np.ndarray, channel: int, pieces: list[np.ndarray], limits: list[tuple[int, int, int]], uri: str
 ) -> Messages:
     """Check the message records that an index or a scan points to, all at once.
 
     ``pieces``: offsets within each chunk; ``limits``: their count, and where the chunk begins and ends.
     """
+    located = native.locate(buffer, channel, pieces, limits)
+    if located is not None:
+        return Messages(buffer, *located)
     counts, starts, ends = np.array(limits, np.int64).T
     within = np.concatenate(pieces)
     begin, end = np.repeat(starts, counts), np.repeat(ends, counts)
@@ -270,19 +273,21 @@ def _locate(
 
 def _scan_chunk(buffer: np.ndarray, start: int, end: int, wanted: frozenset[int], where: str) -> dict[int, np.ndarray]:
     """Offsets in ``buffer``, uint64, of the message records in ``[start, end)`` by wanted channel."""
-    offsets, _, stop = _scan(buffer.data, start, end, wanted)
+    offsets, _, stop = scan(buffer.data, start, end, wanted)
     if stop != end:
         raise InputError(f"{where}: ends in the middle of a record; the file is damaged")
     return offsets
 
 
-def _scan(
+def scan(
     data: memoryview, start: int, end: int, wanted: frozenset[int]
 ) -> tuple[dict[int, np.ndarray], int | None, int]:
     """Step over whole records up to the first chunk, or the first that does not end before ``end``.
 
     Returns offsets of messages by wanted channel (uint64), the content's offset of the chunk, and where it stopped.
     """
+    if (done := native.scan(data, start, end, wanted)) is not None:
+        return done
     found: dict[int, list[int]] = {id: [] for id in wanted}
     unpack = struct.Struct("<BQH").unpack_from  # the channel is the first field of a message
     at, last = start, end - RECORD.size - 2
@@ -313,8 +318,8 @@ def _scanned(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
         stop, more = 0, True
         while more:
             begin = stop
-            offsets, chunk_at, stop = _scan(raw.data, begin, len(raw), wanted)
-            yield {id: _locate(raw, id, [some], [(len(some), 0, stop)], uri) for id, some in offsets.items()}
+            offsets, chunk_at, stop = scan(raw.data, begin, len(raw), wanted)
+            yield {id: locate(raw, id, [some], [(len(some), 0, stop)], uri) for id, some in offsets.items()}
             more = chunk_at is not None
             if chunk_at is not None:
                 where = f"{uri}: chunk at byte {at + chunk_at - RECORD.size}"
@@ -323,7 +328,7 @@ def _scanned(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
                 chunk.unpack(buffer, section.verify)
                 offsets = _scan_chunk(buffer, 0, chunk.size, wanted, where)
                 limit = chunk.size
-                yield {id: _locate(buffer, id, [some], [(len(some), 0, limit)], uri) for id, some in offsets.items()}
+                yield {id: locate(buffer, id, [some], [(len(some), 0, limit)], uri) for id, some in offsets.items()}
         at, size = at + stop, WINDOW
         if not stop:  # one record larger than the window
             opcode, length = RECORD.unpack_from(raw.data) if len(raw) >= RECORD.size else (0, summary.data_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError
+from robocache.formats.messages import native
 from robocache.formats.messages.batch import gather
 from robocache.formats.messages.paths import Key
 
@@ -62,9 +64,11 @@ def to_arrow(buffer: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, *, text
     np.cumsum(sizes, out=bounds[1:])
     if text and bounds[-1] > np.iinfo(np.int32).max:
         raise InputError(f"{where}: {bounds[-1]} bytes of text in one chunk, Arrow strings hold 2 GiB")
-    data = np.empty(bounds[-1], np.uint8)
-    for source, start, stop in zip(offsets.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        data[start:stop] = buffer[source : source + stop - start]
+    data = native.concatenate(buffer, offsets, sizes, int(bounds[-1]))
+    if data is None:
+        data = np.empty(bounds[-1], np.uint8)
+        for source, start, stop in zip(offsets.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            data[start:stop] = buffer[source : source + stop - start]
     array = pa.Array.from_buffers(kind, len(sizes), [None, pa.py_buffer(bounds.astype(dtype)), pa.py_buffer(data)])
     try:
         array.validate(full=True)
@@ -77,30 +81,48 @@ def ragged_numbers(buffer: np.ndarray, block: Ragged, order: ByteOrder) -> tuple
     """The numbers of all messages one after another, and how many each has."""
     ends = np.cumsum(block.counts)
     dtype = np.dtype(np.uint8) if block.dtype.kind == "b" else block.dtype
-    flat = np.empty(int(ends[-1]) if len(ends) else 0, dtype)
+    total, item = int(ends[-1]) if len(ends) else 0, dtype.itemsize
+    swapped = item if (order == "<") != (sys.byteorder == "little") else 1
+    whole = native.concatenate(buffer, block.start, block.counts * item, total * item, swapped)
+    if whole is not None:
+        return _as_told(whole.view(dtype), block)
+    flat = np.empty(total, dtype)
     for count in np.unique(block.counts):
         if count:
             rows = np.flatnonzero(block.counts == count)
             numbers = gather(buffer, block.start[rows], int(count) * dtype.itemsize).view(dtype.newbyteorder(order))
             flat[(ends[rows] - count)[:, None] + np.arange(count)] = numbers
-    return flat.astype(block.dtype, copy=False) if block.dtype.kind != "b" else flat != 0, block.counts
+    return _as_told(flat, block)
+
+
+def _as_told(flat: np.ndarray, block: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    return flat != 0 if block.dtype.kind == "b" else flat.astype(block.dtype, copy=False), block.counts
 
 
 def span_bytes(buffer: np.ndarray, spans: Spans) -> tuple[list[bytes], np.ndarray]:
-    """The distinct contents of spans, and which of them each message has: int64 ``[n]``."""
+    """The distinct contents of spans, in the order in which they occur, and which of them each message has: int64
+    ``[n]``."""
     start, size = spans.start, np.asarray(spans.size)
     if not len(start):
         return [], np.empty(0, np.int64)
-    known: dict[bytes, int] = {}
-    which = np.empty(len(start), np.int64)
+    first, which = native.distinct(buffer, start, size) or _distinct(buffer, start, size)
+    return [buffer[start[i] : start[i] + size[i]].tobytes() for i in first], which
+
+
+def _distinct(buffer: np.ndarray, start: np.ndarray, size: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """See :func:`robocache.formats.messages.native.distinct`."""
+    which, codes = np.empty(len(start), np.int64), 0
     for length in np.unique(size):
         rows = np.flatnonzero(size == length)
         texts = gather(buffer, start[rows], int(length))
-        same = (texts == texts[:1]).all()
-        if same or not length:
-            which[rows] = known.setdefault(texts[0].tobytes(), len(known))
+        if not length or (texts == texts[:1]).all():
+            which[rows] = codes
+            codes += 1
             continue
         distinct, inverse = np.unique(texts.view(f"V{length}")[:, 0], return_inverse=True)
-        codes = [known.setdefault(text.tobytes(), len(known)) for text in distinct]
-        which[rows] = np.array(codes)[inverse]
-    return list(known), which
+        which[rows] = codes + inverse
+        codes += len(distinct)
+    _, first = np.unique(which, return_index=True)
+    place = np.empty(codes, np.int64)
+    place[np.argsort(first)] = np.arange(codes)
+    return np.sort(first).tolist(), place[which]

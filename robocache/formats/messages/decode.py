@@ -1,4 +1,4 @@
-"""Columnar decoding: what a program takes from all messages of a window."""
+"""Columnar decoding: what a program takes from all messages of a window, compiled or in numpy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Messages, gather
 from robocache.formats.messages.blocks import ByteOrder, Decoded
+from robocache.formats.messages.lowered import lower
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.program import Step
 from robocache.formats.messages.walk import Walk, Window
@@ -22,11 +23,17 @@ class Decoder:
 
     def __init__(self, program: Sequence[Step], packing: Packing, where: str):
         self._program, self._packing, self._where, self._reach = program, packing, where, _HEAD
+        self._lowered = lower(program, packing)
 
     def decode(self, messages: Messages) -> Decoded:
         """What the program takes from every message (at least one). ``InputError`` where a message ends early."""
         if not self._program:
             return Decoded({}, {}, "<")
+        found = self._lowered.decode(messages) if self._lowered else None
+        return found or self._walk(messages)
+
+    def _walk(self, messages: Messages) -> Decoded:
+        """In numpy: the reference, which says what is wrong with messages that are not as they should be."""
         lead = self._packing.encapsulation
         shortest = int(messages.size.min())
         if shortest < lead:

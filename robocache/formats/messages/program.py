@@ -23,6 +23,7 @@ Wanted: TypeAlias = "dict[str | int | Match | None, Wanted]"
 
 _HERE = ""
 _MAX_RUN = 1 << 28  # numbers; keeps every offset far from overflow
+_NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy along than to gather apart
 
 
 @dataclass(slots=True)
@@ -97,6 +98,19 @@ def compile_program(root: Struct, keys: Sequence[Key], packing: Packing, where: 
     if steps and isinstance(steps[-1], Run):
         steps[-1].count = max(stop for _, _, stop in steps[-1].takes)
     return steps
+
+
+def groups(step: Run) -> list[tuple[int, int, list[tuple[Key, int, int]]]]:
+    """The takes of a run, neighbours together: numbers ``[first, stop)`` that hold some of them, and these."""
+    found: list[tuple[int, int, list[tuple[Key, int, int]]]] = []
+    for take in step.takes:
+        _, begin, end = take
+        if found and begin - found[-1][1] <= _NEAR // step.dtype.itemsize:
+            first, stop, takes = found[-1]
+            found[-1] = (first, max(stop, end), [*takes, take])
+        else:
+            found.append((begin, end, [take]))
+    return found
 
 
 def _takes(step: Step) -> bool:

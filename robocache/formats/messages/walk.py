@@ -18,7 +18,7 @@ from robocache.formats.messages.batch import gather
 from robocache.formats.messages.blocks import Block, ByteOrder, Ragged, Spans, select_rows
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Key, dotted
-from robocache.formats.messages.program import NumberSequence, Repeat, Run, Step, String, Whole
+from robocache.formats.messages.program import NumberSequence, Repeat, Run, Step, String, Whole, groups
 
 #: One position or length a message, or one for all of them.
 Vector: TypeAlias = "int | np.ndarray"
@@ -26,7 +26,6 @@ Vector: TypeAlias = "int | np.ndarray"
 _LENGTH = np.dtype(np.uint32)
 #: Elements of varying length that are gone through one by one; a small chunk can hold millions of empty strings.
 MAX_VARYING = 100_000
-_NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy along than to gather apart
 
 
 def _common(values: np.ndarray) -> Vector:
@@ -122,18 +121,10 @@ class Walk:
         item = step.dtype.itemsize
         self.at = self._align(self.at, item)
         self._need(step.count, item)
-        pending = step.takes
-        while pending:  # neighbouring takes are cut out together and become views
-            first, stop = pending[0][1:]
-            together = 0
-            for _, begin, end in pending:
-                if begin - stop > _NEAR // item:
-                    break
-                stop, together = max(stop, end), together + 1
+        for first, stop, takes in groups(step):  # neighbouring takes are cut out together and become views
             rows = self._numbers(step.dtype, first, stop)
-            for key, begin, end in pending[:together]:
+            for key, begin, end in takes:
                 self.found[key] = rows[:, begin - first : end - first]
-            pending = pending[together:]
         self.at = self.at + step.count * item
 
     def _string(self, step: String) -> None:

@@ -1,0 +1,308 @@
+// robocache._decode: the decoder for Python, without torch. Arguments are buffers of any kind (numpy arrays, as a
+// rule); all work is done without the interpreter's lock. robocache/_decode.pyi says what each function takes.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "decode/crc32.h"
+#include "decode/program.h"
+#include "decode/records.h"
+#include "decode/spans.h"
+
+namespace robocache::decode {
+namespace {
+
+// A Python error is set.
+struct Raised : std::exception {};
+
+[[noreturn]] void refuse(PyObject* type, const char* text) {
+  PyErr_SetString(type, text);
+  throw Raised();
+}
+
+// A buffer of a Python object for as long as this lives.
+class Buffer {
+ public:
+  Buffer(PyObject* object, bool writable, bool strided = false) {
+    const int flags = (strided ? PyBUF_STRIDED_RO : PyBUF_C_CONTIGUOUS) | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, &view_, flags) != 0) throw Raised();
+  }
+  Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { PyBuffer_Release(&view_); }
+
+  uint8_t* data() const { return static_cast<uint8_t*>(view_.buf); }
+  int64_t nbytes() const { return view_.len; }
+  const Py_buffer& view() const { return view_; }
+
+  int64_t* integers() const {
+    if (view_.itemsize != 8 || reinterpret_cast<uintptr_t>(view_.buf) % alignof(int64_t)) {
+      refuse(PyExc_TypeError, "an array of int64 is right");
+    }
+    return static_cast<int64_t*>(view_.buf);
+  }
+  int64_t count() const { return view_.len / 8; }
+
+ private:
+  Py_buffer view_{};
+};
+
+// work() without the lock. What it throws is thrown with the lock held.
+template <class Work> auto unlocked(const Work& work) {
+  struct Unlock {
+    PyThreadState* state = PyEval_SaveThread();
+    ~Unlock() { PyEval_RestoreThread(state); }
+  } unlock;
+  return work();
+}
+
+template <PyObject* (*kFunction)(PyObject* const*)> constexpr auto kGuarded =
+    [](PyObject*, PyObject* const* arguments, Py_ssize_t) -> PyObject* {
+  try {
+    return kFunction(arguments);
+  } catch (const Raised&) {
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+};
+
+int64_t integer(PyObject* object) {
+  const int64_t value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred()) throw Raised();
+  return value;
+}
+
+// The items of a list or tuple, borrowed.
+class Items {
+ public:
+  explicit Items(PyObject* object) : sequence_(PySequence_Fast(object, "a list is right")) {
+    if (!sequence_) throw Raised();
+  }
+  Items(const Items&) = delete;
+  Items& operator=(const Items&) = delete;
+  ~Items() { Py_DECREF(sequence_); }
+  Py_ssize_t size() const { return PySequence_Fast_GET_SIZE(sequence_); }
+  PyObject* operator[](Py_ssize_t i) const { return PySequence_Fast_GET_ITEM(sequence_, i); }
+
+ private:
+  PyObject* sequence_;
+};
+
+// A new reference, let go of where something is thrown.
+class Reference {
+ public:
+  explicit Reference(PyObject* object) : object_(object) {
+    if (!object_) throw Raised();
+  }
+  Reference(const Reference&) = delete;
+  Reference& operator=(const Reference&) = delete;
+  ~Reference() { Py_XDECREF(object_); }
+  PyObject* get() const { return object_; }
+  PyObject* release() {
+    PyObject* object = object_;
+    object_ = nullptr;
+    return object;
+  }
+
+ private:
+  PyObject* object_;
+};
+
+PyObject* list_of(const std::vector<int64_t>& numbers) {
+  Reference list(PyList_New(static_cast<Py_ssize_t>(numbers.size())));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    PyObject* number = PyLong_FromLongLong(numbers[i]);
+    if (!number) throw Raised();
+    PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(i), number);
+  }
+  return list.release();
+}
+
+// The messages that (buffer, start, size) tell of, with the buffers that hold them.
+struct Window {
+  explicit Window(PyObject* const* arguments)
+      : buffer(arguments[0], false), start(arguments[1], false), size(arguments[2], false) {
+    messages = {buffer.data(), buffer.nbytes(), start.integers(), size.integers(), start.count()};
+    if (size.count() != messages.count) refuse(PyExc_ValueError, "as many sizes as offsets are right");
+  }
+  Buffer buffer, start, size;
+  Messages messages{};
+};
+
+// ---- the functions ---------------------------------------------------------------------------------------------------
+
+PyObject* py_crc32(PyObject* const* arguments) {
+  const Buffer data(arguments[0], false);
+  const uint32_t before = static_cast<uint32_t>(integer(arguments[1]));
+  const uint32_t after =
+      unlocked([&] { return crc32(before, data.data(), static_cast<size_t>(data.nbytes())); });
+  return PyLong_FromUnsignedLong(after);
+}
+
+PyObject* py_scan(PyObject* const* arguments) {
+  const Buffer buffer(arguments[0], false);
+  const int64_t start = integer(arguments[1]), end = integer(arguments[2]);
+  if (start < 0 || start > end || end > buffer.nbytes()) refuse(PyExc_ValueError, "a range of the buffer is right");
+  const Items ids(arguments[3]);
+  std::vector<uint16_t> channels;
+  for (Py_ssize_t k = 0; k < ids.size(); ++k) {
+    const int64_t id = integer(ids[k]);
+    if (id < 0 || id > UINT16_MAX) refuse(PyExc_ValueError, "channel ids of 16 bits are right");
+    channels.push_back(static_cast<uint16_t>(id));
+  }
+  const Scan found = unlocked([&] { return scan(buffer.data(), start, end, channels); });
+  Reference all(PyList_New(static_cast<Py_ssize_t>(found.offsets.size())));
+  for (size_t k = 0; k < found.offsets.size(); ++k) {
+    const std::vector<uint64_t>& some = found.offsets[k];
+    PyObject* bytes = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(some.data()),
+                                                static_cast<Py_ssize_t>(some.size() * sizeof(uint64_t)));
+    if (!bytes) throw Raised();
+    PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(k), bytes);
+  }
+  return Py_BuildValue("OLL", all.get(), static_cast<long long>(found.chunk), static_cast<long long>(found.stop));
+}
+
+PyObject* py_locate(PyObject* const* arguments) {
+  const Buffer buffer(arguments[0], false);
+  const int64_t channel = integer(arguments[1]);
+  const Items given(arguments[2]);
+  const Buffer limits(arguments[3], false), out(arguments[4], true);
+  if (limits.count() != 3 * given.size()) refuse(PyExc_ValueError, "count, begin and end for each piece are right");
+  std::vector<Buffer> held;
+  std::vector<Entries> pieces;
+  held.reserve(static_cast<size_t>(given.size()));
+  int64_t total = 0;
+  for (Py_ssize_t k = 0; k < given.size(); ++k) {
+    held.emplace_back(given[k], false, true);
+    const Py_buffer& view = held.back().view();
+    if (view.ndim != 1 || view.itemsize != 8) refuse(PyExc_TypeError, "arrays of uint64 [n] are right");
+    const int64_t* limit = limits.integers() + 3 * k;
+    if (limit[0] != view.shape[0]) refuse(PyExc_ValueError, "a count is not that of its piece");
+    pieces.push_back({static_cast<const uint8_t*>(view.buf), view.strides[0], view.shape[0], limit[1], limit[2]});
+    total += view.shape[0];
+  }
+  if (out.count() != 4 * total) refuse(PyExc_ValueError, "four numbers for each entry are right");
+  if (channel < 0 || channel > UINT16_MAX) Py_RETURN_FALSE;
+  int64_t* numbers = out.integers();
+  const Located located{numbers, numbers + total, numbers + 2 * total, numbers + 3 * total};
+  const bool good = unlocked([&] {
+    return locate(buffer.data(), buffer.nbytes(), static_cast<uint16_t>(channel), pieces, located);
+  });
+  return PyBool_FromLong(good);
+}
+
+// A program of (code, texts, most, encapsulation, aligned, nul), with the buffers that hold it.
+struct Given {
+  explicit Given(PyObject* tuple) : items(tuple), code(item(0), false), texts(item(1), false) {
+    program = {code.integers(), code.count(), texts.data(), texts.nbytes(), integer(item(2)),
+               {integer(item(3)), integer(item(4)) != 0, integer(item(5)) != 0}};
+  }
+  PyObject* item(Py_ssize_t i) const {
+    if (items.size() != 6) refuse(PyExc_ValueError, "a program of six parts is right");
+    return items[i];
+  }
+  Items items;
+  Buffer code, texts;
+  Program program{};
+};
+
+PyObject* py_measure(PyObject* const* arguments) {
+  const Window window(arguments);
+  const Given given(arguments[3]);
+  std::vector<int64_t> counts(static_cast<size_t>(integer(arguments[4])), 0);
+  std::vector<Slot> none;
+  const bool good = unlocked([&] { return measure(given.program, window.messages, counts); });
+  if (!good) Py_RETURN_NONE;
+  return list_of(counts);
+}
+
+PyObject* py_run(PyObject* const* arguments) {
+  const Window window(arguments);
+  const Given given(arguments[3]);
+  const Items measured(arguments[4]), outputs(arguments[5]);
+  std::vector<int64_t> counts;
+  for (Py_ssize_t k = 0; k < measured.size(); ++k) counts.push_back(integer(measured[k]));
+  std::vector<Buffer> held;
+  std::vector<Slot> slots;
+  held.reserve(static_cast<size_t>(outputs.size()));
+  for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
+    held.emplace_back(outputs[k], true);
+    slots.push_back({held.back().data(), held.back().nbytes()});
+  }
+  if (!check(given.program, window.messages.count, counts, slots)) refuse(PyExc_ValueError, "no such program");
+  std::vector<uint8_t> differs(counts.size(), 0);
+  const int64_t order = unlocked([&] { return run(given.program, window.messages, counts, slots, differs); });
+  if (order == kRefused) Py_RETURN_NONE;
+  const Reference some(list_of({differs.begin(), differs.end()}));
+  return Py_BuildValue("LO", static_cast<long long>(order), some.get());
+}
+
+PyObject* py_concatenate(PyObject* const* arguments) {
+  const Window window(arguments);
+  const int64_t item = integer(arguments[3]);
+  const Buffer out(arguments[4], true);
+  return PyBool_FromLong(unlocked([&] { return concatenate(window.messages, item, out.data(), out.nbytes()); }));
+}
+
+PyObject* py_distinct(PyObject* const* arguments) {
+  const Window window(arguments);
+  const Buffer which(arguments[3], true);
+  if (which.count() != window.messages.count) refuse(PyExc_ValueError, "a code for each span is right");
+  int64_t* codes = which.integers();
+  std::vector<int64_t> first;
+  const bool good = unlocked([&] { return distinct(window.messages, codes, first); });
+  if (!good) Py_RETURN_NONE;
+  return list_of(first);
+}
+
+// The number of arguments is checked here, once for all.
+template <PyObject* (*kFunction)(PyObject* const*), Py_ssize_t kArguments>
+PyObject* entry(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != kArguments) {
+    return PyErr_Format(PyExc_TypeError, "%zd arguments are right, not %zd", kArguments, count);
+  }
+  return kGuarded<kFunction>(self, arguments, count);
+}
+
+template <PyObject* (*kFunction)(PyObject* const*), Py_ssize_t kArguments>
+PyMethodDef method(const char* name) {
+  PyMethodDef definition{};
+  definition.ml_name = name;
+  definition.ml_meth = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<kFunction, kArguments>));
+  definition.ml_flags = METH_FASTCALL;
+  return definition;
+}
+
+PyMethodDef methods[] = {
+    method<py_crc32, 2>("crc32"),   method<py_scan, 4>("scan"),
+    method<py_locate, 5>("locate"), method<py_measure, 5>("measure"),
+    method<py_run, 6>("run"),       method<py_concatenate, 5>("concatenate"),
+    method<py_distinct, 4>("distinct"), PyMethodDef{},
+};
+
+PyModuleDef module = [] {
+  PyModuleDef definition{PyModuleDef_HEAD_INIT, "robocache._decode", nullptr, -1, methods, nullptr, nullptr, nullptr,
+                         nullptr};
+  return definition;
+}();
+
+}  // namespace
+}  // namespace robocache::decode
+
+PyMODINIT_FUNC PyInit__decode() {
+  PyObject* made = PyModule_Create(&robocache::decode::module);
+  if (made && PyModule_AddObjectRef(made, "has_crc32", robocache::decode::has_crc32() ? Py_True : Py_False) != 0) {
+    Py_DECREF(made);
+    return nullptr;
+  }
+  return made;
+}

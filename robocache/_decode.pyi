@@ -1,0 +1,58 @@
+"""The compiled decoder: kernels/decode. All of it works without the interpreter's lock, on buffers that nobody changes
+meanwhile. A buffer is contiguous; ``start`` and ``size`` are int64 ``[n]``: where ``n`` messages, or spans, lie in
+``buffer``. What is claimed is checked; ``ValueError`` and ``TypeError`` are faults of the caller, not of a file.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from typing_extensions import Buffer
+
+#: code (int64), texts, most elements gone through one by one, bytes of encapsulation, aligned, nul
+Program: TypeAlias = tuple[Buffer, Buffer, int, int, bool, bool]
+
+#: Whether this processor has the instructions that make ``crc32`` fast.
+has_crc32: bool
+
+def crc32(data: Buffer, value: int, /) -> int:
+    """What ``zlib.crc32`` gives."""
+
+def scan(buffer: Buffer, start: int, end: int, channels: Sequence[int], /) -> tuple[list[bytes], int, int]:
+    """Step over the MCAP records of ``[start, end)`` up to the first chunk, or the first that does not end before.
+
+    Returns the offsets of message records of each channel (uint64 in the host's order), the offset of the chunk's
+    content (-1: none), and where it stopped.
+    """
+
+def locate(buffer: Buffer, channel: int, pieces: Sequence[Buffer], limits: Buffer, out: Buffer, /) -> bool:
+    """Check the MCAP message records that an index points to.
+
+    pieces: of each chunk uint64 ``[k]`` offsets in it, little endian, with any stride
+    limits: int64 ``[pieces, 3]``: how many, where the chunk begins and ends
+    out:    int64 ``[4, n]``: payloads' offsets, sizes, log times, publish times
+    False where an entry is not as it should be, or not in file order.
+    """
+
+def measure(buffer: Buffer, start: Buffer, size: Buffer, program: Program, measures: int, /) -> list[int] | None:
+    """How many elements the first message has of each thing measured; None where it ends early."""
+
+def run(
+    buffer: Buffer,
+    start: Buffer,
+    size: Buffer,
+    program: Program,
+    counts: Sequence[int],
+    outputs: Sequence[Buffer],
+    /,
+) -> tuple[int, list[int]] | None:
+    """Run a program over all messages: kernels/decode/program.h says what goes where.
+
+    Returns the second byte of the encapsulation, and for each measure whether messages differ in it. None where a
+    message is not as the program has it; the outputs mean nothing then.
+    """
+
+def concatenate(buffer: Buffer, start: Buffer, size: Buffer, item: int, out: Buffer, /) -> bool:
+    """Copy all spans one behind the other, numbers of ``item`` bytes with their bytes swapped where it is above 1."""
+
+def distinct(buffer: Buffer, start: Buffer, size: Buffer, which: Buffer, /) -> list[int] | None:
+    """The first span of each distinct content; ``which`` int64 ``[n]`` gets the place in that list of each span's."""

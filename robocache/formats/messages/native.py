@@ -1,0 +1,79 @@
+"""The compiled decoder (kernels/decode), where it has been built: the one place that says whether it runs.
+
+Each function gives None where it is missing or does not take what it is given: then the numpy code beside the call
+does the work, or says what is wrong with it. So both accept the same, and refuse it in the same words.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import zlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+library: Any = None
+try:
+    from robocache import _decode
+
+    library = _decode
+except ImportError as error:
+    logging.getLogger("robocache").debug("messages are decoded in numpy, for want of the compiled decoder: %s", error)
+
+_LITTLE = sys.byteorder == "little"
+
+
+def crc32(data: memoryview, value: int = 0) -> int:
+    """``zlib.crc32``, faster where the processor can."""
+    if library is not None and library.has_crc32:
+        return library.crc32(data, value)
+    return zlib.crc32(data, value)
+
+
+def scan(
+    data: memoryview, start: int, end: int, channels: Collection[int]
+) -> tuple[dict[int, np.ndarray], int | None, int] | None:
+    """See :func:`robocache.formats.mcap.windows.scan`."""
+    if library is None:
+        return None
+    ids = list(channels)
+    found, chunk, stop = library.scan(data, start, end, ids)
+    offsets = {id: np.frombuffer(some, np.uint64) for id, some in zip(ids, found, strict=True) if some}
+    return offsets, chunk if chunk >= 0 else None, stop
+
+
+def locate(
+    buffer: np.ndarray, channel: int, pieces: Sequence[np.ndarray], limits: Sequence[tuple[int, int, int]]
+) -> np.ndarray | None:
+    """int64 ``[4, n]``: offsets and sizes of payloads, log and publish times. See
+    :func:`robocache.formats.mcap.windows.locate`.
+    """
+    if library is None or not _LITTLE:
+        return None
+    found = np.empty((4, sum(map(len, pieces))), np.int64)
+    return found if library.locate(buffer, channel, pieces, np.array(limits, np.int64), found) else None
+
+
+def concatenate(
+    buffer: np.ndarray, start: np.ndarray, size: np.ndarray, total: int, swapped: int = 1
+) -> np.ndarray | None:
+    """uint8 ``[total]``: spans one behind the other; numbers of ``swapped`` bytes in the other byte order."""
+    if library is None:
+        return None
+    out = np.empty(total, np.uint8)
+    return out if library.concatenate(buffer, _plain(start), _plain(size), swapped, out) else None
+
+
+def distinct(buffer: np.ndarray, start: np.ndarray, size: np.ndarray) -> tuple[list[int], np.ndarray] | None:
+    """The first span of each content, and which of these each span has: int64 ``[n]``."""
+    if library is None:
+        return None
+    which = np.empty(len(start), np.int64)
+    first = library.distinct(buffer, _plain(start), _plain(size), which)
+    return None if first is None else (first, which)
+
+
+def _plain(numbers: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(numbers, np.int64)
