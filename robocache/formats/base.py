@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from shutil import copyfileobj
+from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import MissingError
+from robocache.formats.wrapped import unwrap, wrapper_of
 from robocache.storage import open_storage
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
 
@@ -126,7 +131,6 @@ class Reader(ABC):
     name:     as ``input.format`` has it
     suffixes: of its files, in lower case
     asked:    suffixes of files that are of the format where they are asked for by name or ``input.format``
-    packed:   its files may be gzipped
     magic:    what its files begin with; empty: they are text
     offsets:  where in a file that may stand
     marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
@@ -145,7 +149,6 @@ class Reader(ABC):
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]] = ()
     asked: ClassVar[tuple[str, ...]] = ()
-    packed: ClassVar[bool] = False
     magic: ClassVar[bytes] = b""
     offsets: ClassVar[tuple[int, ...]] = (0,)
     marker: ClassVar[str] = ""
@@ -193,16 +196,42 @@ class Reader(ABC):
 READ_AHEAD = 1 << 20
 
 
-def read_bytes(file: FileStamp, spec: InputSpec) -> bytes:
-    """The whole file. ``OSError`` passes through: the engine retries it."""
+def read_bytes(file: FileStamp, spec: InputSpec, most: int | None = None) -> bytes:
+    """The whole file, unpacked where its name says that it is packed (``most``: to so many bytes). ``OSError`` passes
+    through: the engine retries it."""
+    if wrapper := wrapper_of(file.uri):
+        with open_stored(file, spec) as stored, unwrap(stored, wrapper, file.uri, most) as inside:
+            return inside.read()
     fs, path = open_storage(file.uri, spec.storage_options)
     return fs.cat_file(path)
 
 
-def open_file(file: FileStamp, spec: InputSpec):
-    """A seekable binary file object; close it (use ``with``)."""
+def open_stored(file: FileStamp, spec: InputSpec):
+    """A seekable binary file object of the file as it is stored; close it (use ``with``)."""
     fs, path = open_storage(file.uri, spec.storage_options)
     return fs.open(path, "rb", block_size=READ_AHEAD)
+
+
+def open_file(file: FileStamp, spec: InputSpec):
+    """A seekable binary file object, unpacked where the file's name says that it is packed; close it (use ``with``)."""
+    wrapper = wrapper_of(file.uri)
+    if wrapper is None:
+        return open_stored(file, spec)
+    with open_stored(file, spec) as stored:
+        return unwrap(stored, wrapper, file.uri)
+
+
+@contextmanager
+def local_path(file: FileStamp, spec: InputSpec) -> Iterator[str]:
+    """The file's path on this machine, for libraries that open no file object: of any other a temporary copy."""
+    fs, path = open_storage(file.uri, spec.storage_options)
+    if isinstance(fs, LocalFileSystem) and wrapper_of(file.uri) is None:
+        yield path
+        return
+    with open_file(file, spec) as opened, NamedTemporaryFile(prefix="robocache-") as copy:
+        copyfileobj(opened, copy, READ_AHEAD)
+        copy.flush()
+        yield copy.name
 
 
 class Match(NamedTuple):

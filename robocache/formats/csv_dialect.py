@@ -6,10 +6,8 @@ What is not certain is asked for, in an error that shows the lines and names the
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -17,12 +15,11 @@ from itertools import islice, takewhile
 from robocache.errors import InputError
 from robocache.formats.base import CsvSpec
 
-#: What files begin with that say how they are encoded, or that they are packed.
+#: What files begin with that say how they are encoded.
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-#: The most that a gzipped file may unpack to.
+#: The most that a packed file may unpack to: a table is held in memory whole.
 MAX_BYTES = 1 << 30
 _SEPARATORS = (",", ";", "\t", "|")
-GZIP = b"\x1f\x8b"
 #: Lines that are looked at.
 _LOOKED_AT = 60
 _MOST_COMMENTS = 1000
@@ -93,10 +90,9 @@ def read_dialect(content: bytes, spec: CsvSpec, where: str) -> Dialect:
 
 def is_table(head: bytes, spec: CsvSpec) -> bool:
     """Whether the first bytes of a file are rows of as many cells as each other, two or more, with numbers in them."""
-    content = _unpacked(head)
     for cut in range(4):  # through a character, maybe
         try:
-            text = _decoded(content[: len(content) - cut], spec, "")
+            text = _decoded(head[: len(head) - cut], spec, "")
             break
         except InputError:
             continue
@@ -112,25 +108,6 @@ def is_table(head: bytes, spec: CsvSpec) -> bool:
     return False
 
 
-def _unpacked(content: bytes) -> bytes:
-    """As far as it goes, where it is gzipped."""
-    if not content.startswith(GZIP):
-        return content
-    return zlib.decompressobj(wbits=31).decompress(content)
-
-
-def _decompressed(content: bytes, where: str) -> bytes:
-    """All members of a gzipped file, as far as they fit a table that is held in memory."""
-    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"{where}: {len(content)} bytes unpack to more than {MAX_BYTES}; a CSV file is held in memory whole: cut "
-            "it into several, or convert it to Parquet"
-        )
-    return data
-
-
 class _Doubt:
     """Errors that show how a file begins and name the key that would settle what is not certain."""
 
@@ -143,8 +120,6 @@ class _Doubt:
 
 
 def _decoded(content: bytes, spec: CsvSpec, where: str) -> str:
-    if content.startswith(GZIP):
-        content = _decompressed(content, where)
     found = next((name for bom, name in BOMS if content.startswith(bom)), "")
     encoding = spec.encoding or found or "utf-8"
     begins = _Doubt(where, [line.decode("latin-1") for line in content[:2000].splitlines()])

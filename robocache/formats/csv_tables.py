@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from robocache.errors import InputError
+from robocache.formats import csv_dialect
 from robocache.formats.base import CsvSpec, InputSpec, read_bytes
-from robocache.formats.csv_dialect import BOMS, GZIP, Dialect, is_table, read_dialect
+from robocache.formats.csv_dialect import BOMS, Dialect, is_table, read_dialect
 from robocache.formats.tables import Table, TableReader
 from robocache.types import FileStamp
 
@@ -26,16 +27,15 @@ _LIST = r"^\[[^\[\]]*\]$"
 
 
 class CsvReader(TableReader):
-    """Separated values with a header or names of the config; see ``input.csv``. Also gzipped, and ``.txt`` if asked."""
+    """Separated values with a header or names of the config; see ``input.csv``. Also ``.txt`` if asked."""
 
     name: ClassVar[str] = "csv"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-    asked: ClassVar[tuple[str, ...]] = (".txt", ".txt.gz")
-    packed: ClassVar[bool] = True
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
+    asked: ClassVar[tuple[str, ...]] = (".txt",)
 
     def begins(self, head: bytes, spec: InputSpec) -> bool:
-        """Text of any encoding, gzipped or not."""
-        marked = head.startswith((GZIP, *(bom for bom, _ in BOMS)))
+        """Text of any encoding."""
+        marked = head.startswith(tuple(bom for bom, _ in BOMS))
         return marked or bool(spec.csv.encoding) or super().begins(head, spec)
 
     def holds(self, head: bytes, spec: InputSpec) -> bool:
@@ -48,7 +48,7 @@ class CsvReader(TableReader):
 
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:
-        dialect = read_dialect(read_bytes(file, spec), spec.csv, file.uri)
+        dialect = read_dialect(read_bytes(file, spec, csv_dialect.MAX_BYTES), spec.csv, file.uri)
         found: dict[str, pa.ChunkedArray] = {}
         damaged: dict[str, InputError] = {}
         for name, column in _parsed(dialect, spec.csv, file.uri).items():

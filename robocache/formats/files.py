@@ -16,6 +16,7 @@ from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader
 from robocache.formats.registry import READERS
 from robocache.formats.stamps import full_uri, look
+from robocache.formats.wrapped import inner_name
 from robocache.storage import OUTPUT_META, answer, as_oserror, open_storage, unanswered
 from robocache.types import FileStamp, PassedOver
 
@@ -53,8 +54,6 @@ class Found:
 
 #: What recordings of known kinds are called that no reader takes.
 _KNOWN = (
-    ((".mcap.zstd", ".mcap.zst", ".mcap.lz4", ".mcap.gz"), "a compressed MCAP file", "decompress it, as with zstd -d"),
-    ((".db3", ".db3.zstd"), "a ROS 2 SQLite bag", "convert it to MCAP, as with mcap convert or ros2 bag convert"),
     ((".ulg",), "a PX4 log", "convert it to CSV, as with ulog2csv"),
     ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),
     ((".zarr.zip", ".zgroup", ".zarray", ".zmetadata"), "a Zarr store", "convert it to HDF5"),
@@ -69,7 +68,7 @@ _KNOWN = (
 
 def pass_over(stamp: FileStamp) -> PassedOver:
     """A file as one that no reader takes."""
-    name = stamp.uri.lower()
+    name = inner_name(stamp.uri.lower())
     found = next(((what, how) for suffixes, what, how in _KNOWN if name.endswith(suffixes)), ("", ""))
     if ".tfrecord-" in name:
         found = ("a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet")
@@ -188,7 +187,7 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
         if special:
             passed.append(PassedOver(stamp.uri, 0, special, ""))
         elif format and spec.format in ("auto", format):
-            unsure = not path.lower().endswith(READERS[format].suffixes)
+            unsure = not inner_name(path.lower()).endswith(READERS[format].suffixes)
             found.append(Found(format, (stamp,), fs, path, unsure=unsure))
         else:
             passed.append(pass_over(stamp))
@@ -277,7 +276,7 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
 
 def _by_suffix(path: str, *, asked: str) -> str:
     """The format that a file's name claims; of names that mean nothing by themselves, where it is ``asked`` for."""
-    name = path.lower()
+    name = inner_name(path.lower())
     for reader in READERS.values():
         if name.endswith(reader.suffixes) or (asked in ("auto", reader.name) and name.endswith(reader.asked)):
             return reader.name

@@ -17,15 +17,15 @@ from posixpath import relpath
 import yaml
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, natural_key, open_file, shown
+from robocache.formats.base import InputSpec, natural_key, open_stored, shown
 from robocache.formats.files import Found, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
+from robocache.formats.wrapped import first_bytes, inner_name, wrapper_of
 from robocache.types import EpisodeRef, FileStamp, PassedOver
 
 #: Known only to say what a misnamed file is.
 _FOREIGN = {
-    "SQLite, as in a ROS 2 .db3 bag": b"SQLite format 3",
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",
     "zip": b"PK\x03\x04",
@@ -94,7 +94,7 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
     passed += strays
     taken = {file.uri for item in items for file in item.files}
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
-    items = _split_recordings(items, passed)
+    items, passed = _split_recordings(items, passed)
     root, groups = _rooted(items, _common_folder(bases), root, known, spec, pattern)
     with ThreadPoolExecutor(_THREADS) as pool:
         refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
@@ -125,7 +125,7 @@ def by_content(refs: Sequence[EpisodeRef], spec: InputSpec) -> list[EpisodeRef]:
     def digest(file: FileStamp) -> str:
         found = hashlib.sha256()
         try:
-            with guarded((file,)), open_file(file, spec) as content:
+            with guarded((file,)), open_stored(file, spec) as content:
                 while block := content.read(1 << 20):
                     found.update(block)
         except InputError:
@@ -152,8 +152,9 @@ def describe_passed(files: Sequence[PassedOver]) -> str:
     return "; ".join(parts)
 
 
-def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> list[Found]:
-    """The same, with the folder as ``whole`` of the files that a rosbag2 metadata.yaml beside them names as one."""
+def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> tuple[list[Found], list[PassedOver]]:
+    """The same, with the folder as ``whole`` of the files that a rosbag2 metadata.yaml beside them names as one; it is
+    passed over no longer."""
     folders = {file.uri.rpartition("/")[0] for file in passed if file.uri.endswith("/metadata.yaml")}
     members: dict[str, list[Found]] = {}
     for item in items:
@@ -161,23 +162,23 @@ def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> l
         if folder in folders and item.format and READERS[item.format].splits:
             members.setdefault(folder, []).append(item)
     whole: dict[str, Found] = {}
+    known: set[str] = set()
     for folder, some in members.items():
-        if len(some) < 2:
-            continue
         fs, path = some[0].fs, f"{some[0].path.rpartition('/')[0]}/metadata.yaml"
         try:
             told = yaml.safe_load(fs.cat_file(path))["rosbag2_bagfile_information"]["relative_file_paths"]
             names = [str(name).rpartition("/")[2] for name in told]
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
             continue  # another file of that name
-        by_name = {item.files[0].uri.rpartition("/")[2]: item for item in some}
-        lost = [name for name in names if name not in by_name]
+        known.add(f"{folder}/metadata.yaml")
+        by_name = {inner_name(item.files[0].uri.rpartition("/")[2]): item for item in some}
+        lost = [name for name in names if inner_name(name) not in by_name]
         failure = f"{folder}/metadata.yaml: names {lost[0]}, which is not there or cannot be read" if lost else ""
-        for name in names:
-            if name in by_name:
+        for name in map(inner_name, names):
+            if name in by_name and len(names) > 1:
                 item = by_name[name]
                 whole[item.uri] = replace(item, whole=folder, failure=item.failure or failure)
-    return [whole.get(item.uri, item) for item in items]
+    return [whole.get(item.uri, item) for item in items], [file for file in passed if file.uri not in known]
 
 
 def _pattern(episode: str) -> re.Pattern[str] | None:
@@ -197,7 +198,9 @@ def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[
     apart from them the unsure ones that are no recordings."""
     heads: dict[str, bytes | Exception] = {}
     for fs in {id(item.fs): item.fs for item in items}.values():
-        mine = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
+        some = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
+        heads |= {item.uri: _wrapped_head(item) for item in some if wrapper_of(item.uri)}
+        mine = [item for item in some if item.uri not in heads]
         paths = [item.path for item in mine]
         read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
@@ -209,6 +212,17 @@ def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[
         else:
             found.append(item if item.failure else replace(item, failure=_check(item, head, spec)))
     return found, passed
+
+
+def _wrapped_head(item: Found) -> bytes | Exception:
+    """What the file inside a packed one begins with, or why it cannot be had."""
+    wrapper = wrapper_of(item.uri)
+    assert wrapper is not None
+    try:
+        with item.fs.open(item.path, "rb") as file:
+            return first_bytes(file, wrapper, _head(), item.uri)
+    except Exception as error:
+        return error
 
 
 def _head() -> int:
@@ -231,7 +245,7 @@ def _check(item: Found, head: bytes | Exception, spec: InputSpec) -> str:
     magic = b"" if reader.marker else reader.magic
     known = {name: other.magic for name, other in READERS.items() if other.magic} | _FOREIGN
     looks = next((name for name, other in known.items() if head.startswith(other)), "")
-    if reader.begins(head, spec) and (magic or not looks or (looks == "gzip" and reader.packed)):
+    if reader.begins(head, spec) and (magic or not looks):
         return ""
     meaning = f", which is {looks}" if looks else ""
     return f"{uri}: not {item.format}: begins with {head[:8]!r}{meaning}; {repr(magic) if magic else 'text'} is right"

@@ -16,6 +16,7 @@ from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.metadata import metadata_sources, metadata_streams
 from robocache.formats.rosbag1 import Rosbag1Reader
+from robocache.formats.rosbag2 import Rosbag2Reader
 from robocache.formats.tables import ParquetReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
@@ -25,6 +26,7 @@ READERS: dict[str, Reader] = {
     for reader in (
         McapReader(),
         Rosbag1Reader(),
+        Rosbag2Reader(),
         Hdf5Reader(),
         CsvReader(),
         ParquetReader(),

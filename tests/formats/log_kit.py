@@ -81,8 +81,9 @@ def compare(path: Path, spec: InputSpec | None = None, store: Stores = Stores.LA
             except Exception:  # a type that rosbags does not know either
                 message = None
             told.setdefault(connection.topic, []).append((arrived, message))
-    assert set(infos) == set(told)
-    for topic, info in infos.items():
+    assert {topic for topic, info in infos.items() if len(info.times)} == set(told)
+    for topic in told:
+        info = infos[topic]
         wanted = sorted(told[topic], key=lambda pair: pair[0])
         assert len(info.times) == len(wanted)
         np.testing.assert_array_equal(np.sort(info.times), [arrived for arrived, _ in wanted])
@@ -99,6 +100,8 @@ def compare(path: Path, spec: InputSpec | None = None, store: Stores = Stores.LA
             order = np.argsort(stream.times, kind="stable")
             for row, (_, value) in zip(order, values, strict=True):
                 found = plain(stream, int(row))
+                if isinstance(found, bytes) and isinstance(value, list):  # of an array of octets it gives a list
+                    found = [float(x) for x in found]
                 assert type(found) is type(value), source
                 if isinstance(value, list) and isinstance(found, list):
                     np.testing.assert_array_equal(found[:MOST], value[:MOST], err_msg=source)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+
+from robocache.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,40 @@ def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:
         return np.empty((len(start), nbytes), np.uint8)
     rows = np.ndarray(len(buffer) - nbytes + 1, f"V{nbytes}", buffer, strides=1)
     return rows[start].view(np.uint8).reshape(len(start), nbytes)
+
+
+_ZSTD = 0xFD2FB528
+#: The most that one message may unpack to; an image of 100 megapixels is smaller.
+MAX_MESSAGE = 1 << 29
+_MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
+
+
+def unpacked(messages: Messages, where: str) -> Messages:
+    """The same where none of them is compressed by itself (rosbag2's ``compression_mode: message``), else inflated.
+
+    ``InputError``, beginning with ``where``, for one that is damaged.
+    """
+    large = messages.size >= 4
+    words = np.zeros(len(messages.start), np.uint32)
+    words[large] = gather(messages.buffer, messages.start[large], 4).view("<u4")[:, 0]
+    if not (words == _ZSTD).any():
+        return messages
+    pieces = []
+    for start, size, packed in zip(messages.start.tolist(), messages.size.tolist(), words == _ZSTD, strict=True):
+        data = messages.buffer[start : start + size]
+        pieces.append(_inflated(data, where) if packed else data.tobytes())
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    buffer = np.frombuffer(b"".join(pieces), np.uint8)
+    return replace(messages, buffer=buffer, start=np.cumsum(sizes) - sizes, size=sizes)
+
+
+def _inflated(data: np.ndarray, where: str) -> bytes:
+    most = min(MAX_MESSAGE, len(data) * _MAX_RATIO)
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(data)), "zstd") as stream:
+            found = stream.read(most + 1)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{where}: a message cannot be decompressed ({error}); the file is damaged") from None
+    if len(found) > most:
+        raise InputError(f"{where}: a message of {len(data)} bytes unpacks to more than {most}; the file is damaged")
+    return found

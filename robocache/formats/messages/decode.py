@@ -15,7 +15,6 @@ from robocache.formats.messages.program import Step
 from robocache.formats.messages.walk import Walk, Window
 
 _HEAD = 1024  # bytes of a message that are copied out in one go at most
-_ZSTD = 0x28B5  # what a compressed message begins with in place of its encapsulation
 
 
 class Decoder:
@@ -57,12 +56,6 @@ def byte_order(encapsulation: np.ndarray, where: str) -> ByteOrder:
     """Of messages whose first two bytes are ``[n, 2]``. ``InputError`` for anything but plain CDR of one order."""
     kinds = np.ascontiguousarray(encapsulation).view(">u2")[:, 0]
     kind = int(kinds[0])
-    if (kinds == _ZSTD).all():
-        raise InputError(
-            f"{where}: each message is compressed with zstd by itself (rosbag2's compression_mode: message), which is "
-            "not read; write the bag again with compression_mode: none, as with ros2 bag convert (the chunks of the "
-            "file may be compressed)"
-        )
     if kind > 1 or (kinds != kind).any():
         raise InputError(
             f"{where}: CDR encapsulation {', '.join(f'{found:#06x}' for found in np.unique(kinds))}; "

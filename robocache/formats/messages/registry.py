@@ -8,6 +8,7 @@ from robocache.errors import InputError
 from robocache.formats.messages.batch import Schema
 from robocache.formats.messages.definitions import parse_definition
 from robocache.formats.messages.json_topic import JsonTopic
+from robocache.formats.messages.known import known_definition
 from robocache.formats.messages.packed import PackedTopic
 from robocache.formats.messages.packing import CDR, ROS1, Packing
 from robocache.formats.messages.topic import Request, Topic
@@ -41,16 +42,26 @@ def decode_topic(
     topic: str, encoding: str, schema: Schema | None, requests: Sequence[Request], *, reserve: int, uri: str
 ) -> Topic:
     """What collects the messages of a topic. ``InputError`` where they cannot be read."""
+    schema = _completed(encoding, schema)
     if why := unreadable(encoding, schema):
         raise InputError(f"{uri}: {topic}: {why}")
     decoding = ENCODINGS.get((encoding, schema.encoding if schema else "")) or ENCODINGS[encoding, "*"]
     return decoding(topic, schema, requests, reserve, uri)
 
 
+def _completed(encoding: str, schema: Schema | None) -> Schema | None:
+    """A schema that names a well-known type without saying what it holds, with what that is."""
+    if encoding != "cdr" or schema is None or schema.encoding not in ("", "ros2msg") or schema.data.strip():
+        return schema
+    definition = known_definition(schema.name)
+    return Schema(schema.name, "ros2msg", definition) if definition else schema
+
+
 #: What to do about messages that are not read, by message encoding and schema encoding.
 _REMEDIES = {
     ("cdr", "ros2idl"): "write the file again with ros2msg schemas, the .msg definitions of its types",
-    ("cdr", ""): "write the file again with its schemas, the .msg definitions of its types",
+    ("cdr", ""): "its type is none that is the same in every release of ROS 2: write the file again with its schemas, "
+    "as with ros2 bag convert where its package is installed",
     ("cdr", "ros1msg"): "the file is at odds with itself, ROS 1 messages are encoded as ros1",
 }
 
