@@ -12,8 +12,9 @@ from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 
 from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
-from robocache.config.schema import EXPECTED, Problems
+from robocache.config.schema import EXPECTED, Problems, did_you_mean
 from robocache.config.values import at_least
+from robocache.output.lerobot.features import INDEX
 from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS
 
 #: What queries call what must not be seen: signatures of AWS, Google and Azure, tokens and keys of others.
@@ -75,6 +76,25 @@ def check_names(features: Sequence[Feature], output: OutputSpec, problems: Probl
         if other != name:
             right = "choose another separator, or name one of them differently"
             problems.add("output.name_separator", f"{other} and {name} are then both {output.column(name)}; {right}")
+
+
+def check_lerobot(features: Sequence[Feature], timeline: TimelineSpec, output: OutputSpec, problems: Problems) -> None:
+    """LeRobot knows rows by their number and a rate, and has names of its own."""
+    options = output.lerobot
+    at_least(problems, "output.lerobot.data_mb", options.data_mb, 1)
+    if output.format != "lerobot" or problems.under("output", "features"):
+        return
+    if timeline.reference is not None:
+        right = "LeRobot has a rate and no stamps; write timeline.rate_hz"
+        problems.wrong("timeline.reference", timeline.reference, right)
+    names = [f.name for f in features]
+    for name in names:
+        if "/" in name or name in INDEX or name == "task":
+            right = "LeRobot's features have no slash in their names" if "/" in name else "LeRobot has its own"
+            problems.add(f"features.{name}", f"{right}; choose another name")
+    task = options.task_feature
+    if task is not None and task not in names:
+        problems.wrong("output.lerobot.task_feature", task, f"{did_you_mean(task, names)}write a feature's name")
 
 
 def check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from robocache.features.steps import Step
 from robocache.formats.base import InputSpec
+from robocache.output.lerobot.options import LeRobotOptions
 from robocache.types import Source
 
 #: Raised whenever the same config and input would give other bytes than the release before.
@@ -155,10 +156,11 @@ class OutputSpec:
     name_separator: what stands in the names of columns for the dots of a feature's, and before ``valid``
     byte_stream_split: floats of a compressed Parquet file with the bytes of one significance side by side, which is
                    smaller; not every reader knows it
+    lerobot:       of format lerobot, what its tree is made of
     """
 
     uri: str
-    format: Literal["parquet", "arrow"] = "parquet"
+    format: Literal["parquet", "arrow", "lerobot"] = "parquet"
     compression: Literal["auto", "zstd", "none"] = "auto"
     shard_mb: int = 64
     part_mb: int = 512
@@ -166,6 +168,7 @@ class OutputSpec:
     episode_id: bool = False
     name_separator: str = "."
     byte_stream_split: bool = False
+    lerobot: LeRobotOptions = field(default_factory=LeRobotOptions)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
 
     @property

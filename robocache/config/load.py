@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from robocache.config.actions import check_deltas
 from robocache.config.checks import (
     check_cluster,
+    check_lerobot,
     check_names,
     check_output,
     check_reach,
@@ -99,6 +100,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     at_least(problems, "compute.threads", checked.compute.threads, 0)
     check_cluster(checked.cluster, checked.compute, problems)
     check_names(features, checked.output, problems)
+    check_lerobot(features, timeline, checked.output, problems)
     check_output(job_input.uri, checked.output, problems)
     check_secrets(job_input.uri, checked.output, problems)
     check_reach(job_input.uri, checked.output, checked.cluster, problems)

@@ -22,6 +22,7 @@ from robocache.engine.process import Processor
 from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.shards import Shard
+from robocache.engine.tree import finalise, refuse_columns
 from robocache.engine.work import Work, lay_out_work, refuse_config, refuse_vanished
 from robocache.errors import ConfigError, InputError, OutputError
 from robocache.output import tables
@@ -77,6 +78,7 @@ def run(
         before = OutputWriter(store, anew=overwrite)
         refuse_config(job, yaml, before)  # sooner than a long listing
         listed = listing(job, before)
+        refuse_columns(job, listed.types)
         processor = Processor(job, listed.types)
         if overwrite:  # what is there goes only for a config that makes something
             _try(processor, listed.episodes)
@@ -94,6 +96,7 @@ def run(
             _refuse_emptiness(output)
             version = output.stand(yaml, types=types, root=root, changes=changes)
             output.publish(version, job.output.keep_versions)
+            notes = (*notes, *finalise(job, output, version))
             summary = _summary(output, version, job, counting, changes, notes, passed_over, began)
             output.write(REPORT, tables.report(summary, job.identity()))
     _refuse_one_fault(summary)

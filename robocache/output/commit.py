@@ -20,7 +20,17 @@ import yaml
 from robocache.errors import OutputError
 from robocache.output import layout, tables
 from robocache.output.dataset import Output
-from robocache.output.layout import CONFIG, DATA, HUGGING_FACE, LOCK, META, OLDER, PART_STATISTICS, VERSIONS
+from robocache.output.layout import (
+    CONFIG,
+    DATA,
+    HUGGING_FACE,
+    LOCK,
+    META,
+    OLDER,
+    PART_FOLDERS,
+    PART_STATISTICS,
+    VERSIONS,
+)
 from robocache.output.lock import Check, locked
 from robocache.output.manifest import LocalLog, ObjectLog, ShardRecord, open_log, read_manifest
 from robocache.output.plan import Changes, Plan
@@ -137,7 +147,8 @@ class OutputWriter:
         a record of this config, in the version that stands (not ``anew``) or in the making, whose parts are there in
         full with their statistics, and no fault that may pass.
         """
-        sizes, statistics = self.store.sizes(DATA), self.store.sizes(PART_STATISTICS)
+        sizes = {name: size for folder in PART_FOLDERS for name, size in self.store.sizes(folder).items()}
+        statistics = self.store.sizes(PART_STATISTICS)
         logs = [self.log] if self.begun(identity) is not None else []
         if self.standing is not None and not self.anew:
             logs.insert(0, self.standing.log)
@@ -163,8 +174,12 @@ class OutputWriter:
             self.store.remove_drafts(folder)
         self.store.remove_drafts_of(HUGGING_FACE)
         self.write(CONFIG, config.encode())  # each run's: what is no part of the identity may be new in it
+        wanted = layout.hugging_face(format)
+        with contextlib.suppress(FileNotFoundError):
+            if layout.is_hugging_face(there := self.store.read(HUGGING_FACE)) and there != wanted:
+                self.store.remove(HUGGING_FACE)
         if not self.store.exists(HUGGING_FACE):  # one that is there may be a person's
-            self.write(HUGGING_FACE, layout.hugging_face(format))
+            self.write(HUGGING_FACE, wanted)
         mine = self.begun(plan.identity) is not None
         for number in self.versions.unfinished:
             if number != self.number or not mine:
@@ -257,7 +272,8 @@ class OutputWriter:
         for number in kept[:-1]:
             older |= self._parts_of(Output(self.store, Version.read(self.store, number)))
         right = layout.places(named, older)
-        strays = [name for name in self.store.files(DATA) if name not in right]
+        there = [name for folder in PART_FOLDERS for name in self.store.files(folder)]
+        strays = [name for name in there if name not in right and not layout.is_tree(name)]
         for name in strays:
             if name in older:
                 self.store.move(name, layout.older_name(name))
@@ -338,7 +354,7 @@ def _refuse_strangers(store: Store) -> None:
     """A run removes what it finds in data/ and does not need, so nothing may be there but parts of earlier runs."""
     ours = store.exists(CONFIG) or bool(store.files(VERSIONS))
     for name in store.files(DATA):
-        if not (ours and layout.is_part(name)):
+        if not (ours and (layout.is_part(name) or layout.is_tree(name))):
             raise OutputError(
                 f"{store.uri} holds {name}, which no run wrote; move it elsewhere or choose another output.uri"
             )

@@ -2,6 +2,8 @@
 
     data/part-000012-9c1f03ab52d7.parquet   rows: the number of its first episode, a hash of its content (.arrow for
                                             output.format: arrow)
+                                            With output.format: lerobot they lie in meta/robocache/_parts/, and data/,
+                                            videos/ and meta/ hold LeRobot's tree, see robocache.output.lerobot
     .huggingface.yaml                       tells Hugging Face datasets which of the files are rows
     meta/robocache/_versions/_000003/       a version, see docs/architecture/commit_protocol.md
     meta/robocache/_statistics/             statistics of each episode, a file a part
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 from robocache.storage import OUTPUT_META
 
@@ -42,30 +45,45 @@ HUGGING_FACE = ".huggingface.yaml"
 #: What releases before versions kept beside the tables; an output with one of these and no version is theirs.
 FORMER = (f"{META}/_identity.json", f"{META}/_plan.jsonl", f"{META}/_manifest.jsonl")
 
-#: Of parts, by ``output.format``.
-SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
-_PART = re.compile(rf"{DATA}/(part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+|\.part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+\.\d+\.tmp)")
+#: What parts are called, by ``output.format``: folder, prefix and suffix. Where other files have the folder of the
+#: rows, readers that are given the output's folder must not take parts for them.
+_PARTS = {
+    "parquet": (f"{DATA}/", ".parquet"),
+    "arrow": (f"{DATA}/", ".arrow"),
+    "lerobot": (f"{META}/_parts/_", ".pq"),
+}
+#: Where parts may lie.
+PART_FOLDERS = tuple(dict.fromkeys(place.rpartition("/")[0] for place, _ in _PARTS.values()))
+_PART = re.compile(rf"({DATA}/\.?|{META}/_parts/\.?_)part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+(\.\d+\.tmp)?")
+#: LeRobot's files of rows, of any of its versions.
+_TREE = re.compile(rf"{DATA}/chunk-\d{{3,}}/(file-\d{{3,}}|episode_\d{{6,}})\.parquet")
 _VERSION = re.compile(rf"{VERSIONS}/_(\d{{6,}})/(.+)")
 
 
 def part_name(first_episode: int, sha256: str, format: str) -> str:
     """Of the part whose first rows are of that episode."""
-    return f"{DATA}/part-{first_episode:06d}-{sha256[:12]}{SUFFIXES[format]}"
+    place, suffix = _PARTS[format]
+    return f"{place}part-{first_episode:06d}-{sha256[:12]}{suffix}"
+
+
+def _base(part: str) -> str:
+    """A part's name without its folder."""
+    return part.rpartition("/")[2].removeprefix("_")
 
 
 def first_episode(part: str) -> int:
     """The number of the episode that the part of that name begins with."""
-    return int(part.removeprefix(f"{DATA}/").split("-")[1])
+    return int(_base(part).split("-")[1])
 
 
 def statistics_name(part: str) -> str:
     """Of the file that holds the statistics of the part of that name."""
-    return f"{PART_STATISTICS}/_{part.removeprefix(f'{DATA}/').rpartition('.')[0]}.pq"
+    return f"{PART_STATISTICS}/_{_base(part).rpartition('.')[0]}.pq"
 
 
 def older_name(part: str) -> str:
     """Where the part of that name lies once the newest version does without it."""
-    return f"{OLDER}/_{part.removeprefix(f'{DATA}/')}.old"
+    return f"{OLDER}/_{_base(part)}.old"
 
 
 def places(newest: Iterable[str], kept: Iterable[str]) -> set[str]:
@@ -74,14 +92,19 @@ def places(newest: Iterable[str], kept: Iterable[str]) -> set[str]:
     return newest | {older_name(p) for p in kept - newest} | {statistics_name(p) for p in newest | kept}
 
 
-def part_format(name: str) -> str:
-    """The ``output.format`` of a part, by its name."""
-    return "arrow" if name.endswith(SUFFIXES["arrow"]) else "parquet"
+def part_format(name: str) -> Literal["parquet", "arrow"]:
+    """What a part is encoded as, by its name."""
+    return "arrow" if name.endswith(_PARTS["arrow"][1]) else "parquet"
 
 
 def is_part(name: str) -> bool:
     """True for the name of a part, or of the draft of one."""
     return _PART.fullmatch(name) is not None
+
+
+def is_tree(name: str) -> bool:
+    """True for the name of a file of rows of LeRobot's."""
+    return _TREE.fullmatch(name) is not None
 
 
 def version_folder(number: int) -> str:
@@ -113,4 +136,10 @@ def version_of(name: str) -> tuple[int, str] | None:
 
 def hugging_face(format: str) -> bytes:
     """What ``HUGGING_FACE`` holds."""
-    return f"configs:\n- config_name: default\n  data_files: {DATA}/*{SUFFIXES[format]}\n".encode()
+    rows = f"{DATA}/*/*.parquet" if format == "lerobot" else f"{DATA}/*{_PARTS[format][1]}"
+    return f"configs:\n- config_name: default\n  data_files: {rows}\n".encode()
+
+
+def is_hugging_face(data: bytes) -> bool:
+    """Whether a run has written it, of whichever format."""
+    return data in map(hugging_face, _PARTS)

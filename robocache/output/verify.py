@@ -17,7 +17,18 @@ import pyarrow.parquet as pq
 from robocache.errors import OutputError, RoboCacheError
 from robocache.output import layout, statistics, tables
 from robocache.output.dataset import Output
-from robocache.output.layout import DATA, EPISODES, LOCK, META, OLDER, PART_STATISTICS, QUARANTINE, STATISTICS
+from robocache.output.layout import (
+    DATA,
+    EPISODES,
+    LOCK,
+    META,
+    OLDER,
+    PART_FOLDERS,
+    PART_STATISTICS,
+    QUARANTINE,
+    STATISTICS,
+)
+from robocache.output.lerobot import tree
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.plan import Plan
 from robocache.output.schema import marks
@@ -89,6 +100,8 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
         places.update((q.index, q.id) for q in record.quarantined)
         found.update(episodes=len(record.episodes), quarantined=len(record.quarantined))
     problems.extend(_coverage_problems(plan, places))
+    if version in (None, output.version.number) and not busy:
+        problems += tree.problems(store)
     around, notes = _around(output, plan, None if damaged else total, busy=busy)
     problems += around
     counts = (found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"])
@@ -150,7 +163,8 @@ def _strays(output: Output) -> list[str]:
         with contextlib.suppress(OutputError):
             others |= set(Output(store, Version.read(store, number)).parts)
     right = layout.places(output.parts, others)
-    found = [n for folder in (DATA, OLDER, PART_STATISTICS) for n in store.files(folder) if n not in right]
+    places = (*PART_FOLDERS, OLDER, PART_STATISTICS)
+    found = [n for folder in places for n in store.files(folder) if n not in right and not layout.is_tree(n)]
     return found + [n for n in store.files(META) if n.endswith(".tmp") and n not in found]
 
 

@@ -21,6 +21,7 @@ from robocache.config.values import parse_duration, parse_rate
 from robocache.formats import READERS
 from robocache.formats.base import InputSpec, TableTimes
 from robocache.ops import MODES
+from robocache.output.lerobot.options import LeRobotOptions
 
 
 def test_the_closed_sets_are_those_of_the_code_behind_them():
@@ -66,7 +67,8 @@ def test_every_key_reaches_the_job(monkeypatch):
         Feature("observation.pose", (FeatureSource("pose", "pose", quaternion_order="wxyz"),)),
     )
     assert made.timeline == TimelineSpec(reference="camera", range="union")
-    assert made.output == OutputSpec("s3://bucket/out", "arrow", "none", 8, 9, 3, True, "_", True, {"key": "k"})
+    tree = LeRobotOptions("v2.1", task="go", invalid="keep")
+    assert made.output == OutputSpec("s3://bucket/out", "arrow", "none", 8, 9, 3, True, "_", True, tree, {"key": "k"})
     assert dataclasses.asdict(made.compute) == {
         "device": "cuda",
         "max_memory_mb": 100,
@@ -162,6 +164,7 @@ def test_the_cluster_keys_reach_the_job():
         ("output.episode_id=false", False),
         ("output.name_separator=.", False),
         ("output.byte_stream_split=false", False),
+        ("output.lerobot.version=v3.0", True),
     ],
 )
 def test_what_is_part_of_the_identity(tmp_path, change, same):

@@ -1,0 +1,127 @@
+"""The columns of a part as LeRobot's features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from robocache.errors import OutputError
+from robocache.output.lerobot.options import TreeSpec
+from robocache.output.schema import marks
+
+#: Columns of every tree, behind the features, and their dtypes.
+INDEX = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+_MOST_AXES = 5
+_IMAGE = ("height", "width", "channels")
+
+
+@dataclass(frozen=True)
+class TreeFeature:
+    """One feature of the tree.
+
+    column: where its values are in a part; valid: the column that says which of them count, empty: all
+    dtype:  LeRobot's word, of a number, ``string`` or ``image``
+    stored: its type in the tree's files
+    """
+
+    name: str
+    column: str
+    valid: str
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None
+    stored: pa.DataType
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Its entry in info.json."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "names": None if self.names is None else [*self.names]}
+
+    @property
+    def hugging_face(self) -> dict[str, Any]:
+        """Its entry in the metadata of a file's schema, by which Hugging Face datasets knows it."""
+        if self.dtype == "image":
+            return {"_type": "Image"}
+        value = {"dtype": self.dtype, "_type": "Value"}
+        if self.shape == (1,):
+            return value
+        if len(self.shape) == 1:
+            return {"feature": value, "length": self.shape[0], "_type": "Sequence"}
+        return {"shape": list(self.shape), "dtype": self.dtype, "_type": f"Array{len(self.shape)}D"}
+
+
+#: Of the first image of a column: height, width and channels.
+Look = Callable[[str], tuple[int, int, int]]
+
+
+def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFeature, ...]:
+    """The features of a tree whose parts have that schema, in their order, with those that every tree has.
+
+    ``OutputError`` for a column that LeRobot has no word for.
+    """
+    found = []
+    for name, mark in marks(schema).items():
+        if name != spec.options.task_feature:
+            found.append(_feature(schema.field(name), mark, look))
+        if spec.options.invalid == "keep" and name != spec.options.task_feature:
+            found.append(TreeFeature(mark, mark, "", "bool", (1,), None, pa.bool_()))
+    own = [TreeFeature(n, n, "", dtype, (1,), None, getattr(pa, dtype)()) for n, dtype in INDEX.items()]
+    return (*found, *own)
+
+
+def tree_schema(features: Sequence[TreeFeature]) -> pa.Schema:
+    """Of the tree's files of rows."""
+    told = {"info": {"features": {f.name: f.hugging_face for f in features}}}
+    return pa.schema([(f.name, f.stored) for f in features], metadata={"huggingface": json.dumps(told)})
+
+
+def unfit(field: pa.Field) -> str:
+    """Why a column cannot be a feature of LeRobot's; empty where it can."""
+    kind, axes = field.type, 0
+    while pa.types.is_fixed_size_list(kind):
+        kind, axes = kind.value_type, axes + 1
+    if axes > _MOST_AXES:
+        return f"has {axes} axes, LeRobot knows up to {_MOST_AXES}"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return ""
+    if not axes and (pa.types.is_string(kind) or _payload(kind)):
+        told = json.loads((field.metadata or {}).get(b"kind", b"null"))
+        return "holds clouds, which LeRobot has no feature for; voxelize them" if told == "cloud" else ""
+    return f"holds {kind}, which LeRobot has no feature for"
+
+
+def _payload(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and [f.name for f in kind] == ["bytes", "path"]
+
+
+def _feature(field: pa.Field, mark: str, look: Look) -> TreeFeature:
+    if why := unfit(field):
+        raise OutputError(f"{field.name}: {why}; leave it out, or write parquet or arrow")
+    kind, shape = field.type, []
+    if _payload(kind):
+        return TreeFeature(field.name, field.name, mark, "image", look(field.name), _IMAGE, kind)
+    if pa.types.is_string(kind):
+        return TreeFeature(field.name, field.name, mark, "string", (1,), None, kind)
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    stored = kind
+    if len(shape) > 1:  # as Hugging Face's arrays are stored
+        for _ in shape:
+            stored = pa.list_(stored)
+    elif shape:
+        stored = pa.list_(stored, shape[0])
+    names = json.loads((field.metadata or {}).get(b"names", b"null"))
+    told = tuple(map(str, names)) if names and shape in ([], [len(names)]) and len(names) == (shape or [1])[0] else None
+    dtype = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
+    return TreeFeature(field.name, field.name, mark, dtype, tuple(shape or [1]), told, stored)

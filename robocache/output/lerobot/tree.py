@@ -1,0 +1,182 @@
+"""Making the tree stand, step by step, so that a crash at any of them leaves the tree before, the tree after, or none.
+
+What is new waits in a folder of ours, whole; then the record says what is to be where; then info.json goes, files take
+their places, and info.json comes back last. Who reads the folder between finds no dataset rather than a wrong one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from robocache.errors import OutputError
+from robocache.output.commit import OutputWriter
+from robocache.output.dataset import Output
+from robocache.output.lerobot import layout
+from robocache.output.lerobot.documents import documents
+from robocache.output.lerobot.episodes import survey
+from robocache.output.lerobot.features import tree_features
+from robocache.output.lerobot.layout import FOLDERS, INFO, OWN, RECORD, STAGED, staged_name
+from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.units import Tree, cut
+from robocache.output.store import Store
+from robocache.output.version import Version
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is in the tree, or is to be once what waits has taken its place.
+
+    files: by name, the key of what decides their bytes, how many, and their sha256
+    """
+
+    files: Mapping[str, tuple[str, int, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, store: Store) -> Record:
+        """An empty one where there is none, or none that can be read: then all is made anew."""
+        try:
+            found = json.loads(store.read(RECORD))["files"]
+            return cls({name: (str(key), int(size), str(sha256)) for name, (key, size, sha256) in found.items()})
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+    def encode(self) -> bytes:
+        return json.dumps({"files": self.files}, indent=0).encode()
+
+
+def finalise(writer: OutputWriter, version: Version, spec: TreeSpec, threads: int) -> tuple[str, ...]:
+    """Let the tree be that of the version, by making what is not so yet; notes for a person.
+
+    ``OutputError`` where a column has no place in it, or a part cannot be read: the tree before stays.
+    """
+    store, output = writer.store, Output(writer.store, version)
+    found = survey(output, spec)
+    if not found.episodes:
+        withdraw(writer)
+        return (*found.notes, "LeRobot: there is no tree, since no episode has rows for it")
+    features = tree_features(output.schema, spec, lambda name: _no_image(name))
+    tree = Tree(spec, features, found.tasks)
+    units = cut(found.episodes, spec.options.data_mb)
+    before, swap = Record.read(store), _Swap(writer)
+
+    def make(unit: Any) -> None:
+        key, names = tree.key(unit), tree.names(unit)
+        if not swap.has(before, names, key):
+            for name, data in tree.build(output, unit):
+                swap.stage(name, key, data)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="lerobot") as pool:
+        for done in [pool.submit(make, unit) for unit in units]:
+            done.result()
+    for name, data in documents(tree, units, found, swap.read).items():
+        key = hashlib.sha256(data).hexdigest()
+        if not swap.has(before, [name], key):
+            swap.stage(name, key, data)
+    swap.settle(before)
+    frames = sum(e.length for e in found.episodes)
+    return (*found.notes, f"LeRobot {spec.options.version}: {len(found.episodes)} episodes, {frames} frames")
+
+
+def withdraw(writer: OutputWriter) -> None:
+    """Take the tree away, where there is one: its info.json first, its record last."""
+    store = writer.store
+    if not store.files(OWN):
+        return
+    writer.check()
+    store.remove(INFO)
+    store.remove_all([n for folder in FOLDERS for n in store.files(folder) if layout.is_tree(n)])
+    store.remove_all([name for name in store.files(OWN) if name != RECORD])
+    store.remove(RECORD)
+
+
+def problems(store: Store) -> list[str]:
+    """What of the tree is not as its record says; nothing where there is none."""
+    record = Record.read(store)
+    found = []
+    for name, (_, size, sha256) in record.files.items():
+        try:
+            data = store.read(name)
+        except OSError as error:
+            found.append(f"{name}: cannot be read ({error}); run the job again")
+            continue
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            found.append(f"{name}: is not what was written: changed or damaged; delete it and run the job again")
+    there = (name for folder in FOLDERS for name in store.files(folder))
+    strays = [name for name in there if layout.is_tree(name) and name not in record.files]
+    return found + [f"{name}: is none of the tree's files; run the job again" for name in strays]
+
+
+class _Swap:
+    """Files on their way into the tree."""
+
+    def __init__(self, writer: OutputWriter):
+        self.writer, self.store = writer, writer.store
+        self.waiting = set(self.store.files(STAGED))
+        self.sizes = {n: s for folder in FOLDERS for n, s in self.store.sizes(folder).items()}
+        self.wanted: dict[str, tuple[str, int, str]] = {}
+
+    def has(self, before: Record, names: Sequence[str], key: str) -> bool:
+        """Whether these files are all there, in their places or waiting; then they are taken as they are."""
+        taken = {}
+        for name in names:
+            staged = staged_name(name, key)
+            there = before.files.get(name)
+            if staged in self.waiting:
+                data = self.store.read(staged)
+                taken[name] = (key, len(data), hashlib.sha256(data).hexdigest())
+            elif there is not None and there[0] == key and self._size(name) == there[1]:
+                taken[name] = there
+            else:
+                return False
+        self.wanted |= taken
+        return True
+
+    def _size(self, name: str) -> int:
+        if name in self.sizes:
+            return self.sizes[name]
+        return len(self.store.read(name)) if self.store.exists(name) else -1
+
+    def stage(self, name: str, key: str, data: Any) -> None:
+        staged = staged_name(name, key)
+        self.writer.write(staged, data)
+        view = memoryview(data)
+        self.wanted[name] = (key, view.nbytes, hashlib.sha256(view).hexdigest())
+        self.waiting.add(staged)
+
+    def read(self, name: str) -> bytes:
+        """The bytes that the file is to have."""
+        staged = staged_name(name, self.wanted[name][0])
+        return self.store.read(staged if staged in self.waiting else name)
+
+    def settle(self, before: Record) -> None:
+        """Put what waits in its place, and take away what the tree does without."""
+        self.writer.check()
+        record = Record(dict(sorted(self.wanted.items())))
+        places = {name: staged_name(name, key) for name, (key, _, _) in self.wanted.items()}
+        moves = {name: at for name, at in places.items() if at in self.waiting}
+        # Not those that the record before names alone: a run that died here has written the next one already.
+        strays = [name for name in self.sizes if layout.is_tree(name) and name not in self.wanted]
+        if moves or strays or record != before:
+            self.writer.write(RECORD, record.encode())
+            if INFO in self.sizes and INFO not in moves:  # it stays as it is, and must not stand meanwhile
+                held = staged_name(INFO, self.wanted[INFO][0])
+                self.store.move(INFO, held)
+                moves[INFO] = held
+            else:
+                self.store.remove(INFO)
+            for name in (n for n in moves if n != INFO):
+                self.writer.check()
+                self.store.move(moves[name], name)
+            self.store.remove_all(strays)
+            if INFO in moves:
+                self.store.move(moves[INFO], INFO)
+        self.store.remove_all(self.store.files(STAGED))
+
+
+def _no_image(name: str) -> tuple[int, int, int]:
+    raise OutputError(f"{name}: payloads are not written to a LeRobot tree yet")

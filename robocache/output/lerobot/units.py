@@ -1,0 +1,171 @@
+"""The tree is made and made anew unit by unit: consecutive episodes that fill a file of rows.
+
+Which episodes are a unit depends on those before alone, so that what is added leaves all but the last one as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robocache.errors import OutputError
+from robocache.output import parts, statistics
+from robocache.output.dataset import Output
+from robocache.output.lerobot.episodes import TreeEpisode
+from robocache.output.lerobot.features import INDEX, TreeFeature, tree_schema
+from robocache.output.lerobot.layout import digest_name, episodes_name, places, rows_name
+from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.rows import rows_of, statistics_of
+from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
+from robocache.output.statistics import Statistics
+
+#: Of how a unit's files are made; raised whenever the same rows would give other bytes.
+LAYOUT = 1
+#: Episodes a unit has at most: the files of a chunk in v2.1.
+MOST = 1000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """number: its place; episodes: in order, of the tree"""
+
+    number: int
+    episodes: tuple[TreeEpisode, ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What all units have in common. tasks: numbers by text"""
+
+    spec: TreeSpec
+    features: tuple[TreeFeature, ...]
+    tasks: Mapping[str, int]
+
+    def names(self, unit: Unit) -> list[str]:
+        """Of the files that the unit consists of."""
+        rows = dict.fromkeys(rows_name(self.spec.v3, unit.number, e.index) for e in unit.episodes)
+        return [*rows, episodes_name(self.spec.v3, unit.number), digest_name(unit.number)]
+
+    def key(self, unit: Unit) -> str:
+        """Hash of what decides the bytes of its files."""
+        said = {
+            "layout": LAYOUT,
+            "version": self.spec.options.version,
+            "fps": str(self.spec.fps),
+            "codec": self.spec.codec,
+            "schema": [[f.name, f.dtype, f.shape, f.names] for f in self.features],
+            "unit": unit.number,
+            "episodes": [
+                {**dataclasses.asdict(e), "tasks": [[self.tasks[t], t, n] for t, n in e.tasks]} for e in unit.episodes
+            ],
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def build(self, output: Output, unit: Unit) -> Iterator[tuple[str, Any]]:
+        """Its files: names and bytes. ``OutputError`` where a part cannot be read."""
+        schema = tree_schema(self.features)
+        marks = {f.name: f.valid for f in self.features if f.valid}
+        tables: list[pa.Table] = []
+        told: list[dict[str, dict[str, np.ndarray]]] = []
+        merging: list[dict[str, Statistics]] = []
+        for episode, table in _read(output, unit.episodes, self._columns()):
+            rows = rows_of(table, episode, schema, self.spec.fps, self.tasks)
+            valid = {name: _kept(table.column(mark).to_numpy(), episode) for name, mark in marks.items()}
+            found, mergeable = statistics_of(rows, valid, self.features)
+            told.append(found)
+            merging.append(mergeable)
+            if self.spec.v3:
+                tables.append(rows)
+            else:
+                yield rows_name(False, unit.number, episode.index), self._encode([rows])
+        if self.spec.v3:
+            yield rows_name(True, unit.number, 0), self._encode(tables)
+        yield episodes_name(self.spec.v3, unit.number), self._encode([self._episodes(unit, told)])
+        yield digest_name(unit.number), statistics.encode({0: statistics.merged(merging)})
+
+    def _columns(self) -> list[str]:
+        taken = [f for f in self.features if f.name not in INDEX]
+        return list(dict.fromkeys([f.column for f in taken] + [f.valid for f in taken if f.valid]))
+
+    def _encode(self, tables: Sequence[pa.Table]) -> pa.Buffer:
+        return parts.encode(tables, "parquet", self.spec.codec)
+
+    def _episodes(self, unit: Unit, told: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> pa.Table:
+        """A row an episode, as meta/episodes has it, and the columns ``robocache/``: what it is in the output."""
+        episodes = unit.episodes
+        chunk, file = places(unit.number)
+        n = len(episodes)
+        columns: dict[str, Any] = {
+            "episode_index": pa.array([e.index for e in episodes]),
+            "tasks": pa.array([list(dict.fromkeys(t for t, _ in e.tasks)) for e in episodes]),
+            "length": pa.array([e.length for e in episodes]),
+            "data/chunk_index": pa.array([chunk] * n),
+            "data/file_index": pa.array([file] * n),
+            "dataset_from_index": pa.array([e.start for e in episodes]),
+            "dataset_to_index": pa.array([e.start + e.length for e in episodes]),
+        }
+        for feature in self.features:
+            if feature.name not in told[0]:
+                continue
+            plainly = [plain(feature, found[feature.name]) for found in told]
+            for key in KEYS:
+                values = [p[key] for p in plainly]
+                columns[f"stats/{feature.name}/{key}"] = pa.array(values, arrow_type(feature, key))
+        columns |= {
+            "meta/episodes/chunk_index": pa.array([chunk] * n),
+            "meta/episodes/file_index": pa.array([file] * n),
+            "robocache/id": pa.array([e.id.encode("utf-8", "backslashreplace").decode() for e in episodes]),
+            "robocache/episode_index": pa.array([e.number for e in episodes]),
+            "robocache/start_ns": pa.array([e.start_ns for e in episodes]),
+            "robocache/split": pa.array([e.split for e in episodes]),
+        }
+        return pa.table(columns)
+
+
+def cut(episodes: Sequence[TreeEpisode], data_mb: int) -> list[Unit]:
+    """Units of about so many MB (1e6 bytes) of the parts that their rows are in."""
+    units: list[Unit] = []
+    some: list[TreeEpisode] = []
+    size = 0.0
+    for e in episodes:
+        share = e.share * e.length / max(1, e.rows)
+        if some and (size + share > data_mb * 1_000_000 or len(some) == MOST):
+            units.append(Unit(len(units), tuple(some)))
+            some, size = [], 0.0
+        some.append(e)
+        size += share
+    return [*units, Unit(len(units), tuple(some))] if some else units
+
+
+def _kept(rows: np.ndarray, episode: TreeEpisode) -> np.ndarray:
+    return np.concatenate([rows[start:stop] for start, stop in episode.kept])
+
+
+def _read(
+    output: Output, episodes: Sequence[TreeEpisode], columns: Sequence[str]
+) -> Iterator[tuple[TreeEpisode, pa.Table]]:
+    """Each episode's rows in its part."""
+    for part, some in groupby(episodes, key=lambda e: e.part):
+        try:
+            with output.opened(part) as file:
+                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+                ends = np.cumsum(sizes)
+                for e in some:
+                    first = int(np.searchsorted(ends, e.at, side="right"))
+                    last = int(np.searchsorted(ends, e.at + e.rows, side="left"))
+                    table = parquet.read_row_groups(range(first, last + 1), columns=list(columns), use_threads=False)
+                    yield e, table.slice(e.at - int(ends[first] - sizes[first]), e.rows)
+        except (OSError, ValueError, IndexError) as error:
+            raise OutputError(
+                f"{output.uri}/{part} cannot be read ({error}); `robocache verify` says what is damaged"
+            ) from error
