@@ -23,6 +23,8 @@ RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
 _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
 _MOST_METADATA = 1 << 24
+#: What helps where a file was cut off.
+SALVAGE = "re-index it with `mcap recover`, or set input.salvage: true to read what is whole of it"
 _TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
 
 
@@ -59,7 +61,7 @@ class Summary:
     metadata: tuple[tuple[int, int], ...] = ()
 
 
-class _Fields:
+class Fields:
     """Reads the fields of one record in order; ``InputError`` where the record ends too early."""
 
     def __init__(self, data: bytes, where: str):
@@ -122,20 +124,20 @@ def read_summary(file: BinaryIO, uri: str, *, verify: bool) -> Summary:
     if head != MAGIC:
         raise InputError(f"{uri}: begins with {head!r}, not with the MCAP magic {MAGIC!r}")
     if size < smallest:
-        raise InputError(f"{uri}: is {size} bytes long, cut off before its footer; try `mcap recover`")
+        raise InputError(f"{uri}: is {size} bytes long, cut off before its footer; {SALVAGE}")
     tail_start = max(0, size - _TAIL)
     tail = read_exactly(file, tail_start, size - tail_start, uri)
     if tail[-len(MAGIC) :] != MAGIC:
         raise InputError(
             f"{uri}: ends in the middle of a record (its last bytes are {tail[-8:]!r}, not the MCAP magic), so the "
-            "recording was cut off or is still being written; re-index it with `mcap recover`"
+            f"recording was cut off or is still being written; {SALVAGE}"
         )
     footer_start = size - len(MAGIC) - _FOOTER.size
     opcode, length, summary_start, _, crc = _FOOTER.unpack_from(tail, footer_start - tail_start)
     if (opcode, length) != (FOOTER, _FOOTER.size - RECORD.size):
         raise InputError(f"{uri}: record {opcode:#04x} of {length} bytes in place of the footer; the file is damaged")
     if summary_start == 0:
-        raise InputError(f"{uri}: has no summary section; re-index it with `mcap recover`")
+        raise InputError(f"{uri}: has no summary section; {SALVAGE}")
     data_end = summary_start - _DATA_END.size
     if not len(MAGIC) <= data_end <= footer_start - _DATA_END.size:
         raise InputError(f"{uri}: footer places the summary at byte {summary_start} of {size}; the file is damaged")
@@ -173,7 +175,7 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     metadata: list[tuple[int, int]] = []
     counts: dict[int, int] | None = None
     for opcode, content in _records(data, uri):
-        fields = _Fields(content, f"{uri}: summary record {opcode:#04x}")
+        fields = Fields(content, f"{uri}: summary record {opcode:#04x}")
         if opcode == SCHEMA:
             id = fields.integer(2)
             schemas[id] = Schema(fields.text(), fields.text(), fields.take(fields.integer(4)))
@@ -187,7 +189,7 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
             fields.take(42)  # totals and time range; only the counts by channel serve here
             counts = fields.counts()
     if not channels and (counts is None or any(counts.values()) or chunks):
-        raise InputError(f"{uri}: its summary does not repeat the channels; re-index it with `mcap recover`")
+        raise InputError(f"{uri}: its summary does not repeat the channels; {SALVAGE}")
     found = {}
     for id, schema_id, topic, encoding in channels:
         if schema_id and schema_id not in schemas:
@@ -210,7 +212,7 @@ def read_metadata(file: BinaryIO, summary: Summary) -> dict[str, dict[str, str]]
         opcode, size = RECORD.unpack_from(record)
         if opcode != METADATA or size != length - RECORD.size:
             raise InputError(f"{summary.uri}: record {opcode:#04x} at byte {start}, not metadata; its index is damaged")
-        fields = _Fields(record[RECORD.size :], f"{summary.uri}: metadata at byte {start}")
+        fields = Fields(record[RECORD.size :], f"{summary.uri}: metadata at byte {start}")
         name = fields.text()
         found.setdefault(name, {}).update(fields.texts())
     return found
@@ -229,7 +231,7 @@ def loose_messages(file: BinaryIO, summary: Summary) -> bool:
     return False
 
 
-def _chunk_index(fields: _Fields, uri: str, data_end: int) -> ChunkIndex:
+def _chunk_index(fields: Fields, uri: str, data_end: int) -> ChunkIndex:
     fields.take(16)  # time range
     start, length = fields.integer(8), fields.integer(8)
     offsets = fields.counts()

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar
 
+from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.mcap.container import MAGIC, Summary, loose_messages, read_metadata, read_summary
+from robocache.formats.mcap.salvage import SalvagedPart
 from robocache.formats.mcap.windows import read_messages
 from robocache.formats.messages.log import LogReader, Part, Window
 from robocache.types import FileStamp
@@ -26,26 +28,49 @@ class McapReader(LogReader):
 
     @contextmanager
     def open(self, file: FileStamp, spec: InputSpec) -> Iterator[Part]:
-        """After a look at its first bytes, footer and summary."""
+        """After a look at its first bytes, footer and summary; without these, with ``input.salvage``, at all of it."""
         with open_file(file, spec) as opened:
-            summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
-            yield _McapPart(opened, summary, verify=spec.verify_checksums)
+            try:
+                summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
+                part: Part = _McapPart(opened, summary, verify=spec.verify_checksums, salvage=spec.salvage)
+            except InputError:
+                if not spec.salvage:
+                    raise
+                part = SalvagedPart(opened, file.uri)
+            yield part
 
 
 class _McapPart(Part):
-    def __init__(self, file: BinaryIO, summary: Summary, *, verify: bool):
+    def __init__(self, file: BinaryIO, summary: Summary, *, verify: bool, salvage: bool):
         self.uri, self.channels = summary.uri, summary.channels
         # No more messages can be there than their indexes, or the file, have room for.
         self.room = sum(c.index_length for c in summary.chunks) // 16 if summary.chunks else summary.data_end // 31
-        self._file, self._summary, self._verify = file, summary, verify
+        self._file, self._summary, self._verify, self._salvage = file, summary, verify, salvage
+        self._lost: dict[int, str] = {}
 
     def promised(self, channel: int) -> int:
-        return (self._summary.message_counts or {}).get(channel, 0)
+        return 0 if self._salvage else (self._summary.message_counts or {}).get(channel, 0)
 
     def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
         summary = self._summary
         scan = scan or bool(summary.chunks and summary.message_counts is None and loose_messages(self._file, summary))
-        return read_messages(self._file, summary, channels, verify=self._verify, scan=scan)
+        if self._salvage and summary.chunks and not scan:
+            yield from self._chunk_by_chunk(channels)
+        else:
+            yield from read_messages(self._file, summary, channels, verify=self._verify, scan=scan)
+
+    def _chunk_by_chunk(self, channels: Collection[int]) -> Iterator[Window]:
+        """Without the chunks that are damaged."""
+        for chunk in self._summary.chunks:
+            one = replace(self._summary, chunks=(chunk,), data_crc=0)
+            try:
+                yield from read_messages(self._file, one, channels, verify=self._verify)  # it is one window
+            except InputError as error:
+                self._lost[chunk.start] = f"{error}; it is left out"
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(text for _, text in sorted(self._lost.items()))
 
     def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
         """The first chunk that holds them, one in the middle and the last."""
@@ -53,7 +78,7 @@ class _McapPart(Part):
         chunks = [c for c in summary.chunks if not c.index_offsets or not c.index_offsets.keys().isdisjoint(channels)]
         for i in sorted({0, len(chunks) // 2, max(len(chunks) - 1, 0)}):
             one = replace(summary, chunks=tuple(chunks[i : i + 1]))  # without any: whatever lies outside of chunks
-            yield read_messages(self._file, one, channels, verify=self._verify)
+            yield _McapPart(self._file, one, verify=self._verify, salvage=self._salvage).messages(channels)
 
     def metadata(self) -> dict[str, Any]:
         return read_metadata(self._file, self._summary)

@@ -22,7 +22,7 @@ from robocache.formats.messages.batch import Messages, gather
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
-_CHUNK = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
+CHUNK_HEAD = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
 _MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
 #: The largest chunk. Recorders make chunks of 1 to 100 MB; a small file may claim, and hold, any number of zeros.
@@ -137,12 +137,12 @@ class _Chunk:
             raise InputError(f"{self.where}: has CRC {crc:#010x}, the file says {self.crc:#010x}; the file is damaged")
 
 
-def _parse_chunk(record: np.ndarray, where: str) -> _Chunk:
+def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
     """``record``: the content of a chunk record."""
-    fixed = _CHUNK.size
+    fixed = CHUNK_HEAD.size
     if len(record) < fixed + 8:
         raise InputError(f"{where}: a chunk record of {len(record)} bytes; the file is damaged")
-    _, _, size, crc, name_length = _CHUNK.unpack_from(record.data)
+    _, _, size, crc, name_length = CHUNK_HEAD.unpack_from(record.data)
     name = bytes(record[fixed : fixed + min(name_length, 16)])
     data_start = fixed + name_length + 8
     stored = len(record) - data_start
@@ -208,7 +208,7 @@ def _chunk_at(raw: np.ndarray, at: int, index: ChunkIndex, uri: str) -> _Chunk:
     opcode, length = RECORD.unpack_from(raw.data, at) if index.length >= RECORD.size else (0, 0)
     if opcode != CHUNK or length != index.length - RECORD.size:
         raise InputError(f"{where}: record {opcode:#04x} of {length} bytes there; the file or its index is damaged")
-    chunk = _parse_chunk(raw[at + RECORD.size : at + index.length], where)
+    chunk = parse_chunk(raw[at + RECORD.size : at + index.length], where)
     if chunk.size != index.uncompressed_size:
         raise InputError(f"{where}: {chunk.size} uncompressed bytes, its index says {index.uncompressed_size}")
     return chunk
@@ -323,7 +323,7 @@ def _scanned(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
             more = chunk_at is not None
             if chunk_at is not None:
                 where = f"{uri}: chunk at byte {at + chunk_at - RECORD.size}"
-                chunk = _parse_chunk(raw[chunk_at:stop], where)
+                chunk = parse_chunk(raw[chunk_at:stop], where)
                 buffer = section.scratch(chunk.size)[: chunk.size]
                 chunk.unpack(buffer, section.verify)
                 offsets = _scan_chunk(buffer, 0, chunk.size, wanted, where)
