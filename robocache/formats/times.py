@@ -197,5 +197,5 @@ def seconds_of(stamp: object) -> int | None:
     return None
 
 
-#: How messages spell a stamp: ROS 2, Foxglove, rosbridge and ROS 1.
-STAMP_FIELDS = (("sec", "nanosec"), ("sec", "nsec"), ("secs", "nsecs"))
+#: How messages spell a stamp: ROS 2, Foxglove, rosbridge and ROS 1, protobuf.
+STAMP_FIELDS = (("sec", "nanosec"), ("sec", "nsec"), ("secs", "nsecs"), ("seconds", "nanos"))

@@ -56,7 +56,7 @@ def write(path: Path, encoding: str, kind: str, schema: bytes, pack=plain) -> In
 @pytest.mark.parametrize(
     ("encoding", "kind", "schema", "pack", "said"),
     [
-        ("protobuf", "protobuf", b"\n\x01x", plain, r"'protobuf'.*cdr with ros2msg, ros1 with ros1msg, and json, are"),
+        ("flatbuffer", "flatbuffer", b"\n\x01x", plain, r"cdr with ros2msg, ros1 with ros1msg, protobuf .* json, are"),
         ("cdr", "ros2idl", IDL, plain, r"'ros2idl' \(schema 'sensor_msgs.*again with ros2msg schemas"),
         ("cdr", "ros1msg", DEFINITION, plain, "the file is at odds with itself"),
         ("cbor", "", b"", plain, "'cbor'.*write them again as one of these"),

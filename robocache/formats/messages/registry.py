@@ -11,6 +11,7 @@ from robocache.formats.messages.json_topic import JsonTopic
 from robocache.formats.messages.known import known_definition
 from robocache.formats.messages.packed import PackedTopic
 from robocache.formats.messages.packing import CDR, ROS1, Packing
+from robocache.formats.messages.protobuf import ProtobufTopic
 from robocache.formats.messages.topic import Request, Topic
 
 #: A topic of these messages: (topic, schema, requests, reserve, uri).
@@ -26,6 +27,11 @@ def _packed(packing: Packing, ros1: bool) -> Decoding:
     return topic
 
 
+def _protobuf(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
+    assert schema is not None
+    return ProtobufTopic(topic, schema, requests, reserve=reserve, uri=uri)
+
+
 def _json(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
     return JsonTopic(topic, schema.name if schema else "", requests, uri=uri)
 
@@ -34,6 +40,7 @@ def _json(topic: str, schema: Schema | None, requests: Sequence[Request], reserv
 ENCODINGS: dict[tuple[str, str], Decoding] = {
     ("cdr", "ros2msg"): _packed(CDR, ros1=False),
     ("ros1", "ros1msg"): _packed(ROS1, ros1=True),
+    ("protobuf", "protobuf"): _protobuf,
     ("json", "*"): _json,
 }
 
