@@ -46,12 +46,12 @@ def _info(tree: Tree, found: Survey) -> dict[str, Any]:
         "fps": int(spec.fps) if whole else float(spec.fps),
         "splits": _splits(found),
         "data_path": layout.DATA_PATH[spec.options.version],
-        "video_path": None,
+        "video_path": layout.VIDEO_PATH[spec.options.version] if tree.videos else None,
         "features": {f.name: f.info for f in tree.features},
     }
     if spec.v3:
         return info | {"data_files_size_in_mb": spec.options.data_mb, "video_files_size_in_mb": 200}
-    return info | {"total_videos": 0, "total_chunks": -(-len(episodes) // layout.CHUNK)}
+    return info | {"total_videos": len(tree.videos) * len(episodes), "total_chunks": -(-len(episodes) // layout.CHUNK)}
 
 
 def _splits(found: Survey) -> dict[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.video import video_info
 from robocache.output.schema import marks
 
 #: Columns of every tree, behind the features, and their dtypes.
@@ -23,6 +24,9 @@ INDEX = {
 }
 _MOST_AXES = 5
 _IMAGE = ("height", "width", "channels")
+#: How the pixels of raw images lie, by ``encoding`` of their column: FFmpeg's names.
+_PIXELS = {"rgb8": "rgb24", "bgr8": "bgr24", "mono8": "gray", "rgba8": "rgba", "bgra8": "bgra"}
+_STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,10 @@ class TreeFeature:
     """One feature of the tree.
 
     column: where its values are in a part; valid: the column that says which of them count, empty: all
-    dtype:  LeRobot's word, of a number, ``string`` or ``image``
-    stored: its type in the tree's files
+    dtype:  LeRobot's word, of a number, ``string``, ``image`` or ``video``
+    stored: its type in the tree's files of rows
+    pixels: of an image that is recorded raw, FFmpeg's name of how its pixels lie; empty: it is encoded
+    told:   what else info.json says of it
     """
 
     name: str
@@ -41,11 +47,19 @@ class TreeFeature:
     shape: tuple[int, ...]
     names: tuple[str, ...] | None
     stored: pa.DataType
+    pixels: str = ""
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def camera(self) -> bool:
+        """Whether it is images, as such or as a video."""
+        return self.dtype in ("image", "video")
 
     @property
     def info(self) -> dict[str, Any]:
         """Its entry in info.json."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "names": None if self.names is None else [*self.names]}
+        names = None if self.names is None else [*self.names]
+        return {"dtype": self.dtype, "shape": list(self.shape), "names": names, **self.told}
 
     @property
     def hugging_face(self) -> dict[str, Any]:
@@ -60,8 +74,8 @@ class TreeFeature:
         return {"shape": list(self.shape), "dtype": self.dtype, "_type": f"Array{len(self.shape)}D"}
 
 
-#: Of the first image of a column: height, width and channels.
-Look = Callable[[str], tuple[int, int, int]]
+#: Height and width of the first image of a column.
+Look = Callable[[str], tuple[int, int]]
 
 
 def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFeature, ...]:
@@ -72,7 +86,7 @@ def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFe
     found = []
     for name, mark in marks(schema).items():
         if name != spec.options.task_feature:
-            found.append(_feature(schema.field(name), mark, look))
+            found.append(_feature(schema.field(name), mark, spec, look))
         if spec.options.invalid == "keep" and name != spec.options.task_feature:
             found.append(TreeFeature(mark, mark, "", "bool", (1,), None, pa.bool_()))
     own = [TreeFeature(n, n, "", dtype, (1,), None, getattr(pa, dtype)()) for n, dtype in INDEX.items()]
@@ -81,13 +95,14 @@ def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFe
 
 def tree_schema(features: Sequence[TreeFeature]) -> pa.Schema:
     """Of the tree's files of rows."""
-    told = {"info": {"features": {f.name: f.hugging_face for f in features}}}
-    return pa.schema([(f.name, f.stored) for f in features], metadata={"huggingface": json.dumps(told)})
+    rows = [f for f in features if f.dtype != "video"]
+    told = {"info": {"features": {f.name: f.hugging_face for f in rows}}}
+    return pa.schema([(f.name, f.stored) for f in rows], metadata={"huggingface": json.dumps(told)})
 
 
-def unfit(field: pa.Field) -> str:
+def unfit(column: pa.Field) -> str:
     """Why a column cannot be a feature of LeRobot's; empty where it can."""
-    kind, axes = field.type, 0
+    kind, axes = column.type, 0
     while pa.types.is_fixed_size_list(kind):
         kind, axes = kind.value_type, axes + 1
     if axes > _MOST_AXES:
@@ -95,7 +110,7 @@ def unfit(field: pa.Field) -> str:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return ""
     if not axes and (pa.types.is_string(kind) or _payload(kind)):
-        told = json.loads((field.metadata or {}).get(b"kind", b"null"))
+        told = json.loads((column.metadata or {}).get(b"kind", b"null"))
         return "holds clouds, which LeRobot has no feature for; voxelize them" if told == "cloud" else ""
     return f"holds {kind}, which LeRobot has no feature for"
 
@@ -104,24 +119,37 @@ def _payload(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and [f.name for f in kind] == ["bytes", "path"]
 
 
-def _feature(field: pa.Field, mark: str, look: Look) -> TreeFeature:
-    if why := unfit(field):
-        raise OutputError(f"{field.name}: {why}; leave it out, or write parquet or arrow")
-    kind, shape = field.type, []
+def _camera(column: pa.Field, mark: str, pixels: str, size: tuple[int, int], spec: TreeSpec) -> TreeFeature:
+    codec, shape = spec.options.video, (*size, 3)
+    if codec == "none":
+        return TreeFeature(column.name, column.name, mark, "image", shape, _IMAGE, _STORED_IMAGE, pixels)
+    told = {"info": video_info(codec, *size, spec.fps)}
+    return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, _STORED_IMAGE, pixels, told)
+
+
+def _feature(column: pa.Field, mark: str, spec: TreeSpec, look: Look) -> TreeFeature:
+    if why := unfit(column):
+        raise OutputError(f"{column.name}: {why}; leave it out, or write parquet or arrow")
+    kind, shape = column.type, []
     if _payload(kind):
-        return TreeFeature(field.name, field.name, mark, "image", look(field.name), _IMAGE, kind)
+        return _camera(column, mark, "", look(column.name), spec)
     if pa.types.is_string(kind):
-        return TreeFeature(field.name, field.name, mark, "string", (1,), None, kind)
+        return TreeFeature(column.name, column.name, mark, "string", (1,), None, kind)
     while pa.types.is_fixed_size_list(kind):
         shape.append(kind.list_size)
         kind = kind.value_type
+    about = {
+        key: json.loads((column.metadata or {}).get(key.encode(), b"null")) for key in ("kind", "encoding", "names")
+    }
+    if about["kind"] == "image" and about["encoding"] in _PIXELS and kind == pa.uint8() and len(shape) == 3:
+        return _camera(column, mark, _PIXELS[about["encoding"]], (shape[0], shape[1]), spec)
     stored = kind
     if len(shape) > 1:  # as Hugging Face's arrays are stored
         for _ in shape:
             stored = pa.list_(stored)
     elif shape:
         stored = pa.list_(stored, shape[0])
-    names = json.loads((field.metadata or {}).get(b"names", b"null"))
+    names = about["names"]
     told = tuple(map(str, names)) if names and shape in ([], [len(names)]) and len(names) == (shape or [1])[0] else None
     dtype = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
-    return TreeFeature(field.name, field.name, mark, dtype, tuple(shape or [1]), told, stored)
+    return TreeFeature(column.name, column.name, mark, dtype, tuple(shape or [1]), told, stored)

@@ -29,15 +29,20 @@ DATA_PATH = {
 }
 
 
+VIDEO_PATH = {
+    "v3.0": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+}
 #: Where the files of a tree are, and others.
 FOLDERS = (DATA, "meta", "videos")
 _DOCUMENTS = (INFO, STATS, MODALITY, TASKS, TASK_LINES, EPISODE_LINES, STATISTICS_LINES)
+_VIDEO = re.compile(r"videos/([^/]+/chunk-\d{3,}/file-\d{3,}|chunk-\d{3,}/[^/]+/episode_\d{6,})\.mp4")
 _UNIT = re.compile(rf"meta/episodes/chunk-\d{{3,}}/file-\d{{3,}}\.parquet|{OWN}/_(episodes|statistics)-\d{{6,}}\.pq")
 
 
 def is_tree(name: str) -> bool:
     """True for the name of a file that a tree, of whichever version and data, has or may have had."""
-    return name in _DOCUMENTS or layout.is_tree(name) or _UNIT.fullmatch(name) is not None
+    return name in _DOCUMENTS or layout.is_tree(name) or bool(_UNIT.fullmatch(name) or _VIDEO.fullmatch(name))
 
 
 def places(unit: int) -> tuple[int, int]:
@@ -57,6 +62,14 @@ def episodes_name(v3: bool, unit: int) -> str:
     """Of the table of a unit's episodes; v2.1 has lines of text instead, which are made of it."""
     chunk, file = places(unit)
     return f"meta/episodes/chunk-{chunk:03d}/file-{file:03d}.parquet" if v3 else f"{OWN}/_episodes-{unit:06d}.pq"
+
+
+def video_name(v3: bool, key: str, unit: int, episode: int) -> str:
+    """Of the file that holds the frames of a camera of an episode of a unit."""
+    chunk, file = places(unit)
+    if v3:
+        return f"videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
+    return f"videos/chunk-{episode // CHUNK:03d}/{key}/episode_{episode:06d}.mp4"
 
 
 def digest_name(unit: int) -> str:

@@ -20,6 +20,7 @@ class LeRobotOptions:
                    episode, and the whole episode where there is one in between; split makes an episode of each run of
                    rows between them; drop leaves them all out; keep leaves none out, and each feature has its
                    ``valid`` column
+    video:         none leaves images images; else what the frames of a camera are encoded as
     data_mb:       about how many MB (1e6 bytes) of rows make one file
     """
 
@@ -29,6 +30,7 @@ class LeRobotOptions:
     task_feature: str | None = None
     task_metadata: str = "tasks"
     invalid: Literal["trim", "split", "drop", "keep"] = "trim"
+    video: Literal["none", "av1", "h264"] = "none"
     data_mb: int = 100
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from robocache.output.lerobot.features import TreeFeature
 from robocache.output.statistics import QUANTILES, Statistics
+
+if TYPE_CHECKING:
+    from robocache.output.lerobot.features import TreeFeature
 
 KEYS = ("min", "max", "mean", "std", "count", *(f"q{round(q * 100):02d}" for q in QUANTILES))
 
@@ -58,7 +60,7 @@ def arrow_type(feature: TreeFeature, key: str) -> pa.DataType:
         kind = pa.bool_()
     elif key in ("min", "max") and feature.dtype.startswith(("int", "uint")) and feature.dtype != "uint64":
         kind = pa.int64()
-    return pa.list_(pa.list_(pa.list_(kind))) if feature.dtype == "image" else pa.list_(kind)
+    return pa.list_(pa.list_(pa.list_(kind))) if feature.camera else pa.list_(kind)
 
 
 def plain(feature: TreeFeature, found: Mapping[str, np.ndarray]) -> dict[str, list]:
@@ -71,5 +73,5 @@ def plain(feature: TreeFeature, found: Mapping[str, np.ndarray]) -> dict[str, li
         empty = not np.isfinite(numbers).all()
         kind = "float64" if pa.types.is_floating(inner) else "bool" if pa.types.is_boolean(inner) else "int64"
         listed = (np.nan_to_num(numbers) if empty and kind != "float64" else numbers).astype(kind).tolist()
-        out[key] = [[[x]] for x in listed] if feature.dtype == "image" and key != "count" else listed
+        out[key] = [[[x]] for x in listed] if feature.camera and key != "count" else listed
     return out

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from robocache.errors import OutputError
 from robocache.output.commit import OutputWriter
 from robocache.output.dataset import Output
@@ -20,6 +22,7 @@ from robocache.output.lerobot import layout
 from robocache.output.lerobot.documents import documents
 from robocache.output.lerobot.episodes import survey
 from robocache.output.lerobot.features import tree_features
+from robocache.output.lerobot.images import decoded
 from robocache.output.lerobot.layout import FOLDERS, INFO, OWN, RECORD, STAGED, staged_name
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.units import Tree, cut
@@ -59,7 +62,7 @@ def finalise(writer: OutputWriter, version: Version, spec: TreeSpec, threads: in
     if not found.episodes:
         withdraw(writer)
         return (*found.notes, "LeRobot: there is no tree, since no episode has rows for it")
-    features = tree_features(output.schema, spec, lambda name: _no_image(name))
+    features = tree_features(output.schema, spec, lambda name: _first_size(output, name))
     tree = Tree(spec, features, found.tasks)
     units = cut(found.episodes, spec.options.data_mb)
     before, swap = Record.read(store), _Swap(writer)
@@ -178,5 +181,14 @@ class _Swap:
         self.store.remove_all(self.store.files(STAGED))
 
 
-def _no_image(name: str) -> tuple[int, int, int]:
-    raise OutputError(f"{name}: payloads are not written to a LeRobot tree yet")
+def _first_size(output: Output, column: str) -> tuple[int, int]:
+    """Height and width of the first image of a column of encoded images."""
+    for part in output.parts:
+        with output.opened(part) as file:
+            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches(16, columns=[column]):
+                for row in batch.column(0).to_pylist():
+                    if row is not None and row["bytes"] is not None:
+                        frame = decoded(row["bytes"], f"{output.uri}/{part}: {column}")
+                        return frame.height, frame.width
+    raise OutputError(f"{column}: holds no image in any episode; leave it out")

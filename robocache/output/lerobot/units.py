@@ -21,11 +21,13 @@ from robocache.errors import OutputError
 from robocache.output import parts, statistics
 from robocache.output.dataset import Output
 from robocache.output.lerobot.episodes import TreeEpisode
-from robocache.output.lerobot.features import INDEX, TreeFeature, tree_schema
-from robocache.output.lerobot.layout import digest_name, episodes_name, places, rows_name
+from robocache.output.lerobot.features import INDEX, TreeFeature
+from robocache.output.lerobot.images import frames_of, image_statistics
+from robocache.output.lerobot.layout import digest_name, episodes_name, places, rows_name, video_name
 from robocache.output.lerobot.options import TreeSpec
-from robocache.output.lerobot.rows import rows_of, statistics_of
+from robocache.output.lerobot.rows import kept_rows, points_of, rows_of, statistics_of
 from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
+from robocache.output.lerobot.video import ENCODERS, encode, join
 from robocache.output.statistics import Statistics
 
 #: Of how a unit's files are made; raised whenever the same rows would give other bytes.
@@ -52,7 +54,9 @@ class Tree:
 
     def names(self, unit: Unit) -> list[str]:
         """Of the files that the unit consists of."""
-        rows = dict.fromkeys(rows_name(self.spec.v3, unit.number, e.index) for e in unit.episodes)
+        v3 = self.spec.v3
+        rows = dict.fromkeys(rows_name(v3, unit.number, e.index) for e in unit.episodes)
+        rows |= dict.fromkeys(video_name(v3, f.name, unit.number, e.index) for f in self.videos for e in unit.episodes)
         return [*rows, episodes_name(self.spec.v3, unit.number), digest_name(unit.number)]
 
     def key(self, unit: Unit) -> str:
@@ -62,7 +66,8 @@ class Tree:
             "version": self.spec.options.version,
             "fps": str(self.spec.fps),
             "codec": self.spec.codec,
-            "schema": [[f.name, f.dtype, f.shape, f.names] for f in self.features],
+            "schema": [[f.name, f.dtype, f.shape, f.names, f.pixels, f.told] for f in self.features],
+            "encoders": {f.name: ENCODERS[self.spec.options.video] for f in self.videos},
             "unit": unit.number,
             "episodes": [
                 {**dataclasses.asdict(e), "tasks": [[self.tasks[t], t, n] for t, n in e.tasks]} for e in unit.episodes
@@ -72,25 +77,59 @@ class Tree:
 
     def build(self, output: Output, unit: Unit) -> Iterator[tuple[str, Any]]:
         """Its files: names and bytes. ``OutputError`` where a part cannot be read."""
-        schema = tree_schema(self.features)
         marks = {f.name: f.valid for f in self.features if f.valid}
         tables: list[pa.Table] = []
         told: list[dict[str, dict[str, np.ndarray]]] = []
         merging: list[dict[str, Statistics]] = []
+        videos: dict[str, list[bytes]] = {f.name: [] for f in self.videos}
         for episode, table in _read(output, unit.episodes, self._columns()):
-            rows = rows_of(table, episode, schema, self.spec.fps, self.tasks)
-            valid = {name: _kept(table.column(mark).to_numpy(), episode) for name, mark in marks.items()}
-            found, mergeable = statistics_of(rows, valid, self.features)
+            table = kept_rows(table, episode)
+            valid = {name: table.column(mark).to_numpy() for name, mark in marks.items()}
+            found, mergeable = self._look_at(table, episode, valid, videos)
+            rows = rows_of(table, episode, self.features, self.spec.fps, self.tasks)
+            numbers, mergeable_too = statistics_of(rows, valid, self.features)
+            found, mergeable = found | numbers, mergeable | mergeable_too
             told.append(found)
             merging.append(mergeable)
             if self.spec.v3:
                 tables.append(rows)
             else:
                 yield rows_name(False, unit.number, episode.index), self._encode([rows])
+                for name in videos:
+                    yield video_name(False, name, unit.number, episode.index), videos[name].pop()
         if self.spec.v3:
             yield rows_name(True, unit.number, 0), self._encode(tables)
+            for name, some in videos.items():
+                counts = [e.length for e in unit.episodes]
+                yield video_name(True, name, unit.number, 0), join(some, counts, self.spec.fps, name)
         yield episodes_name(self.spec.v3, unit.number), self._encode([self._episodes(unit, told)])
         yield digest_name(unit.number), statistics.encode({0: statistics.merged(merging)})
+
+    def _look_at(
+        self,
+        table: pa.Table,
+        episode: TreeEpisode,
+        valid: Mapping[str, np.ndarray],
+        videos: Mapping[str, list[bytes]],
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Statistics]]:
+        """The statistics of an episode's cameras; videos of them are added to ``videos``."""
+        found, merging = {}, {}
+        for f in self.features:
+            if f.camera:
+                where, column = f"{episode.id}: {f.name}", table.column(f.column)
+                found[f.name], merging[f.name] = image_statistics(
+                    column, f, valid[f.name], points_of(table.num_rows), where
+                )
+                if f.name in videos:
+                    frames = frames_of(column, f, where)
+                    size = (f.shape[0], f.shape[1])
+                    videos[f.name].append(encode(frames, size, self.spec.fps, self.spec.options.video, where))
+        return found, merging
+
+    @property
+    def videos(self) -> list[TreeFeature]:
+        """The features that are videos."""
+        return [f for f in self.features if f.dtype == "video"]
 
     def _columns(self) -> list[str]:
         taken = [f for f in self.features if f.name not in INDEX]
@@ -113,6 +152,16 @@ class Tree:
             "dataset_from_index": pa.array([e.start for e in episodes]),
             "dataset_to_index": pa.array([e.start + e.length for e in episodes]),
         }
+        for feature in self.videos if self.spec.v3 else ():
+            befores = [e.start - episodes[0].start for e in episodes]
+            columns |= {
+                f"videos/{feature.name}/chunk_index": pa.array([chunk] * n),
+                f"videos/{feature.name}/file_index": pa.array([file] * n),
+                f"videos/{feature.name}/from_timestamp": pa.array([float(k / self.spec.fps) for k in befores]),
+                f"videos/{feature.name}/to_timestamp": pa.array(
+                    [float((k + e.length) / self.spec.fps) for k, e in zip(befores, episodes, strict=True)]
+                ),
+            }
         for feature in self.features:
             if feature.name not in told[0]:
                 continue
@@ -144,10 +193,6 @@ def cut(episodes: Sequence[TreeEpisode], data_mb: int) -> list[Unit]:
         some.append(e)
         size += share
     return [*units, Unit(len(units), tuple(some))] if some else units
-
-
-def _kept(rows: np.ndarray, episode: TreeEpisode) -> np.ndarray:
-    return np.concatenate([rows[start:stop] for start, stop in episode.kept])
 
 
 def _read(

@@ -1,0 +1,124 @@
+"""Encoded images of a column: what they are, and their pixels. PyAV decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from robocache.errors import OutputError
+from robocache.output import statistics
+from robocache.output.lerobot.statistics import summary
+from robocache.output.statistics import Statistics
+
+if TYPE_CHECKING:
+    from robocache.output.lerobot.features import TreeFeature
+
+#: What a payload begins with, by FFmpeg's name of its decoder.
+_MAGIC = {"mjpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
+_MISSING = "images and videos of LeRobot datasets need PyAV: pip install 'robocache[video]'"
+
+
+def pyav() -> Any:
+    """The package. ``OutputError`` where it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise OutputError(_MISSING) from error
+    return av
+
+
+def decoded(payload: bytes, where: str) -> Any:
+    """A frame of FFmpeg's of one encoded image. ``OutputError`` where it is none, or one of more than 8 bits."""
+    av = pyav()
+    name = next((name for name, magic in _MAGIC.items() if payload.startswith(magic)), None)
+    if name is None:
+        raise OutputError(f"{where}: begins with {payload[:8]!r}, which is no JPEG, PNG or WebP image; leave it out")
+    try:
+        context = av.CodecContext.create(name, "r")
+        frames = [*context.decode(av.Packet(payload)), *context.decode(None)]
+        frame = frames[0]
+    except (av.FFmpegError, IndexError) as error:
+        raise OutputError(f"{where}: is no image that can be decoded ({error})") from error
+    if any(part.bits > 8 for part in frame.format.components):
+        raise OutputError(f"{where}: has {frame.format.name} pixels, LeRobot's images have 8 bits; leave it out")
+    return frame
+
+
+def pixels(frame: Any) -> np.ndarray:
+    """uint8 ``[height, width, 3]``, red, green, blue."""
+    return frame.to_ndarray(format="rgb24")
+
+
+def frames_of(column: pa.ChunkedArray | pa.Array, feature: TreeFeature, where: str) -> Iterator[Any]:
+    """A frame of FFmpeg's for each row of a camera's column, None where it has none, one at a time."""
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        if not feature.pixels:
+            for scalar in chunk.field("bytes"):
+                data = scalar.as_py()
+                yield None if data is None else decoded(data, where)
+            continue
+        av, flat = pyav(), chunk
+        while pa.types.is_fixed_size_list(flat.type):
+            flat = flat.flatten()
+        channels = len(flat) // max(1, len(chunk) * feature.shape[0] * feature.shape[1])
+        shape = (*feature.shape[:2], channels) if channels > 1 else feature.shape[:2]
+        for image in flat.to_numpy().reshape(len(chunk), *shape):
+            yield av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=feature.pixels)
+
+
+def as_payloads(column: pa.ChunkedArray, feature: TreeFeature, where: str) -> pa.ChunkedArray | pa.Array:
+    """The column as encoded images: as it is, or raw pixels as PNG, which loses nothing."""
+    if not feature.pixels:
+        return column
+    found = [{"bytes": png(pixels(frame)), "path": None} for frame in frames_of(column, feature, where)]
+    return pa.array(found, feature.stored)
+
+
+def png(image: np.ndarray) -> bytes:
+    """Of uint8 ``[height, width, 3]``."""
+    av = pyav()
+    context = av.CodecContext.create("png", "w")
+    context.height, context.width, context.pix_fmt, context.time_base = *image.shape[:2], "rgb24", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+def image_statistics(
+    column: pa.ChunkedArray, feature: TreeFeature, counts: np.ndarray, points: int, where: str
+) -> tuple[dict[str, np.ndarray], Statistics]:
+    """Of a camera in one episode, each channel in 0..1; of so many of its frames, and of so many of their pixels, as
+    :mod:`robocache.output.statistics` takes of a wide column. counts: which rows do.
+    """
+    taken = np.flatnonzero(counts)
+    n = len(taken)
+    looked_at = int(np.clip(n**statistics.POWER, *statistics.SAMPLED))
+    if n > looked_at:
+        taken = taken[np.round(np.linspace(0, n - 1, looked_at)).astype(np.int64)]
+    frames = frames_of(column.take(pa.array(taken)), feature, where)
+    some = [_spread(pixels(frame)) for frame in frames if frame is not None]
+    flat = np.concatenate(some) if some else np.zeros((0, 3), np.uint8)
+    merging = scaled(Statistics.of(flat, rows=n, points=points))
+    return summary(merging), merging
+
+
+def _spread(image: np.ndarray) -> np.ndarray:
+    """``[k, 3]``, about ``POSITIONS`` of its pixels, evenly spread."""
+    flat = image.reshape(-1, 3)
+    return flat[:: -(-len(flat) // statistics.POSITIONS)]
+
+
+def scaled(found: Statistics, by: float = 1 / 255) -> Statistics:
+    """The statistics of the same numbers times a positive one."""
+    return replace(
+        found,
+        min=found.min * by,
+        max=found.max * by,
+        mean=found.mean * by,
+        m2=found.m2 * by * by,
+        points=found.points * by,
+    )
