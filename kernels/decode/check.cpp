@@ -20,7 +20,7 @@ class Check {
       int64_t used = 0;
       switch (code[0]) {
         case kRun: used = left >= RunStep::kHead ? run(as<RunStep>(code), left, rows) : 0; break;
-        case kString: used = left >= StringStep::kHead && spans(code[1], every) ? StringStep::kHead : 0; break;
+        case kString: used = left >= StringStep::kHead ? string(as<StringStep>(code), every) : 0; break;
         case kSequence: used = left >= SequenceStep::kHead ? sequence(as<SequenceStep>(code), rows, every) : 0; break;
         case kWhole: used = left >= WholeStep::kHead ? whole(code, left, rows, every, depth) : 0; break;
         case kRepeat: used = left >= RepeatStep::kHead ? repeat(code, left, rows, every, depth) : 0; break;
@@ -33,18 +33,38 @@ class Check {
   }
 
  private:
-  bool slot(int64_t index, Slot::Kind kind, int64_t row, int64_t rows) {
-    if (index < 0 || index >= static_cast<int64_t>(slots_.size())) return false;
+  // The slot, where it is none of another kind and holds `rows` rows.
+  Slot* slot(int64_t index, Slot::Kind kind, int64_t row, int64_t rows) {
+    if (index < 0 || index >= static_cast<int64_t>(slots_.size())) return nullptr;
     Slot& slot = slots_[static_cast<size_t>(index)];
     int64_t need = 0;
-    if (__builtin_mul_overflow(row, rows, &need) || need > slot.nbytes || slot.kind != Slot::kNothing) return false;
+    if (__builtin_mul_overflow(row, rows, &need) || need > slot.nbytes) return nullptr;
+    const int64_t each = messages_ ? rows / messages_ : 1;
+    if (slot.kind != Slot::kNothing && (slot.kind != kind || slot.row != row || slot.each != each)) return nullptr;
     slot.kind = kind;
     slot.row = row;
-    return true;
+    slot.each = each;
+    return &slot;
+  }
+
+  // Numbers of `nbytes` from `offset` on in each row.
+  bool numbers(int64_t index, int64_t offset, int64_t nbytes, int64_t rows) {
+    if (index < 0 || index >= static_cast<int64_t>(slots_.size())) return false;
+    const int64_t row = slots_[static_cast<size_t>(index)].row;
+    return row >= 0 && offset >= 0 && nbytes <= row && offset <= row - nbytes &&
+           slot(index, Slot::kNumbers, row, rows);
   }
 
   bool spans(int64_t index, bool every) {
     return index < 0 || (!every && slot(index, Slot::kSpans, 2 * sizeof(int64_t), messages_));
+  }
+
+  bool codes(int64_t index, bool every) {
+    return index < 0 || (!every && slot(index, Slot::kCodes, sizeof(int64_t), messages_));
+  }
+
+  int64_t string(const StringStep& step, bool every) {
+    return spans(step.slot, every) && codes(step.codes, every) ? StringStep::kHead : 0;
   }
 
   bool measured(int64_t index) const {
@@ -60,7 +80,12 @@ class Check {
     for (int64_t k = 0; k < step.groups; ++k, code += Group::kHead) {
       const Group& group = as<Group>(code);
       if (group.first < 0 || group.first > group.stop || group.stop > step.count) return 0;
-      if (!slot(group.slot, Slot::kNumbers, (group.stop - group.first) * step.item, rows)) return 0;
+      if (group.factor) {
+        if (group.stop - group.first != 1 || rows != messages_) return 0;
+        if (!slot(group.slot, Slot::kTimes, sizeof(int64_t), rows)) return 0;
+      } else if (!numbers(group.slot, group.offset, (group.stop - group.first) * step.item, rows)) {
+        return 0;
+      }
     }
     return RunStep::kHead + step.groups * Group::kHead;
   }
@@ -71,14 +96,17 @@ class Check {
     if (step.columns >= 0) {
       if (step.width != 1 || !measured(step.measure)) return 0;
       const int64_t row = counts_[static_cast<size_t>(step.measure)] * step.item;
-      if (!slot(step.columns, Slot::kNumbers, row, rows)) return 0;
+      if (!numbers(step.columns, 0, row, rows)) return 0;
     }
     return SequenceStep::kHead;
   }
 
   int64_t whole(const int64_t* code, int64_t left, int64_t rows, bool every, int depth) {
     const WholeStep& step = as<WholeStep>(code);
-    if (step.length < 0 || step.length > left - WholeStep::kHead || !spans(step.slot, every)) return 0;
+    if (step.length < 0 || step.length > left - WholeStep::kHead ||
+        !spans(step.slot, every) || !codes(step.codes, every)) {
+      return 0;
+    }
     const int64_t* inside = code + WholeStep::kHead;
     return steps(inside, inside + step.length, rows, every, depth + 1) ? WholeStep::kHead + step.length : 0;
   }

@@ -28,7 +28,7 @@ struct Raised : std::exception {};
 class Buffer {
  public:
   Buffer(PyObject* object, bool writable, bool strided = false) {
-    const int flags = (strided ? PyBUF_STRIDED_RO : PyBUF_C_CONTIGUOUS) | (writable ? PyBUF_WRITABLE : 0);
+    const int flags = (strided ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, &view_, flags) != 0) throw Raised();
   }
   Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
@@ -236,14 +236,19 @@ PyObject* py_run(PyObject* const* arguments) {
   held.reserve(static_cast<size_t>(outputs.size()));
   for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
     held.emplace_back(outputs[k], true);
-    slots.push_back({held.back().data(), held.back().nbytes()});
+    const Py_buffer& view = held.back().view();
+    const int64_t rows = view.ndim > 1 ? view.shape[view.ndim - 1] : 1;
+    slots.push_back({held.back().data(), held.back().nbytes(), rows * view.itemsize});
   }
   if (!check(given.program, window.messages.count, counts, slots)) refuse(PyExc_ValueError, "no such program");
-  std::vector<uint8_t> differs(counts.size(), 0);
-  const int64_t order = unlocked([&] { return run(given.program, window.messages, counts, slots, differs); });
-  if (order == kRefused) Py_RETURN_NONE;
-  const Reference some(list_of({differs.begin(), differs.end()}));
-  return Py_BuildValue("LO", static_cast<long long>(order), some.get());
+  const Found found = unlocked([&] { return run(given.program, window.messages, counts, slots); });
+  if (found.order == kRefused) Py_RETURN_NONE;
+  const Reference differs(list_of({found.differs.begin(), found.differs.end()}));
+  const Reference firsts(PyList_New(static_cast<Py_ssize_t>(found.firsts.size())));
+  for (size_t k = 0; k < found.firsts.size(); ++k) {
+    PyList_SET_ITEM(firsts.get(), static_cast<Py_ssize_t>(k), list_of(found.firsts[k]));
+  }
+  return Py_BuildValue("LOO", static_cast<long long>(found.order), differs.get(), firsts.get());
 }
 
 PyObject* py_concatenate(PyObject* const* arguments) {
@@ -258,10 +263,10 @@ PyObject* py_distinct(PyObject* const* arguments) {
   const Buffer which(arguments[3], true);
   if (which.count() != window.messages.count) refuse(PyExc_ValueError, "a code for each span is right");
   int64_t* codes = which.integers();
-  std::vector<int64_t> first;
-  const bool good = unlocked([&] { return distinct(window.messages, codes, first); });
+  Contents contents;
+  const bool good = unlocked([&] { return distinct(window.messages, codes, contents); });
   if (!good) Py_RETURN_NONE;
-  return list_of(first);
+  return list_of(contents.first);
 }
 
 // The number of arguments is checked here, once for all.

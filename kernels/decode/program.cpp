@@ -1,12 +1,14 @@
 // A program over the messages of a window, one message after another.
 #include <algorithm>
 
+#include "decode/spans.h"
 #include "decode/steps.h"
 
 namespace robocache::decode {
 namespace {
 
-constexpr int64_t kAhead = 4;  // messages
+// The messages of a channel lie apart, others between them: their memory is asked for so many messages before.
+constexpr int64_t kAhead = 8, kReach = 512, kLine = 64;  // bytes of each, and of what memory gives at once
 
 // A message, or an element that is laid out as one; `at` is the cursor.
 struct Cursor {
@@ -35,11 +37,83 @@ void copy(uint8_t* target, const uint8_t* source, int64_t nbytes) {
   }
 }
 
+int64_t time_of(const uint8_t* number, int64_t item, bool is_signed, bool swap, int64_t factor) {
+  uint8_t bytes[8];
+  std::memcpy(bytes, number, static_cast<size_t>(item));
+  if (swap) swap_items(bytes, item, item);
+  uint64_t value = 0;
+  if (item == 1) value = is_signed ? static_cast<uint64_t>(load<int8_t>(bytes)) : bytes[0];
+  if (item == 2) value = is_signed ? static_cast<uint64_t>(load<int16_t>(bytes)) : load<uint16_t>(bytes);
+  if (item == 4) value = is_signed ? static_cast<uint64_t>(load<int32_t>(bytes)) : load<uint32_t>(bytes);
+  if (item == 8) value = load<uint64_t>(bytes);
+  return static_cast<int64_t>(value * static_cast<uint64_t>(factor));  // it may wrap, as any number of a damaged file
+}
+
+// What leading over one message came to: where its lengths stand, and what was put where. A message that has the same
+// lengths in the same places is laid out alike, whatever else it holds, so that the steps need not be gone through.
+class Layout {
+ public:
+  struct Word {
+    int64_t offset;
+    uint32_t value;
+  };
+  struct Copy {
+    int64_t source, nbytes, item;
+    uint8_t* target;  // of the first message
+    int64_t stride;
+  };
+  struct Time {
+    int64_t source, item, factor, flags;
+    uint8_t* target;
+  };
+  struct Span {
+    int64_t offset, size;
+    int64_t* target;
+  };
+  struct Text {
+    int64_t offset, size;
+    int64_t* target;
+    Contents* contents;
+  };
+
+  void begin(const uint8_t* message) {
+    message_ = message;
+    words.clear(), copies.clear(), times.clear(), spans.clear(), texts.clear();
+    known_ = true;
+  }
+  void end(int64_t nbytes) {
+    end_ = nbytes;
+    known_ = known_ && words.size() + copies.size() + times.size() + spans.size() + texts.size() <= kMost;
+  }
+  void lose() { known_ = false; }
+  int64_t offset(const uint8_t* at) const { return at - message_; }
+
+  bool fits(const uint8_t* data, int64_t size) const {
+    if (!known_ || size < end_) return false;
+    for (const Word& word : words) {
+      if (load<uint32_t>(data + word.offset) != word.value) return false;
+    }
+    return true;
+  }
+
+  std::vector<Word> words;
+  std::vector<Copy> copies;
+  std::vector<Time> times;
+  std::vector<Span> spans;
+  std::vector<Text> texts;
+
+ private:
+  static constexpr size_t kMost = 1024;  // of a message of very many pieces a new one is hardly ever alike
+  const uint8_t* message_ = nullptr;
+  int64_t end_ = 0;
+  bool known_ = false;
+};
+
 // kMeasure: nothing is put anywhere; counts are noted where otherwise they are compared.
 template <bool kMeasure> class Walk {
  public:
-  Walk(const Program& program, const Messages& messages, int64_t* counts, const Slot* slots, uint8_t* differs,
-       bool swap)
+  Walk(const Program& program, const Messages& messages, int64_t* counts, const Slot* slots, Found* found,
+       std::vector<Contents>* contents, bool swap)
       : program_(program),
         messages_(messages),
         aligned_(program.packing.aligned),
@@ -47,14 +121,45 @@ template <bool kMeasure> class Walk {
         swap_(swap),
         counts_(counts),
         slots_(slots),
-        differs_(differs) {}
+        found_(found),
+        contents_(contents) {}
+
+  // A message that is laid out as the one before, which `lead` has led over. False: it is not.
+  bool again(const uint8_t* data, int64_t size, int64_t message) const {
+    if (!layout_.fits(data, size)) return false;
+    for (const Layout::Copy& piece : layout_.copies) {
+      uint8_t* target = piece.target + message * piece.stride;
+      copy(target, data + piece.source, piece.nbytes);
+      if (swap_) swap_items(target, piece.nbytes, piece.item);
+    }
+    for (const Layout::Time& time : layout_.times) {
+      put_time(time.target + message * 8, data + time.source, time.item, time.factor, time.flags);
+    }
+    for (const Layout::Span& span : layout_.spans) {
+      span.target[message] = data - messages_.buffer + span.offset;
+      span.target[messages_.count + message] = span.size;
+    }
+    for (const Layout::Text& text : layout_.texts) {
+      text.target[message] = text.contents->code(data + text.offset, text.size, message);
+    }
+    return true;
+  }
+
+  // Go through the steps for a message, and note how it is laid out.
+  bool lead(const uint8_t* data, int64_t size, int64_t message) {
+    layout_.begin(data);
+    Cursor cursor{data, size, 0};
+    const bool good = steps(program_.code, program_.code + program_.length, cursor, message, message, false);
+    layout_.end(cursor.at);
+    return good;
+  }
 
   // message: its number; row: where its numbers go; every: whether these are steps of each element
   bool steps(const int64_t* code, const int64_t* end, Cursor& cursor, int64_t message, int64_t row, bool every) {
     while (code < end) {
       switch (code[0]) {
         case kRun:
-          if (!run(code, cursor, row)) return false;
+          if (!run(code, cursor, message, row)) return false;
           break;
         case kString:
           if (!string(code, cursor, message)) return false;
@@ -77,10 +182,11 @@ template <bool kMeasure> class Walk {
     if (aligned_) cursor.align(item);
   }
 
-  bool length(Cursor& cursor, int64_t& count) const {
+  bool length(Cursor& cursor, int64_t& count) {
     align(cursor, 4);
     if (!cursor.has(1, 4)) return false;
     const uint32_t word = load<uint32_t>(cursor.data + cursor.at);
+    if constexpr (!kMeasure) layout_.words.push_back({layout_.offset(cursor.data + cursor.at), word});
     count = swap_ ? swapped(word) : word;
     cursor.at += 4;
     return true;
@@ -88,19 +194,37 @@ template <bool kMeasure> class Walk {
 
   uint8_t* row_of(int64_t slot, int64_t row) const { return slots_[slot].data + row * slots_[slot].row; }
 
-  void put_numbers(int64_t slot, int64_t row, const uint8_t* source, int64_t nbytes, int64_t item) const {
-    uint8_t* target = row_of(slot, row);
+  void put_numbers(int64_t index, int64_t row, int64_t offset, const uint8_t* source, int64_t nbytes, int64_t item,
+                   int64_t message) {
+    const Slot& slot = slots_[index];
+    uint8_t* target = slot.data + row * slot.row + offset;
     copy(target, source, nbytes);
     if (swap_) swap_items(target, nbytes, item);
+    const int64_t stride = slot.each * slot.row;
+    layout_.copies.push_back({layout_.offset(source), nbytes, item, target - message * stride, stride});
   }
 
-  void put_span(int64_t slot, int64_t message, const uint8_t* begin, int64_t size) const {
+  void put_time(uint8_t* target, const uint8_t* source, int64_t item, int64_t factor, int64_t flags) const {
+    uint64_t time = static_cast<uint64_t>(time_of(source, item, flags & kSigned, swap_, factor));
+    if (flags & kAdd) time += load<uint64_t>(target);
+    std::memcpy(target, &time, sizeof time);
+  }
+
+  void put_span(int64_t slot, int64_t message, const uint8_t* begin, int64_t size) {
     int64_t* spans = reinterpret_cast<int64_t*>(slots_[slot].data);
     spans[message] = begin - messages_.buffer;
     spans[messages_.count + message] = size;
+    layout_.spans.push_back({layout_.offset(begin), size, spans});
   }
 
-  bool run(const int64_t*& code, Cursor& cursor, int64_t row) {
+  void put_text(int64_t slot, int64_t message, const uint8_t* begin, int64_t size) {
+    int64_t* codes = reinterpret_cast<int64_t*>(slots_[slot].data);
+    Contents& contents = (*contents_)[static_cast<size_t>(slot)];
+    codes[message] = contents.code(begin, size, message);
+    layout_.texts.push_back({layout_.offset(begin), size, codes, &contents});
+  }
+
+  bool run(const int64_t*& code, Cursor& cursor, int64_t message, int64_t row) {
     const RunStep& step = as<RunStep>(code);
     code += RunStep::kHead;
     align(cursor, step.item);
@@ -109,8 +233,15 @@ template <bool kMeasure> class Walk {
     for (int64_t k = 0; k < step.groups; ++k, code += Group::kHead) {
       if constexpr (kMeasure) continue;
       const Group& group = as<Group>(code);
-      put_numbers(group.slot, row, numbers + group.first * step.item, (group.stop - group.first) * step.item,
-                  step.item);
+      const uint8_t* source = numbers + group.first * step.item;
+      if (group.factor) {
+        uint8_t* target = row_of(group.slot, row);
+        put_time(target, source, step.item, group.factor, group.flags);
+        layout_.times.push_back(
+            {layout_.offset(source), step.item, group.factor, group.flags, target - message * slots_[group.slot].row});
+      } else {
+        put_numbers(group.slot, row, group.offset, source, (group.stop - group.first) * step.item, step.item, message);
+      }
     }
     cursor.at += step.count * step.item;
     return true;
@@ -121,9 +252,11 @@ template <bool kMeasure> class Walk {
     code += StringStep::kHead;
     int64_t count = 0;
     if (!length(cursor, count) || !cursor.has(count, 1)) return false;
-    if (!kMeasure && step.slot >= 0) {
+    if constexpr (!kMeasure) {
       // The NUL at the end is no text; some writers leave an empty string without one.
-      put_span(step.slot, message, cursor.data + cursor.at, nul_ ? std::max<int64_t>(count, 1) - 1 : count);
+      const int64_t size = nul_ ? std::max<int64_t>(count, 1) - 1 : count;
+      if (step.slot >= 0) put_span(step.slot, message, cursor.data + cursor.at, size);
+      if (step.codes >= 0) put_text(step.codes, message, cursor.data + cursor.at, size);
     }
     cursor.at += count;
     return true;
@@ -143,11 +276,11 @@ template <bool kMeasure> class Walk {
       if (step.spans >= 0) put_span(step.spans, message, numbers, count);
       if (step.columns >= 0) {
         if (count == counts_[step.measure]) {
-          put_numbers(step.columns, row, numbers, count * step.item, step.item);
+          put_numbers(step.columns, row, 0, numbers, count * step.item, step.item, message);
         } else if (every) {
           return false;
         } else {
-          differs_[step.measure] = 1;
+          found_->differs[static_cast<size_t>(step.measure)] = 1;
         }
       }
     }
@@ -163,7 +296,11 @@ template <bool kMeasure> class Walk {
     if (!cursor.has(0, 1)) return false;
     const uint8_t* begin = cursor.data + cursor.at;
     if (!steps(inside, code, cursor, message, row, every)) return false;
-    if (!kMeasure && step.slot >= 0) put_span(step.slot, message, begin, cursor.data + cursor.at - begin);
+    if constexpr (!kMeasure) {
+      const int64_t size = cursor.data + cursor.at - begin;
+      if (step.slot >= 0) put_span(step.slot, message, begin, size);
+      if (step.codes >= 0) put_text(step.codes, message, begin, size);
+    }
     return true;
   }
 
@@ -182,7 +319,9 @@ template <bool kMeasure> class Walk {
     if constexpr (!kMeasure) {
       const int64_t* at = picks;
       for (int64_t k = 0; k < step.picks; ++k, at += PickStep::kHead + as<PickStep>(at).length) {
-        if (as<PickStep>(at).kind != kEvery) *row_of(as<PickStep>(at).having, message) = 0;
+        if (as<PickStep>(at).kind == kEvery) continue;
+        *row_of(as<PickStep>(at).having, message) = 0;
+        layout_.lose();  // which element is picked may be a matter of what it holds
       }
     }
     if (step.stride >= 0) {
@@ -272,7 +411,7 @@ template <bool kMeasure> class Walk {
   }
 
   // Zeros for the elements that this message has not.
-  void forget(const RepeatStep& step, const int64_t* picks, int64_t message, int64_t row) const {
+  void forget(const RepeatStep& step, const int64_t* picks, int64_t message, int64_t row) {
     for (int64_t k = 0; k < step.picks; ++k, picks += PickStep::kHead + as<PickStep>(picks).length) {
       const PickStep& pick = as<PickStep>(picks);
       if (pick.kind == kEvery || *row_of(pick.having, message)) continue;
@@ -291,7 +430,9 @@ template <bool kMeasure> class Walk {
   const bool aligned_, nul_, swap_;
   int64_t* const counts_;
   const Slot* const slots_;
-  uint8_t* const differs_;
+  Found* const found_;
+  std::vector<Contents>* const contents_;
+  Layout layout_;
 };
 
 // The byte order that the encapsulation names: its second byte, or kRefused where it is not plain CDR.
@@ -313,27 +454,35 @@ bool measure(const Program& program, const Messages& messages, std::vector<int64
   if (!messages.count) return false;
   const int64_t order = common_order(program, messages, 1);
   if (order == kRefused) return false;
-  Walk<true> walk(program, messages, counts.data(), nullptr, nullptr, (order == 1) != kHostLittle);
+  Walk<true> walk(program, messages, counts.data(), nullptr, nullptr, nullptr, (order == 1) != kHostLittle);
   Cursor cursor{messages.buffer + messages.start[0] + lead, messages.size[0] - lead, 0};
   return walk.steps(program.code, program.code + program.length, cursor, 0, 0, false);
 }
 
-int64_t run(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
-            const std::vector<Slot>& slots, std::vector<uint8_t>& differs) {
+Found run(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
+          const std::vector<Slot>& slots) {
+  Found found;
   const int64_t lead = program.packing.encapsulation;
   const int64_t order = common_order(program, messages, messages.count);
-  if (order == kRefused) return kRefused;
+  if (order == kRefused) return found;
+  found.differs.resize(counts.size(), 0);
   std::vector<int64_t> known = counts;
-  Walk<false> walk(program, messages, known.data(), slots.data(), differs.data(),
-                   (order == 1) != kHostLittle);
+  std::vector<Contents> contents(slots.size());
+  Walk<false> walk(program, messages, known.data(), slots.data(), &found, &contents, (order == 1) != kHostLittle);
   for (int64_t i = 0; i < messages.count; ++i) {
-    if (i + kAhead < messages.count) __builtin_prefetch(messages.buffer + messages.start[i + kAhead]);
+    if (i + kAhead < messages.count) {
+      const uint8_t* next = messages.buffer + messages.start[i + kAhead];
+      const int64_t nbytes = std::min<int64_t>(messages.size[i + kAhead], kReach);
+      for (int64_t k = 0; k < nbytes; k += kLine) __builtin_prefetch(next + k);
+    }
     const uint8_t* data = messages.buffer + messages.start[i];
-    if (lead && order_of(data) != order) return kRefused;
-    Cursor cursor{data + lead, messages.size[i] - lead, 0};
-    if (!walk.steps(program.code, program.code + program.length, cursor, i, i, false)) return kRefused;
+    if (lead && order_of(data) != order) return found;
+    const int64_t size = messages.size[i] - lead;
+    if (!walk.again(data + lead, size, i) && !walk.lead(data + lead, size, i)) return found;
   }
-  return order;
+  found.order = order;
+  for (Contents& content : contents) found.firsts.push_back(std::move(content.first));
+  return found;
 }
 
 }  // namespace robocache::decode

@@ -1,13 +1,16 @@
 // A program over packed messages, as robocache/formats/messages/lowered.py writes it: a list of int64, steps one
 // behind the other. Lengths of code are in words, `-1` in the place of a slot means that nothing is taken.
 //
-//   kRun       item, count, groups, then of each group: first, stop, slot
-//                `count` numbers of `item` bytes; numbers [first, stop) of them are a row of the slot
-//   kString    slot                                    a length, then as many bytes
+//   kRun       item, count, groups, then of each group: first, stop, slot, offset, factor, flags
+//                `count` numbers of `item` bytes. Numbers [first, stop) of them are put into a row of the slot, from
+//                byte `offset` on; or (factor not 0) the one number times `factor` is a time: flag kSigned says how to
+//                read it, kAdd that it is added to what is there
+//   kString    slot, codes                             a length, then as many bytes
+//                codes: a number for each message, the same for the same text
 //   kSequence  item, width, spans, columns, measure    a length, then `width` numbers an element
 //                spans: where the elements are and how many; columns: the elements, where all messages have
 //                counts[measure] of them
-//   kWhole     slot, length, code                      where what the code leads over begins, and its bytes
+//   kWhole     slot, codes, length, code               where what the code leads over begins, and its bytes
 //   kRepeat    count, least, stride, size, align, measure, body length, picks, body, then the picks
 //                `count` elements (-1: a length comes first) of at least `least` bytes; stride -1: of varying length.
 //                measure: of a program that takes every element, which has counts[measure] in every message
@@ -26,6 +29,7 @@ namespace robocache::decode {
 
 enum Op : int64_t { kRun = 1, kString, kSequence, kWhole, kRepeat };
 enum Pick : int64_t { kPosition = 0, kEvery, kMatch };
+enum Flag : int64_t { kSigned = 1, kAdd = 2 };
 
 // How messages are packed; see robocache/formats/messages/packing.py.
 struct Packing {
@@ -34,14 +38,15 @@ struct Packing {
   bool nul;
 };
 
-// Where what a step takes is put: numbers, rows of `row` bytes; spans, the starts of all messages and behind them the
-// sizes, int64; or a truth value a message.
+// Where what steps take is put: numbers, rows of `row` bytes, `each` of them for a message; times, int64; spans, the
+// starts of all messages and behind them the sizes, int64; codes, int64; or truth values.
 struct Slot {
-  enum Kind { kNothing, kNumbers, kSpans, kHaving };
+  enum Kind { kNothing, kNumbers, kTimes, kSpans, kCodes, kHaving };
   uint8_t* data;
   int64_t nbytes;
+  int64_t row;
   Kind kind = kNothing;
-  int64_t row = 0;
+  int64_t each = 1;
 };
 
 struct Program {
@@ -53,7 +58,8 @@ struct Program {
   Packing packing;
 };
 
-// Whether the code is well formed and every slot as large as `messages` rows of it need. Fills in the slots' kinds.
+// Whether the code is well formed and every slot as large as `messages` rows of it need. Numbers' slots come with their
+// rows' bytes; the rest is filled in.
 bool check(const Program& program, int64_t messages, const std::vector<int64_t>& counts, std::vector<Slot>& slots);
 
 // Lead over the first message alone and note how many elements it has of what is measured. False: it ends early.
@@ -61,10 +67,15 @@ bool measure(const Program& program, const Messages& messages, std::vector<int64
 
 constexpr int64_t kRefused = -1;
 
-// Run a checked program over all messages. Returns the second byte of their encapsulation (1 where there is none), or
-// kRefused where a message is not as the program has it; the slots mean nothing then. `differs`: of each measure,
-// whether some message has another number of elements, so that there are no columns.
-int64_t run(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
-            const std::vector<Slot>& slots, std::vector<uint8_t>& differs);
+struct Found {
+  int64_t order = kRefused;                  // second byte of the encapsulation; 1 where there is none
+  std::vector<uint8_t> differs;              // of each measure: some message has another count, so no columns
+  std::vector<std::vector<int64_t>> firsts;  // of each slot of codes: the first message with each
+};
+
+// Run a checked program over all messages. Where a message is not as the program has it, the order is kRefused and
+// nothing else means anything.
+Found run(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
+          const std::vector<Slot>& slots);
 
 }  // namespace robocache::decode

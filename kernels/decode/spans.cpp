@@ -1,8 +1,5 @@
 #include "decode/spans.h"
 
-#include <map>
-#include <string_view>
-
 namespace robocache::decode {
 
 bool concatenate(const Messages& spans, int64_t item, uint8_t* out, int64_t nbytes) {
@@ -18,22 +15,10 @@ bool concatenate(const Messages& spans, int64_t item, uint8_t* out, int64_t nbyt
   return at == nbytes;
 }
 
-bool distinct(const Messages& spans, int64_t* which, std::vector<int64_t>& first) {
-  // A tree, which no choice of contents makes slow. It is asked only where a span differs from the one before.
-  std::map<std::string_view, int64_t> known;
-  std::string_view before;
-  int64_t code = -1;
+bool distinct(const Messages& spans, int64_t* which, Contents& contents) {
   for (int64_t i = 0; i < spans.count; ++i) {
     if (!spans.within(i)) return false;
-    const std::string_view content(reinterpret_cast<const char*>(spans.buffer) + spans.start[i],
-                                   static_cast<size_t>(spans.size[i]));
-    if (code < 0 || content != before) {
-      const auto [place, fresh] = known.try_emplace(content, static_cast<int64_t>(first.size()));
-      if (fresh) first.push_back(i);
-      code = place->second;
-      before = content;
-    }
-    which[i] = code;
+    which[i] = contents.code(spans.buffer + spans.start[i], spans.size[i], i);
   }
   return true;
 }

@@ -1,18 +1,41 @@
 // Spans of a buffer, one a message: brought together, or told apart.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <string_view>
 #include <vector>
 
 #include "decode/bytes.h"
 
 namespace robocache::decode {
 
+// Contents seen so far, with their codes: 0, 1, 2... in the order in which they occur.
+class Contents {
+ public:
+  // The code of the content of `size` bytes that item `i` has. It must stay where it is.
+  int64_t code(const uint8_t* data, int64_t size, int64_t i) {
+    const std::string_view content(reinterpret_cast<const char*>(data), static_cast<size_t>(size));
+    if (code_ >= 0 && content == before_) return code_;
+    // A tree, which no choice of contents makes slow; asked where a content is another than the one before.
+    const auto [place, fresh] = known_.try_emplace(content, static_cast<int64_t>(first.size()));
+    if (fresh) first.push_back(i);
+    before_ = content;
+    return code_ = place->second;
+  }
+
+  std::vector<int64_t> first;  // the item that had each first
+
+ private:
+  std::map<std::string_view, int64_t> known_;
+  std::string_view before_;
+  int64_t code_ = -1;
+};
+
 // Copy all one behind the other, the numbers of `item` bytes in them with their bytes in the other order where that is
 // more than 1. False where a span is not within the buffer or all together are not `nbytes`.
 bool concatenate(const Messages& spans, int64_t item, uint8_t* out, int64_t nbytes);
 
-// Which of the distinct contents each span has: codes counted in the order in which they occur, `which` has one for
-// each span. `first`: the first span of each content. False where a span is not within the buffer.
-bool distinct(const Messages& spans, int64_t* which, std::vector<int64_t>& first);
+// Which of the distinct contents each span has: a code for each in `which`. False where a span is not within the buffer.
+bool distinct(const Messages& spans, int64_t* which, Contents& contents);
 
 }  // namespace robocache::decode

@@ -9,20 +9,20 @@ struct RunStep {
   int64_t op, item, count, groups;
 };
 struct Group {
-  static constexpr int64_t kHead = 3;
-  int64_t first, stop, slot;
+  static constexpr int64_t kHead = 6;
+  int64_t first, stop, slot, offset, factor, flags;
 };
 struct StringStep {
-  static constexpr int64_t kHead = 2;
-  int64_t op, slot;
+  static constexpr int64_t kHead = 3;
+  int64_t op, slot, codes;
 };
 struct SequenceStep {
   static constexpr int64_t kHead = 6;
   int64_t op, item, width, spans, columns, measure;
 };
 struct WholeStep {
-  static constexpr int64_t kHead = 3;
-  int64_t op, slot, length;
+  static constexpr int64_t kHead = 4;
+  int64_t op, slot, codes, length;
 };
 struct RepeatStep {
   static constexpr int64_t kHead = 9;

@@ -16,7 +16,7 @@ from robocache.formats.base import parse_item
 from robocache.formats.mcap import windows
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages
-from robocache.formats.messages.blocks import Decoded, Ragged, Spans, ragged_numbers, span_bytes, to_arrow
+from robocache.formats.messages.blocks import Decoded, Plan, Ragged, Spans, ragged_numbers, span_bytes, to_arrow
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import parse_definition
 from robocache.formats.messages.lowered import lower
@@ -152,25 +152,25 @@ def test_compiled_and_numpy_find_the_same(kind, asked, even):
     packing = STORES[kind][1]
     messages = window(packed(kind, 40, even=even))
     outcome, _ = by_both(messages, ASKED[asked], packing)
-    lowered = lower(compile_program(ROOT, ASKED[asked], packing, "here"), packing)
+    lowered = lower(compile_program(ROOT, ASKED[asked], packing, "here"), packing, Plan())
     if asked.startswith("every") and not even:
         assert outcome == "refused"
     else:
         assert outcome == "read"
-        assert lowered.decode(messages) is not None  # and it was not numpy that did it
+        assert lowered.decode(messages, {}) is not None  # and it was not numpy that did it
 
 
 def test_it_finds_what_was_sent():
     messages = window(packed("cdr, big", 30, even=False))
     sent = [message("cdr, big", i, even=False) for i in range(30)]
     keys = [key for asked in ("leaves", "sequences", "matches") for key in ASKED[asked]]
-    found = lower(compile_program(ROOT, keys, CDR, "here"), CDR).decode(messages)
+    found = lower(compile_program(ROOT, keys, CDR, "here"), CDR, Plan()).decode(messages, {})
     np.testing.assert_array_equal(found.blocks[("xyz",)], [m.xyz for m in sent])
     np.testing.assert_array_equal(found.blocks[("tail",)][:, 0], [m.tail for m in sent])
     flat, counts = ragged_numbers(messages.buffer, found.blocks[("few",)], found.order)
     np.testing.assert_array_equal(flat, np.concatenate([m.few for m in sent]))
     assert counts.tolist() == [len(m.few) for m in sent]
-    blobs = to_arrow(messages.buffer, *found.blocks[("blob",)], text=False, where="")
+    blobs = to_arrow(messages.buffer, *found.blocks[("blob",)][:2], text=False, where="")
     assert blobs.to_pylist() == [bytes(m.blob) for m in sent]
     key = ("named", match("name=n2"))
     wanted = [next((n.number for n in m.named if n.name == "n2"), None) for m in sent]
@@ -214,7 +214,7 @@ def test_a_first_message_that_claims_much_takes_no_memory():
 
 
 def test_programs_that_do_not_fit_their_arrays_are_no_programs():
-    run = np.array([1, 8, 4, 1, 0, 4, 0])
+    run = np.array([1, 8, 4, 1, 0, 4, 0, 0, 0, 0])
     start, size, buffer = np.zeros(2, np.int64), np.full(2, 32), np.zeros(64, np.uint8)
 
     def ask(code: np.ndarray, out: list, counts: tuple = ()) -> None:
@@ -225,11 +225,14 @@ def test_programs_that_do_not_fit_their_arrays_are_no_programs():
         (run, [np.empty((2, 3))]),
         (run, []),
         (run[:-1], [np.empty((2, 4))]),
-        (np.array([1, 8, 4, 1, 0, 5, 0]), [np.empty((2, 5))]),
+        (np.array([1, 8, 4, 1, 0, 5, 0, 0, 0, 0]), [np.empty((2, 5))]),
+        (np.array([1, 8, 4, 1, 0, 4, 0, 8, 0, 0]), [np.empty((2, 4))]),
+        (np.array([1, 8, 4, 1, 0, 2, 0, 0, 1, 0]), [np.empty((2, 4))]),
         (np.array([1, 3, 4, 0]), []),
         (np.array([3, 8, 1, -1, 0, 0]), [np.empty((2, 4))]),
-        (np.array([4, -1, 9]), []),
+        (np.array([4, -1, -1, 9]), []),
         (np.array([5, -1, 1, -1, 0, 1, -1, 7, 0]), []),
+        (np.array([2, -1, 0]), [np.empty(1)]),
         (np.array([9]), []),
     ]:
         with pytest.raises(ValueError, match="no such program"):
@@ -248,7 +251,7 @@ def test_spans_are_told_apart_in_the_order_in_which_they_occur(monkeypatch):
         monkeypatch.setattr(native, "library", library)
         known, which = span_bytes(buffer, spans)
         assert known == list(dict.fromkeys(texts)) and [known[k] for k in which] == texts
-        assert to_arrow(buffer, *spans, text=True, where="").to_pylist() == [text.decode() for text in texts]
+        assert to_arrow(buffer, *spans[:2], text=True, where="").to_pylist() == [text.decode() for text in texts]
     assert native.distinct(buffer, spans.start, spans.size + 1) is None
 
 

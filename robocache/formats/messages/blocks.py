@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,10 +17,15 @@ from robocache.formats.messages.paths import Key
 
 
 class Spans(NamedTuple):
-    """Where something of each message lies in the buffer: offsets and sizes in bytes, int64 ``[n]``."""
+    """Where something of each message lies in the buffer: offsets and sizes in bytes, int64 ``[n]``.
+
+    first, which: where it is known, the first message with each distinct content, and which of these each message has
+    """
 
     start: np.ndarray
     size: np.ndarray
+    first: list[int] | None = None
+    which: np.ndarray | None = None
 
 
 class Ragged(NamedTuple):
@@ -39,11 +45,37 @@ ByteOrder: TypeAlias = Literal["<", ">"]
 @dataclass(slots=True)
 class Decoded:
     """What a program found in ``n`` messages: blocks by key, and for the key of an element that not all of them have,
-    bool ``[n]`` which do."""
+    bool ``[n]`` which do.
+
+    tables: ``[n, width]`` by the keys of the leaves that lie side by side in it
+    times:  int64 nanoseconds ``[n]`` by the keys of their parts
+    """
 
     blocks: dict[Key, Block]
     having: dict[Key, np.ndarray]
     order: ByteOrder
+    tables: dict[tuple[Key, ...], np.ndarray] = field(default_factory=dict)
+    times: dict[tuple[Key, ...], np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How what a program takes is wanted. The compiled decoder follows it; the walk in numpy gives blocks of all.
+
+    tables: leaves of one type side by side, or one sequence
+    times:  parts of a time, and how many nanoseconds one of each is
+    told:   texts, and arrays of text, of which the distinct contents are wanted
+    plain:  what is wanted as blocks; None: everything
+    """
+
+    tables: tuple[tuple[Key, ...], ...] = ()
+    times: tuple[tuple[tuple[Key, ...], tuple[int, ...]], ...] = ()
+    told: frozenset[Key] = frozenset()
+    plain: frozenset[Key] | None = None
+
+
+#: Where tables and times may be put, by their keys: arrays that are rows of what is collected.
+Targets: TypeAlias = "Mapping[tuple[Key, ...], np.ndarray]"
 
 
 def select_rows(block: Block, rows: np.ndarray | None) -> Block:
@@ -105,7 +137,9 @@ def span_bytes(buffer: np.ndarray, spans: Spans) -> tuple[list[bytes], np.ndarra
     start, size = spans.start, np.asarray(spans.size)
     if not len(start):
         return [], np.empty(0, np.int64)
-    first, which = native.distinct(buffer, start, size) or _distinct(buffer, start, size)
+    first, which = spans.first, spans.which
+    if first is None or which is None:
+        first, which = native.distinct(buffer, start, size) or _distinct(buffer, start, size)
     return [buffer[start[i] : start[i] + size[i]].tobytes() for i in first], which
 
 

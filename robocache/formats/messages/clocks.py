@@ -33,6 +33,11 @@ class Clock:
     frame: Key | None = None
     note: str = ""
 
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """How many nanoseconds one of each leaf is."""
+        return (1_000_000_000, 1) if len(self.keys) == 2 else (TIME_UNITS[self.unit],)
+
     def nanoseconds(self, blocks: list[np.ndarray]) -> np.ndarray:
         """int64 ``[n]`` of what the keys' leaves hold, ``[n]`` each."""
         if len(blocks) == 2:

@@ -8,7 +8,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Messages, gather
-from robocache.formats.messages.blocks import ByteOrder, Decoded
+from robocache.formats.messages.blocks import ByteOrder, Decoded, Plan, Targets
 from robocache.formats.messages.lowered import lower
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.program import Step
@@ -20,15 +20,18 @@ _HEAD = 1024  # bytes of a message that are copied out in one go at most
 class Decoder:
     """A program with what its last window taught: how far into a message it reaches."""
 
-    def __init__(self, program: Sequence[Step], packing: Packing, where: str):
+    def __init__(self, program: Sequence[Step], packing: Packing, where: str, plan: Plan = Plan()):  # noqa: B008
         self._program, self._packing, self._where, self._reach = program, packing, where, _HEAD
-        self._lowered = lower(program, packing)
+        self._lowered = lower(program, packing, plan)
 
-    def decode(self, messages: Messages) -> Decoded:
-        """What the program takes from every message (at least one). ``InputError`` where a message ends early."""
+    def decode(self, messages: Messages, targets: Targets | None = None) -> Decoded:
+        """What the program takes from every message (at least one). ``InputError`` where a message ends early.
+
+        targets: arrays that tables and times are put into where they have their shape
+        """
         if not self._program:
             return Decoded({}, {}, "<")
-        found = self._lowered.decode(messages) if self._lowered else None
+        found = self._lowered.decode(messages, targets or {}) if self._lowered else None
         return found or self._walk(messages)
 
     def _walk(self, messages: Messages) -> Decoded:

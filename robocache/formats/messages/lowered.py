@@ -6,7 +6,8 @@ element picked of each of all elements, say) makes none, and the walk in numpy l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from robocache.formats.base import Match
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages
-from robocache.formats.messages.blocks import Decoded, Ragged, Spans
+from robocache.formats.messages.blocks import Decoded, Plan, Ragged, Spans, Targets
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Key
 from robocache.formats.messages.program import NumberSequence, Repeat, Run, Step, String, Whole, groups
@@ -24,6 +25,7 @@ from robocache.formats.messages.walk import MAX_VARYING
 _RUN, _STRING, _SEQUENCE, _WHOLE, _REPEAT = range(1, 6)
 _POSITION, _EVERY, _MATCH = range(3)
 _NONE = -1
+_SIGNED, _ADD = 1, 2
 _ROOM = 1 << 26  # bytes that columns may take in any case: a first message may claim more than all others hold
 
 
@@ -31,87 +33,112 @@ class _Unlike(Exception):
     """This is not for the compiled decoder."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Slot:
-    """An array that a step fills.
+    """An array that steps fill.
 
     takes:   keys, and which numbers of a row each is
     width:   numbers in a row; None: what ``measure`` gives
     axes:    measures of the axes between the message and the row
+    target:  the table or time that it is
     """
 
-    kind: Literal["numbers", "spans", "ragged", "having"]
-    takes: tuple[tuple[Key, int, int], ...]
+    kind: Literal["numbers", "times", "spans", "ragged", "codes", "having"]
+    takes: list[tuple[Key, int, int]]
     dtype: np.dtype = np.dtype(np.int64)  # noqa: RUF009
     width: int | None = None
     measure: int = _NONE
     axes: tuple[int, ...] = ()
+    target: tuple[Key, ...] = ()
 
 
 class Lowered:
     """A program ready to run."""
 
-    def __init__(self, program: Sequence[Step], packing: Packing):
-        writer = _Writer()
+    def __init__(self, program: Sequence[Step], packing: Packing, plan: Plan):
+        writer = _Writer(program, plan)
         code = np.array(writer.steps(program, (), picked=False), np.int64)
         self._slots, self._measures = tuple(writer.slots), writer.measures
         texts = bytes(writer.texts)
         self._program = (code, texts, MAX_VARYING, packing.encapsulation, packing.aligned, packing.nul)
 
-    def decode(self, messages: Messages) -> Decoded | None:
+    def decode(self, messages: Messages, targets: Targets) -> Decoded | None:
         """What it takes from every message (at least one); None where one is not as it should be."""
-        place = (messages.buffer, messages.start, messages.size)
+        place = (messages.buffer, native.plain(messages.start), native.plain(messages.size))
         counts = native.library.measure(*place, self._program, self._measures) if self._measures else []
         if counts is None:
             return None
-        arrays = self._arrays(len(messages.start), counts, int(messages.size.sum()))
+        arrays = self._arrays(len(messages.start), counts, int(messages.size.sum()), targets)
         done = None if arrays is None else native.library.run(*place, self._program, counts, arrays)
         if arrays is None or done is None:
             return None
-        order, differs = done
+        order, differs, firsts = done
         found = Decoded({}, {}, "<" if order else ">")
-        for slot, array in zip(self._slots, arrays, strict=True):
+        for slot, array, first in zip(self._slots, arrays, firsts, strict=True):
+            if slot.kind == "times":
+                found.times[slot.target] = array
+            elif slot.measure == _NONE and slot.target:
+                found.tables[slot.target] = array
             for key, begin, end in slot.takes:
                 if slot.kind == "having":
                     found.having[key] = array
-                elif slot.kind != "numbers":
-                    spans = (
-                        Spans(array[0], array[1]) if slot.kind == "spans" else Ragged(array[0], array[1], slot.dtype)
-                    )
-                    found.blocks.setdefault(key, spans)
-                elif slot.measure == _NONE or not differs[slot.measure]:
-                    found.blocks[key] = array if slot.measure != _NONE else array[..., begin:end]
+                elif slot.kind == "spans":
+                    found.blocks[key] = Spans(array[0], array[1])
+                elif slot.kind == "codes":
+                    begun, size, *_ = found.blocks[key]
+                    found.blocks[key] = Spans(begun, size, first, array)
+                elif slot.kind == "ragged":
+                    found.blocks.setdefault(key, Ragged(array[0], array[1], slot.dtype))
+                elif slot.measure == _NONE:
+                    found.blocks[key] = array[..., begin:end]
+                elif not differs[slot.measure]:
+                    found.blocks[key] = array
         return found
 
-    def _arrays(self, n: int, counts: Sequence[int], nbytes: int) -> list[np.ndarray] | None:
+    def _arrays(self, n: int, counts: Sequence[int], nbytes: int, targets: Targets) -> list[np.ndarray] | None:
         """One for each slot; None where they would be far larger than the messages, of ``nbytes`` together."""
         arrays, room = [], 2 * nbytes + _ROOM
         for slot in self._slots:
-            if slot.kind == "having":
-                arrays.append(np.empty(n, bool))
-            elif slot.kind != "numbers":
-                arrays.append(np.empty((2, n), np.int64))
-            else:
+            shape: tuple[int, ...]
+            dtype = slot.dtype if slot.kind != "ragged" else np.dtype(np.int64)
+            if slot.kind == "numbers":
                 width = counts[slot.measure] if slot.width is None else slot.width
                 shape = (n, *(counts[axis] for axis in slot.axes), width)
-                total = slot.dtype.itemsize
-                for length in shape:
-                    total *= length
-                room -= total
+                room -= slot.dtype.itemsize * math.prod(shape)
                 if room < 0:
                     return None
-                arrays.append(np.empty(shape, slot.dtype))
+            else:
+                shape = (2, n) if slot.kind in ("spans", "ragged") else (n,)
+            target = targets.get(slot.target) if slot.target else None
+            if target is None or target.shape != shape or target.dtype != dtype:
+                target = np.empty(shape, dtype)
+            arrays.append(target)
         return arrays
 
 
-def lower(program: Sequence[Step], packing: Packing) -> Lowered | None:
+def lower(program: Sequence[Step], packing: Packing, plan: Plan) -> Lowered | None:
     """The program for the compiled decoder; None where it is missing or has no such steps."""
     if native.library is None:
         return None
     try:
-        return Lowered(program, packing)
+        return Lowered(program, packing, plan)
     except (_Unlike, OverflowError):
         return None
+
+
+def _leaves(steps: Sequence[Step]) -> Iterator[tuple[Key, np.dtype, int | None]]:
+    """Numbers that a program takes: their keys, types and widths (None: a sequence)."""
+    for step in steps:
+        if isinstance(step, Run):
+            yield from ((key, step.dtype, end - begin) for key, begin, end in step.takes)
+        elif isinstance(step, NumberSequence):
+            if step.key is not None:
+                yield step.key, step.dtype, None
+        elif isinstance(step, Whole):
+            yield from _leaves(step.steps)
+        elif isinstance(step, Repeat):
+            for inside in step.picks.values():
+                yield from _leaves(inside)
 
 
 def _held(dtype: np.dtype) -> np.dtype:
@@ -120,27 +147,65 @@ def _held(dtype: np.dtype) -> np.dtype:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[Step], plan: Plan) -> None:
         self.slots: list[_Slot] = []
         self.texts = bytearray()
         self.measures = 0
         self._places: dict[Key, tuple[int, int, np.dtype]] = {}
+        self._plan = plan
+        self._wanted = None if plan.plain is None else set(plan.plain)  # as blocks
+        self._targets: dict[tuple[Key, ...], int] = {}  # slots of tables and times, once there is one
+        self._tables: dict[Key, tuple[tuple[Key, ...], int, int]] = {}  # the table of a leaf, its place, the width
+        self._times: dict[Key, list[tuple[tuple[Key, ...], int, bool]]] = {}  # times, factor, whether it is added
+        self._sequences: dict[Key, tuple[Key, ...]] = {}
+        leaves = {key: (dtype, width) for key, dtype, width in _leaves(program)}
+        for keys in plan.tables:
+            self._table(keys, [leaves[key] for key in keys])
+        for keys, factors in plan.times:
+            if all(leaves[key][0].kind in "iu" and leaves[key][1] == 1 for key in keys):
+                for place, (key, factor) in enumerate(zip(keys, factors, strict=True)):
+                    self._times.setdefault(key, []).append((keys, factor, place > 0))
+
+    def _table(self, keys: tuple[Key, ...], leaves: Sequence[tuple[np.dtype, int | None]]) -> None:
+        """Leaves of one type that are in no table yet; of others no table is made."""
+        dtypes, widths = {dtype for dtype, _ in leaves}, [width for _, width in leaves]
+        if len(leaves) == 1 and widths[0] is None:
+            self._sequences[keys[0]] = keys
+        elif len(dtypes) == 1 and dtypes != {np.dtype(bool)} and not any(key in self._tables for key in keys):
+            known = [width for width in widths if width is not None]
+            if len(known) == len(widths):
+                for place, key in enumerate(keys):
+                    self._tables[key] = (keys, sum(known[:place]), sum(known))
+                return
+        if self._wanted is not None:
+            self._wanted.update(keys)
+
+    def _plain(self, key: Key) -> bool:
+        """Whether it is wanted as a block."""
+        if self._wanted is None or key in self._wanted:
+            return True
+        return key not in self._tables and key not in self._times
 
     def _slot(self, slot: _Slot) -> int:
         self.slots.append(slot)
+        if slot.target:
+            self._targets[slot.target] = len(self.slots) - 1
         return len(self.slots) - 1
 
     def _measure(self) -> int:
         self.measures += 1
         return self.measures - 1
 
-    def _spans(self, key: Key | None, axes: tuple[int, ...]) -> int:
+    def _spans(self, key: Key | None, axes: tuple[int, ...], picked: bool) -> tuple[int, int]:
+        """The slots of a text: where it is, and which it is."""
         if key is None:
-            return _NONE
+            return _NONE, _NONE
         if axes:
             raise _Unlike
         self._places[key] = (len(self.slots), 0, np.dtype("V"))
-        return self._slot(_Slot("spans", ((key, 0, 0),)))
+        spans = self._slot(_Slot("spans", [(key, 0, 0)]))
+        told = key in self._plan.told and not picked
+        return spans, self._slot(_Slot("codes", [(key, 0, 0)])) if told else _NONE
 
     def steps(self, steps: Sequence[Step], axes: tuple[int, ...], *, picked: bool) -> list[int]:
         """axes: measures of the arrays of which every element is taken; picked: within an element that is picked."""
@@ -149,39 +214,65 @@ class _Writer:
             if isinstance(step, Run):
                 code += self._run(step, axes)
             elif isinstance(step, String):
-                code += [_STRING, self._spans(step.key, axes)]
+                code += [_STRING, *self._spans(step.key, axes, picked)]
             elif isinstance(step, NumberSequence):
                 code += self._sequence(step, axes, picked)
             elif isinstance(step, Whole):
-                slot = self._spans(step.key, axes)
+                slots = self._spans(step.key, axes, picked)
                 inside = self.steps(step.steps, axes, picked=picked)
-                code += [_WHOLE, slot, len(inside), *inside]
+                code += [_WHOLE, *slots, len(inside), *inside]
             else:
                 code += self._repeat(step, axes, picked)
         return code
 
     def _run(self, step: Run, axes: tuple[int, ...]) -> list[int]:
-        code: list[int] = []
+        code: list[list[int]] = []
         dtype = _held(step.dtype)
-        together = groups(step)
-        for first, stop, takes in together:
+        for key, begin, end in step.takes:
+            if key in self._tables:
+                slot, place = self._table_slot(key, dtype, end - begin, axes)
+                last = code[-1] if code else [_NONE] * 6
+                if last[1:3] == [begin, slot] and last[3] + (last[1] - last[0]) * dtype.itemsize == place:
+                    last[1] = end  # neighbours in the message as in the table
+                else:
+                    code.append([begin, end, slot, place, 0, 0])
+        for key, begin, _ in step.takes:
+            for target, factor, added in self._times.get(key, ()):
+                if target not in self._targets:
+                    self._slot(_Slot("times", [], target=target))
+                flags = (dtype.kind == "i") * _SIGNED + added * _ADD
+                code.append([begin, begin + 1, self._targets[target], 0, factor, flags])
+        plain = [take for take in step.takes if take[0] not in self._tables and self._plain(take[0])]
+        for first, stop, takes in groups(plain, dtype.itemsize):
             for key, begin, _ in takes:
                 self._places[key] = (len(self.slots), (begin - first) * dtype.itemsize, dtype)
-            cut = tuple((key, begin - first, end - first) for key, begin, end in takes)
-            code += [first, stop, self._slot(_Slot("numbers", cut, dtype, stop - first, axes=axes))]
-        return [_RUN, dtype.itemsize, step.count, len(together), *code]
+            cut = [(key, begin - first, end - first) for key, begin, end in takes]
+            code.append([first, stop, self._slot(_Slot("numbers", cut, dtype, stop - first, axes=axes)), 0, 0, 0])
+        return [_RUN, dtype.itemsize, step.count, len(code), *(word for group in code for word in group)]
+
+    def _table_slot(self, key: Key, dtype: np.dtype, width: int, axes: tuple[int, ...]) -> tuple[int, int]:
+        """The slot of a leaf's table, and the byte of a row that it begins at."""
+        keys, place, total = self._tables[key]
+        if keys not in self._targets:
+            self._slot(_Slot("numbers", [], dtype, total, axes=axes, target=keys))
+        slot = self._targets[keys]
+        if self._wanted is None or key in self._wanted:
+            self.slots[slot].takes.append((key, place, place + width))
+        self._places[key] = (slot, place * dtype.itemsize, dtype)
+        return slot, place * dtype.itemsize
 
     def _sequence(self, step: NumberSequence, axes: tuple[int, ...], picked: bool) -> list[int]:
         spans = columns = measure = _NONE
         if step.key is not None and step.dtype == np.uint8:
-            spans = self._spans(step.key, axes)
+            spans, _ = self._spans(step.key, axes, picked=True)
         elif step.key is not None:
-            take = ((step.key, 0, 0),)
+            take = (step.key, 0, 0)
             if not picked:
                 measure = self._measure()
-                columns = self._slot(_Slot("numbers", take, _held(step.dtype), None, measure, axes))
+                target = self._sequences.get(step.key, ())
+                columns = self._slot(_Slot("numbers", [take], _held(step.dtype), None, measure, axes, target))
             if not axes:
-                spans = self._slot(_Slot("ragged", take, step.dtype))
+                spans = self._slot(_Slot("ragged", [take], step.dtype))
         return [_SEQUENCE, step.dtype.itemsize, step.width, spans, columns, measure]
 
     def _repeat(self, step: Repeat, axes: tuple[int, ...], picked: bool) -> list[int]:
@@ -197,7 +288,7 @@ class _Writer:
                 continue
             if axes:
                 raise _Unlike
-            having = self._slot(_Slot("having", (((*step.key, pick), 0, 0),)))
+            having = self._slot(_Slot("having", [((*step.key, pick), 0, 0)], np.dtype(bool)))
             first = len(self.slots)
             inside = self.steps(steps, (), picked=True)
             kind, position = (_MATCH, 0) if isinstance(pick, Match) else (_POSITION, pick)
@@ -209,7 +300,10 @@ class _Writer:
 
     def _match(self, key: Key, pick: Match) -> list[int]:
         """Slot, offset, bytes of the number (0: a text), and what is to be there: the number, or where the text is."""
-        slot, offset, dtype = self._places[(*key, *pick.field.split("."))]
+        place = self._places.get((*key, *pick.field.split(".")))
+        if place is None:
+            raise _Unlike
+        slot, offset, dtype = place
         if dtype.kind == "V":
             text = pick.text.encode()
             self.texts += text

@@ -63,7 +63,7 @@ def concatenate(
     if library is None:
         return None
     out = np.empty(total, np.uint8)
-    return out if library.concatenate(buffer, _plain(start), _plain(size), swapped, out) else None
+    return out if library.concatenate(buffer, plain(start), plain(size), swapped, out) else None
 
 
 def distinct(buffer: np.ndarray, start: np.ndarray, size: np.ndarray) -> tuple[list[int], np.ndarray] | None:
@@ -71,9 +71,10 @@ def distinct(buffer: np.ndarray, start: np.ndarray, size: np.ndarray) -> tuple[l
     if library is None:
         return None
     which = np.empty(len(start), np.int64)
-    first = library.distinct(buffer, _plain(start), _plain(size), which)
+    first = library.distinct(buffer, plain(start), plain(size), which)
     return None if first is None else (first, which)
 
 
-def _plain(numbers: np.ndarray) -> np.ndarray:
+def plain(numbers: np.ndarray) -> np.ndarray:
+    """Numbers as the library takes them: int64, one beside the other."""
     return np.ascontiguousarray(numbers, np.int64)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from robocache.formats.messages.batch import Messages
-from robocache.formats.messages.blocks import Decoded
+from robocache.formats.messages.blocks import Decoded, Plan
 from robocache.formats.messages.clocks import Clock, find_clock
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import Struct
 from robocache.formats.messages.packing import Packing
-from robocache.formats.messages.paths import Columns, list_fields
+from robocache.formats.messages.paths import Columns, Key, list_fields
 from robocache.formats.messages.program import compile_program
 from robocache.formats.messages.signal import Signal
 from robocache.formats.messages.topic import Collected, Request
 from robocache.formats.messages.unpack import unpack_message
-from robocache.formats.messages.values import Rows
+from robocache.formats.messages.values import Rows, same_place
 from robocache.types import StreamType
 
 
@@ -48,19 +48,37 @@ class PackedTopic:
 
     def add(self, messages: Messages) -> None:
         self._settle(messages)
+        clocks = {clock.keys: clock for clock in self._clocks() if clock.keys}
         if self._decoder is None:
-            keys = [key for clock in self._clocks() for key in clock.keys]
-            keys += [key for signal in self._signals if signal.settled for key in signal.needs()]
-            program = compile_program(self._root, keys, self._packing, self._where)
-            self._decoder = Decoder(program, self._packing, self._where)
-        found = self._decoder.decode(messages)
+            self._decoder = self._plan(clocks)
         count = len(messages.start)
-        for clock in {clock.keys: clock for clock in self._clocks() if clock.keys}.values():
-            target = self._stamp_rows(clock).extend(count, (), np.dtype(np.int64))
-            target[:] = self._stamps_of(clock, found, count)
+        rows = {keys: self._stamp_rows(clock) for keys, clock in clocks.items()}
+        targets = {keys: some.room(count, (), np.dtype(np.int64)) for keys, some in rows.items()}
+        for signal in self._signals:
+            if signal.table and (room := signal.room(count)) is not None:
+                targets[signal.table] = room
+        found = self._decoder.decode(messages, targets)
+        for keys, clock in clocks.items():
+            target = rows[keys].extend(count, (), np.dtype(np.int64))
+            stamps = found.times.get(keys)
+            if stamps is None or not same_place(stamps, target):
+                target[:] = self._stamps_of(clock, found, count) if stamps is None else stamps
         for signal in self._signals:
             signal.add(messages, found)
         self._count += count
+
+    def _plan(self, clocks: Mapping[tuple[Key, ...], Clock]) -> Decoder:
+        """A decoder of all that is known to be wanted."""
+        settled = [signal for signal in self._signals if signal.settled]
+        tables = [table for signal in settled if (table := signal.plan())]
+        plan = Plan(
+            tuple(dict.fromkeys(tables)),
+            tuple((keys, clock.factors) for keys, clock in clocks.items()),
+            frozenset(key for signal in settled for key in signal.told),
+            frozenset(key for signal in settled for key in signal.needs(but=signal.table)),
+        )
+        keys = [key for found in clocks for key in found] + [key for signal in settled for key in signal.needs()]
+        return Decoder(compile_program(self._root, keys, self._packing, self._where), self._packing, self._where, plan)
 
     def _stamp_rows(self, clock: Clock) -> Rows:
         rows = self._stamps.setdefault(clock.keys, Rows(self._reserve))

@@ -21,6 +21,9 @@ from robocache.formats.messages.paths import Key
 #: What is asked for below a type; ``_HERE`` among it where a key ends.
 Wanted: TypeAlias = "dict[str | int | Match | None, Wanted]"
 
+#: Key of a leaf wanted, and its numbers ``[start, stop)`` of a run.
+Take: TypeAlias = "tuple[Key, int, int]"
+
 _HERE = ""
 _MAX_RUN = 1 << 28  # numbers; keeps every offset far from overflow
 _NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy along than to gather apart
@@ -28,11 +31,11 @@ _NEAR = 128  # bytes between two wanted spans of a run that are cheaper to copy 
 
 @dataclass(slots=True)
 class Run:
-    """``count`` numbers of one type. ``takes``: key of a leaf wanted, and its numbers ``[start, stop)`` of the run."""
+    """``count`` numbers of one type, and those of them that are wanted."""
 
     dtype: np.dtype
     count: int
-    takes: list[tuple[Key, int, int]] = field(default_factory=list)
+    takes: list[Take] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -100,14 +103,14 @@ def compile_program(root: Struct, keys: Sequence[Key], packing: Packing, where: 
     return steps
 
 
-def groups(step: Run) -> list[tuple[int, int, list[tuple[Key, int, int]]]]:
-    """The takes of a run, neighbours together: numbers ``[first, stop)`` that hold some of them, and these."""
-    found: list[tuple[int, int, list[tuple[Key, int, int]]]] = []
-    for take in step.takes:
+def groups(takes: Sequence[Take], item: int) -> list[tuple[int, int, list[Take]]]:
+    """Takes of a run, neighbours together: numbers ``[first, stop)``, of ``item`` bytes, that hold some, and these."""
+    found: list[tuple[int, int, list[Take]]] = []
+    for take in takes:
         _, begin, end = take
-        if found and begin - found[-1][1] <= _NEAR // step.dtype.itemsize:
-            first, stop, takes = found[-1]
-            found[-1] = (first, max(stop, end), [*takes, take])
+        if found and begin - found[-1][1] <= _NEAR // item:
+            first, stop, together = found[-1]
+            found[-1] = (first, max(stop, end), [*together, take])
         else:
             found.append((begin, end, [take]))
     return found

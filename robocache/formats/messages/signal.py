@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,7 @@ class Signal:
         self._elements: Counter[str] = Counter()
         self._payloads: list[pa.Array] = []
         self._by_name: ByName | None = None
+        self.table: tuple[Key, ...] = ()
         self._lead(request.path)
 
     def _lead(self, path: Path) -> None:
@@ -110,10 +111,28 @@ class Signal:
             names = [names[i] for i in positions(selector, len(names), where=self._where, names=names)]
         self._by_name = ByName(names)
 
-    def needs(self) -> list[Key]:
-        """All that it needs of a message."""
-        names = [] if self.columns.named_by is None else [self.columns.named_by]
-        return [*(piece.key for piece in self.columns.pieces), *names, *self._contents.keys]
+    def needs(self, but: Collection[Key] = ()) -> list[Key]:
+        """All that it needs of a message, ``but`` these numbers of it."""
+        return [*(piece.key for piece in self.columns.pieces if piece.key not in but), *self.told]
+
+    def plan(self) -> tuple[Key, ...]:
+        """The leaves that lie side by side in a row, where a row is just these; else nothing."""
+        columns = self.columns
+        whole = all(piece.start == 0 and piece.stop is None for piece in columns.pieces)
+        chosen = columns.selector is not None and columns.named_by is None
+        plain = self.settled and columns.dtype is not None and not columns.outer
+        self.table = tuple(piece.key for piece in columns.pieces) if plain and whole and not chosen else ()
+        return self.table
+
+    @property
+    def told(self) -> list[Key]:
+        """Texts of which the distinct contents are wanted."""
+        return [*self._contents.keys, *([] if self.columns.named_by is None else [self.columns.named_by])]
+
+    def room(self, count: int) -> np.ndarray | None:
+        """Where the rows of the next messages will be, if it can be told: ``[count, width]``."""
+        width = len(self._by_name.names) if self._by_name is not None else self.columns.width
+        return self._numbers.room(count, width, scalar=self.columns.scalar)
 
     def type(self) -> StreamType:
         """As far as is known."""
@@ -174,6 +193,10 @@ class Signal:
     def _take(self, buffer: np.ndarray, found: Decoded, rows: np.ndarray | None) -> np.ndarray | None:
         """Append the values of these messages (None: all); bool ``[rows]`` where some are no samples after all."""
         columns = self.columns
+        table = found.tables.get(self.table)
+        if table is not None:
+            self._numbers.add([table if rows is None else table[rows]], scalar=columns.scalar, where=self._where)
+            return None
         blocks = [select_rows(found.blocks[piece.key], rows) for piece in columns.pieces]
         if columns.dtype is None:
             self._payloads.append(self._payload(buffer, blocks, found))
@@ -245,10 +268,10 @@ class Signal:
         if self.columns.kind == "cloud":
             plain = zip(blocks[:-1], MESSAGE, strict=False)
             numbers = [pa.array(np.asarray(b)[:, 0].astype(f.type.to_pandas_dtype())) for b, f in plain]
-            points = to_arrow(buffer, *block, text=False, where=self._where)
+            points = to_arrow(buffer, block.start, block.size, text=False, where=self._where)
             return pa.StructArray.from_arrays([*numbers, points], fields=list(MESSAGE))
         if self.columns.kind != "texts":
-            return to_arrow(buffer, *block, text=self.columns.kind == "text", where=self._where)
+            return to_arrow(buffer, block.start, block.size, text=self.columns.kind == "text", where=self._where)
         texts, which = span_bytes(buffer, block)
         spoken = [unpack_value(_TEXTS, text, found.order, self._packing, self._where) for text in texts]
         return pa.array(spoken, pa.list_(pa.string())).take(pa.array(which))

@@ -19,25 +19,33 @@ class Rows:
     def __init__(self, reserve: int):
         self._reserve = reserve
         self._data: np.ndarray | None = None
-        self._length = 0
+        self._length, self._begun = 0, False
+
+    def room(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Where the next ``rows`` rows will be. ``ValueError`` where the shape is not that of the rows before."""
+        if self._data is None or not self._begun:
+            row_bytes = max(1, dtype.itemsize * int(np.prod(shape)))
+            length = max(rows, min(self._reserve, _MAX_RESERVE // row_bytes))
+            if self._data is None or self._data.shape != (length, *shape) or self._data.dtype != dtype:
+                self._data = np.empty((length, *shape), dtype)
+        elif self._data.shape[1:] != shape:
+            raise ValueError(f"{list(self._data.shape[1:])} at first, then {list(shape)}")
+        after = self._length + rows
+        if after > len(self._data):
+            grown = np.empty((max(after, 2 * len(self._data)), *shape), dtype)
+            grown[: self._length] = self._data[: self._length]
+            self._data = grown
+        return self._data[self._length : after]
 
     def extend(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The next ``rows`` rows, to be filled. ``ValueError`` where the shape is not that of the rows before."""
-        if self._data is None:
-            row_bytes = max(1, dtype.itemsize * int(np.prod(shape)))
-            self._data = np.empty((max(rows, min(self._reserve, _MAX_RESERVE // row_bytes)), *shape), dtype)
-        elif self._data.shape[1:] != shape:
-            raise ValueError(f"{list(self._data.shape[1:])} at first, then {list(shape)}")
-        before, self._length = self._length, self._length + rows
-        if self._length > len(self._data):
-            grown = np.empty((max(self._length, 2 * len(self._data)), *shape), dtype)
-            grown[:before] = self._data[:before]
-            self._data = grown
-        return self._data[before : self._length]
+        found = self.room(rows, shape, dtype)
+        self._length, self._begun = self._length + rows, True
+        return found
 
     def array(self) -> np.ndarray | None:
         """Rows so far; None where none was ever added."""
-        return None if self._data is None else self._data[: self._length]
+        return self._data[: self._length] if self._begun and self._data is not None else None
 
 
 class Numbers:
@@ -48,6 +56,18 @@ class Numbers:
         self._present: list[tuple[int, np.ndarray | None]] = []
         self._flat: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
+
+    def room(self, rows: int, width: int | None, *, scalar: bool) -> np.ndarray | None:
+        """Where the next ``rows`` rows will be, ``[rows, width]`` (None: as wide as those before), if that can be told.
+        What is added from there is not copied."""
+        before = self._rows.array()
+        if self._counts or (before is None and width is None and not scalar):
+            return None
+        shape = () if scalar else (width,) if before is None or width is not None else before.shape[1:]
+        if before is not None and before.shape[1:] != shape:
+            return None
+        room = self._rows.room(rows, shape, self._dtype)
+        return room.reshape(rows, 1) if scalar else room
 
     def add(self, blocks: Sequence[np.ndarray], *, scalar: bool, where: str, present: np.ndarray | None = None) -> None:
         """Blocks ``[m, *outer, width]`` side by side; ``present``: bool ``[m, numbers]`` which of them are there."""
@@ -65,7 +85,7 @@ class Numbers:
         self._present.append((lead[0], present))
         target = self._rows.extend(lead[0], shape, self._dtype).reshape(*lead, width)
         at = 0
-        for block in blocks:
+        for block in () if len(blocks) == 1 and same_place(blocks[0], target) else blocks:
             _copy_columns(block, target[..., at : at + block.shape[-1]])
             at += block.shape[-1]
 
@@ -102,6 +122,13 @@ class Numbers:
             return values, None if there.all() or not width else np.repeat(there[:, None], width, axis=1)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat)), None
+
+
+def same_place(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays are one in memory."""
+    if one.dtype != other.dtype or one.shape != other.shape or one.strides != other.strides:
+        return False
+    return one.__array_interface__["data"][0] == other.__array_interface__["data"][0]
 
 
 def _copy_columns(source: np.ndarray, target: np.ndarray) -> None:

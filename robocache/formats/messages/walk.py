@@ -121,7 +121,7 @@ class Walk:
         item = step.dtype.itemsize
         self.at = self._align(self.at, item)
         self._need(step.count, item)
-        for first, stop, takes in groups(step):  # neighbouring takes are cut out together and become views
+        for first, stop, takes in groups(step.takes, item):  # neighbouring takes are cut out together and become views
             rows = self._numbers(step.dtype, first, stop)
             for key, begin, end in takes:
                 self.found[key] = rows[:, begin - first : end - first]
