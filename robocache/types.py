@@ -142,6 +142,12 @@ class Stream:
             return StreamType(array_type(self.values.dtype, self.values.shape[1:]), self.about)
         return StreamType(self.values.type, self.about)
 
+    @property
+    def nbytes(self) -> int:
+        """Of its stamps and samples."""
+        held = (self.times, self.values, self.present, self.log_times)
+        return sum(items.nbytes for items in held if items is not None)
+
     def take(self, rows: np.ndarray) -> Stream:
         """Those samples, in this order: ``rows`` int64 ``[k]``."""
 
@@ -229,6 +235,11 @@ class Episode:
     streams: Mapping[str, Stream]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Of its stamps and samples."""
+        return sum(stream.nbytes for stream in self.streams.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,25 @@ def run(args: argparse.Namespace) -> bool:
     return summary.within_limit
 
 
+#: What a run is bound by that spends most of its time at a stage, and what would help.
+_BOUND = {
+    "read": "the input's storage",
+    "write": "the output's storage",
+    "wait": "too few shards for so many workers; a smaller output.shard_mb makes more",
+}
+
+
+def _spent(s: Summary) -> str:
+    """Where the workers' time went, and what would have to be faster."""
+    total = sum(s.stages.values()) or 1.0
+    shares = ", ".join(
+        f"{stage} {seconds / total:.0%}" for stage, seconds in s.stages.items() if seconds > 0.005 * total
+    )
+    peak = f", at most {decimal(s.peak_bytes)} of memory" if s.peak_bytes else ""
+    workers = "1 worker" if s.workers == 1 else f"{s.workers} workers"
+    return f"{workers}{peak}: {shares}; bound by {_BOUND.get(s.bound_by, f'the cores ({s.bound_by})')}"
+
+
 def render(s: Summary) -> list[str]:
     """The end of a run, as lines for a person."""
     from robocache.output.plan import told
@@ -81,6 +100,8 @@ def render(s: Summary) -> list[str]:
     ]
     if s.version > 1 or not s.is_new:
         lines.append(f"version {s.version}" + (f": {told(s.changes)}" if s.is_new else " stands: nothing has changed"))
+    if s.stages:
+        lines.append(_spent(s))
     if s.skipped_shards:
         lines.append(f"{s.skipped_shards} of {s.shards} shards were there already, of this config and input")
     lines += [f"note: {note}" for note in s.notes]

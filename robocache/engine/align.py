@@ -1,4 +1,4 @@
-"""One episode on its timeline: every source aligned in one call, columns assembled, what was found told.
+"""Episodes on their timelines: all their sources aligned in one call, columns assembled, what was found told.
 
 The kernels compute new numbers; what is selected rather than computed with (text, images, whole numbers, everything
 aligned by nearest, previous or next) is a row number to them, so that it reaches the output exactly as recorded.
@@ -6,9 +6,10 @@ aligned by nearest, previous or next) is a row number to them, so that it reache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwr
 from robocache.engine.clean import Columns, selectable, with_gaps
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
-from robocache.engine.prepare import Preparer, Request
+from robocache.engine.prepare import Prepared, Preparer, Request
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
 from robocache.errors import InputError
@@ -32,6 +33,7 @@ from robocache.features.convert import absolute
 from robocache.ops import StreamSpec
 from robocache.ops.chunked import fuse_multimodal_chunked
 from robocache.output.schema import FeatureType, episode_table
+from robocache.stages import Stages
 from robocache.types import Episode, Finding, StreamReport, StreamType
 
 #: ``max_gap: auto`` is this many median steps of the stream.
@@ -40,6 +42,10 @@ GAP_STEPS = 10
 SNAP_SHARE = 10
 #: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
 _JOINTS = 64
+
+_MB = 2**20
+#: See :attr:`Aligner.batch_bytes`: on a CPU, on a GPU.
+_BATCH_BYTES = (2 << 20, 256 << 20)
 
 FeatureColumns: TypeAlias = Mapping[str, tuple["pa.Array | pa.ChunkedArray", np.ndarray]]
 
@@ -68,6 +74,7 @@ class _Part:
 
     turns:  by column of the group, what was undone before and is done again after
     wide:   in float64
+    spec:   what the kernels are asked for, values ``[n, k]`` and times ``[n]``; None: nothing
     values: ``[T, k]``, or ``[T, 1]`` row numbers where samples are picked; valid: bool ``[T]``
     """
 
@@ -77,6 +84,25 @@ class _Part:
     spec: StreamSpec | None = None
     values: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     valid: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def asked(self) -> tuple:
+        """What parts of several episodes have in common that one call can align."""
+        assert self.spec is not None
+        s = self.spec
+        return (s.values.shape[1], s.values.dtype, s.mode, s.max_gap, s.offset)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An episode that is ready for the kernels, and of each of its requests the parts that they are to align."""
+
+    index: int
+    id: str
+    metadata: Mapping[str, Any]
+    prepared: Prepared
+    parts: Sequence[Sequence[_Part]]
+    findings: list[Finding]
 
 
 @dataclass(frozen=True)
@@ -95,34 +121,86 @@ class Aligner:
         """What comes before the kernels."""
         return Preparer(self.job, self.types)
 
-    def align(self, index: int, episode: Episode) -> AlignedEpisode:
-        """Every source of an episode on its timeline, the features side by side.
+    @property
+    def batch_bytes(self) -> int:
+        """From how many bytes of samples on episodes are to be aligned together.
 
-        ``InputError`` where it cannot be used: see :meth:`Preparer.prepare`, and where ``quality.on_fail`` says so.
+        A call costs what some hundred kilobytes do on a CPU; on a GPU each also waits for the device. Beyond that there
+        is nothing to be had, and the samples of all are held, and laid side by side, at the same time.
         """
+        limit = self.job.compute.max_memory_mb * _MB // 4
+        return min(limit, _BATCH_BYTES[torch.device(self.device).type != "cpu"])
+
+    def align(
+        self, episodes: MutableMapping[int, Episode], stages: Stages | None = None
+    ) -> dict[int, AlignedEpisode | Exception]:
+        """Every source of each episode, by its number, on its timeline, the features side by side; or what was raised.
+
+        The episodes are aligned together, and taken out of the mapping. One that fails costs no other anything.
+        ``InputError`` where one cannot be used: see :meth:`Preparer.prepare`, and where ``quality.on_fail`` says so.
+        """
+        stages, order = stages or Stages(), list(episodes)
+        begun: dict[int, Begun] = {}
+        made: dict[int, AlignedEpisode | Exception] = {}
+        for index in order:
+            try:
+                with stages.time("clean"):
+                    begun[index] = self.begin(index, episodes.pop(index))
+            except Exception as error:
+                made[index] = error
+        with stages.time("align"):
+            made |= self._fused(begun)
+            for index in [index for index in begun if index not in made]:
+                try:
+                    made[index] = self._finish(begun.pop(index))
+                except Exception as error:
+                    made[index] = error
+        return {index: made[index] for index in order}
+
+    def begin(self, index: int, episode: Episode) -> Begun:
+        """Its streams cleaned, its timeline made, and what the kernels are asked for."""
         prepared = self.preparer.prepare(episode)
-        timeline, findings = prepared.timeline, list(prepared.findings)
-        parts = [self._parts(r, timeline, findings) for r in prepared.requests]
-        self._fuse([part for some in parts for part in some if part.spec is not None], timeline.times)
+        findings = list(prepared.findings)
+        parts = [self._parts(r, prepared.timeline, findings) for r in prepared.requests]
+        return Begun(index, episode.id, episode.metadata, prepared, parts, findings)
+
+    def _fused(self, begun: Mapping[int, Begun]) -> dict[int, Exception]:
+        """Have the kernels align the episodes, and say which of them they could not."""
+        asked = [(_asking(b), b.prepared.timeline.times) for b in begun.values()]
+        try:
+            self._fuse(asked)
+        except Exception as error:
+            if len(begun) == 1:
+                return dict.fromkeys(begun, error)
+        else:
+            return {}
+        failed: dict[int, Exception] = {}
+        for index, b in begun.items():  # each alone, so that only the one that fails is said to
+            failed |= self._fused({index: b})
+        return failed
+
+    def _finish(self, b: Begun) -> AlignedEpisode:
+        """The features of an episode side by side, after the kernels."""
+        timeline, requests, findings = b.prepared.timeline, b.prepared.requests, b.findings
         aligned = [
-            self._poses(r, prepared.requests) if r.of_clouds else self._aligned(r, some, timeline)
-            for r, some in zip(prepared.requests, parts, strict=True)
+            self._poses(r, requests) if r.of_clouds else self._aligned(r, some, timeline)
+            for r, some in zip(requests, b.parts, strict=True)
         ]
-        columns, beside = self._columns(prepared.requests, aligned, findings)
+        columns, beside = self._columns(requests, aligned, findings)
         shares = {name: float(valid.mean()) for name, (_, valid) in columns.items()}
-        reports = _reports(prepared.requests, aligned)
-        absent = {r.feature.name for r in prepared.requests if r.absent}
+        reports = _reports(requests, aligned)
+        absent = {r.feature.name for r in requests if r.absent}
         held = {name: share for name, share in shares.items() if name not in absent}
         findings += quality.check_episode(self.job.quality, timeline, reports, held)
         failed = [f.text for f in findings if f.failed]
         if failed and self.job.quality.on_fail == "quarantine":
             raise InputError(f"quality: {'; '.join(failed)}")
         return AlignedEpisode(
-            episode_table(self.preparer.schema, index, episode.id, timeline.stamps, beside),
+            episode_table(self.preparer.schema, b.index, b.id, timeline.stamps, beside),
             columns,
             reports,
             quality.record(timeline, shares, findings),
-            episode.metadata,
+            b.metadata,
             int(timeline.stamps[0]),
         )
 
@@ -165,25 +243,44 @@ class Aligner:
         """Whether it is the mean of what came since the row before, which the kernels' bins about a row are not."""
         return self.job.timeline.causal and r.feature.role != "action" and r.mode == "mean" and r.computed
 
-    def _fuse(self, parts: Sequence[_Part], targets: np.ndarray) -> None:
-        """Align all parts: one call for those in float32, one for those in float64."""
-        for wide in (False, True):
-            some = [part for part in parts if part.wide == wide]
-            if not some:
-                continue
-            fused, valid = fuse_multimodal_chunked(
-                [part.spec for part in some if part.spec is not None],
-                torch.from_numpy(targets).unsqueeze(0),
-                out_dtype=torch.float64 if wide else torch.float32,
-                max_memory_mb=self.job.compute.max_memory_mb,
-                device=self.device,
-                validate=False,  # clean() has sorted them
-            )
-            values, ok = fused[0].cpu().numpy(), valid[0].cpu().numpy()
+    def _fuse(self, batch: Sequence[tuple[Sequence[_Part], np.ndarray]]) -> None:
+        """Align parts of episodes to each episode's targets: in one call all those of which the same is asked, in
+        float32 and in float64 apart.
+        """
+        alike: dict[tuple, list[tuple[list[_Part], np.ndarray]]] = {}
+        for parts, targets in batch:
+            for wide in (False, True):
+                some = [part for part in parts if part.wide == wide]
+                if some:
+                    alike.setdefault((wide, *(part.asked for part in some)), []).append((some, targets))
+        for (wide, *_), episodes in alike.items():
+            self._call(episodes, torch.float64 if wide else torch.float32)
+
+    def _call(self, episodes: Sequence[tuple[Sequence[_Part], np.ndarray]], dtype: torch.dtype) -> None:
+        """Align parts of which the same is asked, a row of the batch for each episode."""
+        streams = []
+        for column in zip(*(parts for parts, _ in episodes), strict=True):
+            specs = [part.spec for part in column if part.spec is not None]
+            values, times = _joined([s.values for s in specs]), _joined([s.times for s in specs])
+            offsets = _offsets([len(s.times) for s in specs])
+            streams.append(specs[0]._replace(values=values, times=times, offsets=offsets))
+        bounds = _offsets([len(targets) for _, targets in episodes])
+        fused, valid = fuse_multimodal_chunked(
+            streams,
+            _joined([torch.from_numpy(targets) for _, targets in episodes]),
+            target_offsets=bounds,
+            out_dtype=dtype,
+            max_memory_mb=self.job.compute.max_memory_mb,
+            device=self.device,
+            validate=False,  # clean() has sorted them
+        )
+        numbers, ok = fused.numpy(), valid.numpy()
+        for (parts, _), (first, last) in zip(episodes, pairwise(bounds.tolist()), strict=True):
             at = 0
-            for m, part in enumerate(some):
+            for m, part in enumerate(parts):
                 width = 1 if part.group.values is None else part.group.values.shape[1]
-                part.values, part.valid = values[:, at : at + width], ok[:, m]
+                part.values, part.valid = numbers[first:last, at : at + width], ok[first:last, m]
+                part.spec = None
                 at += width
 
     def _aligned(self, r: Request, parts: Sequence[_Part], timeline: Timeline) -> Aligned:
@@ -221,7 +318,7 @@ class Aligner:
             part = _Part(Columns(None, times, np.arange(len(times)), values), wide=True)
             gap = _max_gap(r.source, r.mode, part.group.step)
             part.spec = StreamSpec(_tensor(values), _tensor(times), r.mode, max_gap=gap, offset=r.source.offset)
-            self._fuse([part], targets)
+            self._fuse([([part], targets)])
             return part.values, part.valid
 
         return poses_of(r, clouds, fuse)
@@ -391,5 +488,20 @@ def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[St
     return list(out.values())
 
 
+def _asking(b: Begun) -> list[_Part]:
+    """The parts of an episode that the kernels are asked for."""
+    return [part for some in b.parts for part in some if part.spec is not None]
+
+
 def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.require(values, requirements="W")).unsqueeze(0)  # torch warns of read-only memory
+    return torch.from_numpy(np.require(values, requirements="W"))  # torch warns of read-only memory
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """One behind the other; a lone one as it is."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _offsets(lengths: Sequence[int]) -> torch.Tensor:
+    """int64 ``[B + 1]``, as Arrow's lists have them."""
+    return torch.tensor([0, *accumulate(lengths)])

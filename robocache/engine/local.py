@@ -28,6 +28,7 @@ from robocache.engine.process import Processor, pick_device, run_shard
 from robocache.engine.shards import Shard
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
+from robocache.stages import Spent, peak_bytes
 
 logger = logging.getLogger("robocache")
 
@@ -43,14 +44,18 @@ def workers(job: Job) -> Iterator[Callable[..., None]]:
 
 
 def execute(
-    processor: Processor, store: Store, todo: deque[Shard], commit: Callable[[Sequence[ShardRecord]], None]
+    processor: Processor,
+    store: Store,
+    todo: deque[Shard],
+    commit: Callable[[Sequence[ShardRecord]], None],
+    spent: Spent | None = None,
 ) -> None:
     """See :data:`robocache.engine.run.Execute`."""
     most = processor.job.cluster.max_attempts
     journal = Journal(store, most)
     attempts = Attempts(todo, most, journal.suspects)
     with journal.keeping():
-        _Threads(processor, store, attempts, journal, commit).work()
+        _Threads(processor, store, attempts, journal, commit, spent or Spent()).work()
 
 
 class _Ended(NamedTuple):
@@ -75,7 +80,9 @@ class _Threads:
         attempts: Attempts,
         journal: Journal,
         commit: Callable[[Sequence[ShardRecord]], None],
+        spent: Spent,
     ):
+        self.spent = spent
         self.processor, self.store, self.commit = processor, store, commit
         self.attempts, self.journal = attempts, journal
         self.given: SimpleQueue[Task | None] = SimpleQueue()
@@ -83,7 +90,7 @@ class _Threads:
 
     def work(self) -> None:
         """Until every task has ended."""
-        number = self.processor.job.compute.threads or usable_cores()
+        number = self.spent.workers = self.processor.job.compute.threads or usable_cores()
         # The shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
         threads = [Thread(target=self._serve, name=f"shard_{i}", daemon=True) for i in range(number)]
@@ -107,15 +114,20 @@ class _Threads:
             self._stop(threads)
         finally:
             torch.set_num_threads(torch_threads)
+            self.spent.peak = peak_bytes()
 
     def _serve(self) -> None:
         """A thread: do what is given until there is no more."""
         torch.set_num_threads(1)
-        while (task := self.given.get()) is not None:
+        while (task := self._given()) is not None:
             try:
                 self.ended.put(_Ended(task, self._do(task), None))
             except BaseException as error:
                 self.ended.put(_Ended(task, None, error))
+
+    def _given(self) -> Task | None:
+        with self.spent.time("wait"):
+            return self.given.get()
 
     def _stop(self, threads: Sequence[Thread]) -> None:
         """Take back what no thread has begun, and wait for what they are at, though not for ever."""
@@ -144,7 +156,9 @@ class _Threads:
         self.journal.begins(task.shard)
         last = self.attempts.last(task)
         try:
-            return run_shard(self.processor, self.store, task.shard, last_attempt=last, blamed=task.blamed)
+            return run_shard(
+                self.processor, self.store, task.shard, last_attempt=last, blamed=task.blamed, stages=self.spent
+            )
         finally:
             if not task.blamed:  # else the next run, which tries it again, is to probe it first
                 self.journal.ends(task.shard)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
@@ -32,6 +30,7 @@ from robocache.output.layout import part_name, statistics_name
 from robocache.output.manifest import EpisodeRecord, PartRecord, QuarantineRecord, ShardRecord
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
+from robocache.stages import Stages
 from robocache.types import Episode, EpisodeRef, prepare_threads
 
 prepare_threads()  # whoever processes shards does so on several
@@ -49,21 +48,6 @@ class ShardResult:
 
     record: ShardRecord
     parts: tuple[tuple[pa.Buffer, pa.Buffer], ...] = ()
-
-
-@dataclass
-class Stages:
-    """Seconds by stage of one shard: read, align, encode, write."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -107,37 +91,43 @@ class Processor:
         """
         read, stages = read or self.read, stages or Stages()
         pile = _Pile(self)
-        episodes: list[EpisodeRecord] = []
+        made: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []
-        for index, ref in shard.episodes():
-            files = tuple(f.uri for f in ref.files)
-            if index in blamed:
-                quarantined.append(QuarantineRecord(index, ref.id, files, blamed[index], retry=True))
-                continue
-            try:
-                with stages.time("read"):
-                    episode = read(ref)
-                with stages.time("align"), naming(files, ref.id):
-                    aligned = self.aligner.align(index, episode)
-            except Exception as error:
-                reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
-            else:
+
+        def refuse(index: int, ref: EpisodeRef, error: Exception) -> None:
+            reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
+            quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), reason, retry))
+
+        def align(batch: Mapping[int, tuple[EpisodeRef, Episode]]) -> None:
+            found = self.aligner.align({index: episode for index, (_, episode) in batch.items()}, stages)
+            for index, aligned in found.items():
+                ref = batch[index][0]
+                if isinstance(aligned, Exception):
+                    refuse(index, ref, named(aligned, _uris(ref), ref.id))
+                    continue
                 with stages.time("encode"):
                     pile.add(index, aligned)
-                episodes.append(
-                    EpisodeRecord(
-                        index,
-                        ref.id,
-                        files,
-                        aligned.table.num_rows,
-                        aligned.start_ns,
-                        tuple(dataclasses.asdict(report) for report in aligned.reports),
-                        dict(aligned.metadata),
-                        aligned.quality,
-                    )
-                )
+                made.append(_record(index, ref, aligned))
+
+        batch: dict[int, tuple[EpisodeRef, Episode]] = {}
+        size = 0
+        for index, ref in shard.episodes():
+            if index in blamed:
+                quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), blamed[index], retry=True))
                 continue
-            quarantined.append(QuarantineRecord(index, ref.id, files, reason, retry))
+            try:
+                with stages.time("decode"):
+                    episode = read(ref)
+            except Exception as error:
+                refuse(index, ref, error)
+                continue
+            batch[index], size = (ref, episode), size + episode.nbytes
+            del episode
+            if size >= self.aligner.batch_bytes:
+                align(batch)
+                batch, size = {}, 0
+        align(batch)
+        del batch
         with stages.time("encode"):
             pile.close()
         record = ShardRecord(
@@ -145,8 +135,8 @@ class Processor:
             self.job.identity(),
             shard.fingerprint(),
             tuple(pile.records),
-            tuple(episodes),
-            tuple(quarantined),
+            tuple(made),
+            tuple(sorted(quarantined, key=lambda q: q.index)),
         )
         return ShardResult(record, tuple(pile.parts))
 
@@ -239,13 +229,28 @@ class _Pile:
         self._tables, self._statistics, self._bytes = [], {}, 0
 
 
-@contextmanager
-def naming(files: Sequence[str], episode_id: str) -> Iterator[None]:
-    """Let an ``InputError`` begin with the file that the episode is read from."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{files[0] if files else episode_id}: {error}") from None
+def named(error: Exception, files: Sequence[str], episode_id: str) -> Exception:
+    """An ``InputError`` with the file that the episode is read from before it; any other as it is."""
+    if not isinstance(error, InputError):
+        return error
+    return InputError(f"{files[0] if files else episode_id}: {error}")
+
+
+def _uris(ref: EpisodeRef) -> tuple[str, ...]:
+    return tuple(f.uri for f in ref.files)
+
+
+def _record(index: int, ref: EpisodeRef, aligned: AlignedEpisode) -> EpisodeRecord:
+    return EpisodeRecord(
+        index,
+        ref.id,
+        _uris(ref),
+        aligned.table.num_rows,
+        aligned.start_ns,
+        tuple(dataclasses.asdict(report) for report in aligned.reports),
+        dict(aligned.metadata),
+        aligned.quality,
+    )
 
 
 def pick_device(job: Job) -> str:

@@ -33,10 +33,12 @@ from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.version import Version
+from robocache.stages import STAGES, Spent
 from robocache.types import EpisodeRef, PassedOver
 
-#: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready.
-Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None]], None]
+#: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready;
+#: says what that has taken.
+Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None], Spent], None]
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,16 @@ def run(
             work = lay_out_work(job, listed, output)
             refuse_vanished(job, work.changes, prune=prune)
             output.start(work.plan, yaml, job.output.format, todo=bool(work.todo))
-            counting, todo = _Counting(output, work, progress), deque(work.todo)
+            counting, todo, spent = _Counting(output, work, progress), deque(work.todo), Spent()
             types, root, changes = listed.types.to_json(), listed.root, work.changes.counts()
             notes, passed_over = listed.notes, listed.passed_over
             del listed, work  # each shard's references go as it is done
-            execute(processor, store, todo, counting.commit)
+            execute(processor, store, todo, counting.commit, spent)
             _refuse_emptiness(output)
             version = output.stand(yaml, types=types, root=root, changes=changes)
             output.publish(version, job.output.keep_versions)
             notes = (*notes, *finalise(job, output, version))
-            summary = _summary(output, version, job, counting, changes, notes, passed_over, began)
+            summary = _summary(output, version, job, counting, spent, changes, notes, passed_over, began)
             output.write(REPORT, tables.report(summary, job.identity()))
     _refuse_one_fault(summary)
     return summary
@@ -165,6 +167,7 @@ def _summary(
     version: Version,
     job: Job,
     counting: _Counting,
+    spent: Spent,
     changes: Mapping[str, int],
     notes: Sequence[str],
     passed_over: Sequence[PassedOver],
@@ -192,6 +195,9 @@ def _summary(
         version=version.number,
         is_new=version.number == output.number,
         changes=dict(changes),
+        workers=spent.workers,
+        stages={stage: round(spent.seconds[stage], 3) for stage in STAGES if stage in spent.seconds},
+        peak_bytes=spent.peak,
     )
 
 

@@ -139,7 +139,7 @@ def fuse_multimodal_chunked(
     valid = target_times.new_empty((*target_times.shape, len(streams)), dtype=torch.bool)
     flat_out, flat_valid = out.view(target_times.numel(), width), valid.view(target_times.numel(), len(streams))
 
-    def compute(piece: _Piece) -> None:
+    def compute(piece: _Piece) -> tuple[Tensor, Tensor]:
         value, ok = fuse_multimodal(
             [_moved(s, device) for s in piece.streams],
             piece.targets.to(device),
@@ -148,16 +148,19 @@ def fuse_multimodal_chunked(
             out_scale=out_scale,
             validate=False,
         )
+        if piece.targets.numel() == target_times.numel():  # all at once: these are the results
+            return value.to(out.device).view(out.shape), ok.to(out.device).view(valid.shape)
         taken = slice(piece.skip, piece.skip + piece.stop - piece.start)
         flat_out[piece.start : piece.stop] = value.reshape(-1, width)[taken]
         flat_valid[piece.start : piece.stop] = ok.reshape(-1, len(streams))[taken]
+        return out, valid
 
     limit = int(max_memory_mb * _MB)
-    at = _Position(0, 0)
+    at, found = _Position(0, 0), (out, valid)
     while at.row < plan.batch:
         piece = plan.piece(at, limit)
         try:
-            compute(piece)
+            found = compute(piece)
         except torch.OutOfMemoryError:
             if piece.stop - piece.start <= 1:
                 raise
@@ -168,7 +171,7 @@ def fuse_multimodal_chunked(
         # The exception is gone here, and with it the failed call's tensors: the allocator can give them back.
         torch.cuda.empty_cache()
         logger.warning("out of memory on %s: going on with pieces of %.3g MB", device, limit / _MB)
-    return out, valid
+    return found
 
 
 def resample_trajectories_chunked(

@@ -75,6 +75,9 @@ class Summary:
     passed_over:    the files of the input that no reader takes, the first thousand of them
     version:        the newest; is_new: whether this run has made it
     changes:        episodes by what has become of them since the version before: new, changed, withdrawn, kept
+    workers:        threads of this process, or processes of a cluster
+    stages:         seconds that they spent at each stage, all together, see :mod:`robocache.stages`
+    peak_bytes:     the most memory that a process of theirs has held, 0 where that is not known
     """
 
     uri: str
@@ -95,6 +98,14 @@ class Summary:
     version: int = 0
     is_new: bool = True
     changes: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    @property
+    def bound_by(self) -> str:
+        """The stage that took most of the time; empty where nothing was done."""
+        return max(self.stages, key=lambda stage: self.stages[stage], default="")
 
 
 def make(

@@ -53,7 +53,11 @@ def aligned(
 ) -> AlignedEpisode:
     """An episode as the engine aligns it; ``first``: the streams of the episode that settled the types."""
     job = make(features, timeline, quality)
-    return Aligner(job, settle(monkeypatch, job, Episode("first", first or streams))).align(7, Episode("e", streams))
+    aligner = Aligner(job, settle(monkeypatch, job, Episode("first", first or streams)))
+    found = aligner.align({7: Episode("e", streams)})[7]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def align(monkeypatch, features, streams, timeline=FIFTY, first=None):

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.align import Aligner, Begun
 from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
@@ -57,10 +57,10 @@ class ShortOfMemory(Aligner):
 
     folder: str = ""
 
-    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+    def begin(self, index: int, episode: Episode) -> Begun:
         if episode.id == "log_020.parquet" and first(self.folder, "memory"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")
-        return super().align(index, episode)
+        return super().begin(index, episode)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import pytest
 from align_kit import MS, align, make, settle, stream
 
 from robocache.config.job import FeatureSource, TimelineSpec
+from robocache.engine import align as align_module
+from robocache.engine.align import Aligner
 from robocache.errors import ConfigError, InputError
 from robocache.types import Episode
 
@@ -204,3 +206,58 @@ def test_an_optional_source_that_is_nowhere_is_left_empty(monkeypatch):
     job = make(features)
     found = settle(monkeypatch, job, Episode("e", {"a": stream([0, 40])}))
     assert found.notes == ("b is in no recording; its columns are left empty",)
+
+
+# A batch
+
+
+def test_episodes_of_a_batch_are_what_each_is_alone(monkeypatch):
+    """Of several lengths, one of which has a gap of its own and one no sample of a source that it may lack."""
+    rng = np.random.default_rng(5)
+    features = {
+        "q": [FeatureSource("q", max_gap=60 * MS)],
+        "auto": [FeatureSource("q", align="cubic")],
+        "bins": [FeatureSource("w", align="mean", max_gap=60 * MS)],
+        "picked": [FeatureSource("n", align="previous", optional=True)],
+    }
+    episodes = {}
+    for index, length in ((3, 400), (4, 90), (8, 1000)):
+        steps = rng.integers(1, 9, length)
+        streams = {
+            "q": stream(np.cumsum(steps), rng.normal(size=(length, 3))),
+            "w": stream(np.arange(0, steps.sum(), 2), rng.normal(size=(len(np.arange(0, steps.sum(), 2)), 2))),
+            "n": stream(np.cumsum(steps), rng.integers(0, 2**60, length)),
+        }
+        episodes[index] = Episode(
+            f"e{index}", streams if index != 4 else {k: v for k, v in streams.items() if k != "n"}
+        )
+    aligner = Aligner(make(features), settle(monkeypatch, make(features), episodes[3]))
+    assert_same(aligner, episodes)
+
+
+def test_a_batch_that_the_kernels_cannot_take_costs_the_one_that_fails(monkeypatch):
+    features = {"x": [FeatureSource("x", max_gap=60 * MS)]}
+    episodes = {i: Episode(f"e{i}", {"x": stream(np.arange(0, 100 * i, 10))}) for i in (1, 2, 3)}
+    aligner = Aligner(make(features), settle(monkeypatch, make(features), episodes[1]))
+    whole, called = align_module.fuse_multimodal_chunked, []
+
+    def fuse(streams, targets, **options):
+        called.append(len(options["target_offsets"]) - 1)
+        if len(targets) > 9 and len(streams[0].times) in (20, 60):  # the second, and all of them
+            raise MemoryError("9 GB")
+        return whole(streams, targets, **options)
+
+    monkeypatch.setattr(align_module, "fuse_multimodal_chunked", fuse)
+    found = aligner.align(dict(episodes))
+    assert called == [3, 1, 1, 1]
+    assert isinstance(found[2], MemoryError)
+    assert [found[i].table.num_rows for i in (1, 3)] == [5, 15]
+
+
+def assert_same(aligner: Aligner, episodes: dict[int, Episode]) -> None:
+    together = aligner.align(dict(episodes))
+    assert list(together) == list(episodes)
+    for index, episode in episodes.items():
+        alone = aligner.align({index: episode})[index]
+        assert together[index].table.equals(alone.table)
+        assert (together[index].quality, together[index].reports) == (alone.quality, alone.reports)

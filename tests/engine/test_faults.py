@@ -115,7 +115,7 @@ def test_storage_that_is_down(tmp_path, storage):
 @pytest.mark.parametrize(("failures", "quarantined"), [(2, 0), (3, 1)])
 def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined):
     left = Counter({1: failures})
-    real = align.Aligner.align
+    real = align.Aligner.begin
 
     def aligning(self, index, episode):
         if left[index] > 0:
@@ -123,7 +123,7 @@ def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined
             raise MemoryError("9 GB")
         return real(self, index, episode)
 
-    monkeypatch.setattr(align.Aligner, "align", aligning)
+    monkeypatch.setattr(align.Aligner, "begin", aligning)
     summary = do(job(logs, tmp_path / "out"))
     assert [q.reason for q in summary.quarantined] == ["MemoryError on every attempt: 9 GB"] * quarantined
     assert summary.episodes == SHARDS - quarantined
@@ -132,7 +132,7 @@ def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined
 def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
     """Also where it shares its shard with others. It is quarantined at once, and tried again by the next run."""
     logs = write_shards(tmp_path / "logs", 4)
-    real, tried = align.Aligner.align, Counter()
+    real, tried = align.Aligner.begin, Counter()
 
     def aligning(self, index, episode):
         tried[index] += 1
@@ -140,7 +140,7 @@ def test_a_fault_of_ours_costs_one_episode(tmp_path, monkeypatch):
             raise ZeroDivisionError("nobody thought of it")
         return real(self, index, episode)
 
-    monkeypatch.setattr(align.Aligner, "align", aligning)
+    monkeypatch.setattr(align.Aligner, "begin", aligning)
     summary = do(job(logs, tmp_path / "out", output__shard_mb=100))
     (q,) = summary.quarantined
     assert (q.index, q.reason) == (2, "unexpected ZeroDivisionError: nobody thought of it")

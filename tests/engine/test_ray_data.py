@@ -18,7 +18,7 @@ import pytest
 import robocache
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping, load_job
-from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.align import Aligner, Begun
 from robocache.engine.process import Processor
 from robocache.errors import ConfigError, DeviceLostError, InputError
 from robocache.sample import write_samples
@@ -213,11 +213,11 @@ def test_real_recordings(tmp_path, cluster, data_dir, monkeypatch):
 def test_a_lost_device_costs_the_process_and_no_episode(tmp_path, cluster, logs):
     @dataclass(frozen=True)  # here, so that it travels by value
     class LostAligner(Aligner):
-        def align(self, index: int, episode: Episode) -> AlignedEpisode:
+        def begin(self, index: int, episode: Episode) -> Begun:
             if index == 1 and not (tmp_path / "lost").exists():
                 (tmp_path / "lost").write_text(str(os.getpid()))
                 raise RuntimeError("an illegal address")
-            return super().align(index, episode)
+            return super().begin(index, episode)
 
     @dataclass(frozen=True)
     class Lost(Processor):

@@ -14,7 +14,7 @@ from ray_kit import first
 
 from robocache.engine import retry
 from robocache.engine import run as engine
-from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.align import Aligner, Begun
 from robocache.engine.process import Processor, ShardResult
 from robocache.engine.shards import Shard
 from robocache.types import Episode
@@ -50,13 +50,13 @@ class FaultyAligner(Aligner):
 
     folder: str = ""
 
-    def align(self, index: int, episode: Episode) -> AlignedEpisode:
+    def begin(self, index: int, episode: Episode) -> Begun:
         assert torch.device(self.device).type == "cuda"
         if episode.id == "log_002.parquet" and first(self.folder, "memory"):
             torch.empty(1 << 45, dtype=torch.uint8, device=self.device)
         if episode.id == "log_005.parquet" and first(self.folder, "device"):
             torch.zeros(4, device=self.device)[torch.tensor([9], device=self.device)].cpu()
-        return super().align(index, episode)
+        return super().begin(index, episode)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_a_card_writes_the_same(monkeypatch):
     }
     made = make(features)
     types = settle(monkeypatch, made, Episode("e", {"cloud": source}))
-    one, other = (Aligner(made, types, d).align(0, Episode("e", {"cloud": source})) for d in ("cpu", "cuda"))
+    one, other = (Aligner(made, types, d).align({0: Episode("e", {"cloud": source})})[0] for d in ("cpu", "cuda"))
     assert one.table.equals(other.table)
 
 

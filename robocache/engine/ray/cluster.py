@@ -23,6 +23,7 @@ from robocache.engine.shards import Shard
 from robocache.errors import WorkersError
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
+from robocache.stages import Spent
 
 logger = logging.getLogger("robocache")
 
@@ -48,13 +49,17 @@ def workers(job: Job) -> Iterator[Callable[..., None]]:
 
 
 def execute(
-    processor: Processor, store: Store, todo: deque[Shard], commit: Callable[[Sequence[ShardRecord]], None]
+    processor: Processor,
+    store: Store,
+    todo: deque[Shard],
+    commit: Callable[[Sequence[ShardRecord]], None],
+    spent: Spent | None = None,
 ) -> None:
     """See :data:`robocache.engine.run.Execute`. ``WorkersError`` where a shard, or every worker, cannot be run.
 
     ``KeyboardInterrupt`` and ``SystemExit`` pass once the shards in flight have ended and are committed.
     """
-    fleet = _Fleet(processor, store, Attempts(todo, processor.job.cluster.max_attempts), commit)
+    fleet = _Fleet(processor, store, Attempts(todo, processor.job.cluster.max_attempts), commit, spent or Spent())
     try:
         fleet.work()
     except (KeyboardInterrupt, SystemExit):
@@ -88,6 +93,7 @@ class _Fleet:
         store: Store,
         attempts: Attempts,
         commit: Callable[[Sequence[ShardRecord]], None],
+        spent: Spent,
     ):
         import ray
         from ray.util.metrics import Counter
@@ -95,7 +101,7 @@ class _Fleet:
         from robocache.engine.ray.metrics import counting
         from robocache.engine.ray.worker import Worker
 
-        self.ray = ray
+        self.ray, self.spent = ray, spent
         self.attempts, self.commit = attempts, counting(commit)
         self.members: list[_Member] = []
         self.retries = Counter("robocache_retries", "shards sent again")
@@ -163,6 +169,7 @@ class _Fleet:
         wanted = min(self.workers or self._carried(), open_tasks)
         while len(self.members) < wanted:
             self.members.append(_Member(self.recruit()))
+            self.spent.workers = max(self.spent.workers, len(self.members))
         for m in [m for m in self.members if not m.node][: max(0, len(self.members) - wanted)]:
             self._dismiss(m)
         if any(m.node for m in self.members):
@@ -240,7 +247,9 @@ class _Fleet:
                 elif task.suspect:
                     self.attempts.probed(task, value)
                 else:
-                    self.ended.append(value)
+                    self.ended.append(value.record)
+                    self.spent.add(value.seconds)
+                    self.spent.peak = max(self.spent.peak, value.peak)
         if failure is not None:
             self._commit()
             raise failure

@@ -50,7 +50,7 @@ except ImportError as error:
 
 from robocache.config.job import Job
 from robocache.config.load import to_job
-from robocache.engine.process import Processor, naming, pick_device
+from robocache.engine.process import Processor, named, pick_device
 from robocache.engine.retry import with_retries
 from robocache.engine.run import listing
 from robocache.engine.shards import Shard, plan_shards
@@ -143,8 +143,10 @@ class AlignEpisodes:
     def _align(self, row: EpisodeRow) -> pa.Table:
         if row.failure:
             raise InputError(row.failure)
-        with naming(row.files, row.id):
-            return self.processor.aligner.align(row.index, row.episode).table
+        aligned = self.processor.aligner.align({row.index: row.episode})[row.index]
+        if isinstance(aligned, Exception):
+            raise named(aligned, row.files, row.id)
+        return aligned.table
 
     def _reason(self, row: EpisodeRow, error: Exception) -> str:
         try:
@@ -205,9 +207,11 @@ def _read(processor: Processor, shard: Shard) -> Iterable[pa.Table]:
         try:
             attempts = processor.job.cluster.max_attempts
             episode = with_retries(attempts, f"episode {ref.id}", partial(processor.read, ref))
-            with naming(files, ref.id):
+            try:
                 for source, stream in episode.streams.items():
                     processor.aligner.preparer.check_type(source, stream)
+            except InputError as error:
+                raise named(error, files, ref.id) from None
         except Exception as error:
             failure, _ = processor.blame(error, ref.id, last_attempt=True)
             episode = Episode(ref.id, {})
