@@ -11,6 +11,7 @@ import pyarrow as pa
 import zstandard
 
 from robocache.errors import InputError
+from robocache.stages import stage
 
 
 def inflate(codec: str, data: np.ndarray, target: np.ndarray, where: str) -> None:
@@ -25,7 +26,8 @@ def inflate(codec: str, data: np.ndarray, target: np.ndarray, where: str) -> Non
         target[:] = data
         return
     try:
-        got, more = _bz2(data, target) if codec == "bz2" else _streamed(codec, data, target)
+        with stage("inflate"):
+            got, more = _bz2(data, target) if codec == "bz2" else _streamed(codec, data, target)
     except (OSError, ValueError, EOFError, pa.ArrowException, zstandard.ZstdError) as error:
         raise InputError(f"{where}: cannot be decompressed ({error}); the file is damaged") from None
     if got != size or more:

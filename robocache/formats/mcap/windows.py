@@ -19,6 +19,7 @@ from robocache.formats.compression import inflate
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
+from robocache.stages import stage
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
@@ -88,12 +89,13 @@ class _DataSection:
         size = end - start + lead
         self._buffer = self._grown(self._buffer, size)
         view, got = self._buffer[:size].data, 0
-        self._file.seek(start - lead)
-        while got < size:
-            count = self._file.readinto(view[got:])  # type: ignore[attr-defined]  # every fsspec file has it
-            if not count:
-                raise InputError(f"{self.uri}: ends at byte {start - lead + got}, its data section at {self._end}")
-            got += count
+        with stage("read"):
+            self._file.seek(start - lead)
+            while got < size:
+                count = self._file.readinto(view[got:])  # type: ignore[attr-defined]  # every fsspec file has it
+                if not count:
+                    raise InputError(f"{self.uri}: ends at byte {start - lead + got}, its data section at {self._end}")
+                got += count
         if self._expected_crc and start - lead <= self._covered < end:
             self._crc = native.crc32(view[self._covered - (start - lead) :], self._crc)
             self._covered = end
