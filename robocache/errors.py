@@ -43,6 +43,12 @@ class UnexpectedError(InputError):
     """A mistake of this program that an episode brought to light: it is quarantined, and tried again by a later run."""
 
 
+class TooLargeError(InputError):
+    """An episode whose rows do not fit in the memory that the config allows: it is quarantined before they are made,
+    and tried again by a later run, which may allow more.
+    """
+
+
 class OutputError(RoboCacheError):
     """The output cannot be written or belongs to something else: the run stops, nothing is lost."""
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from rich.filesize import decimal
 
 from robocache.cli import terminal
@@ -15,7 +14,6 @@ from robocache.cli.run import add_config, add_permissions, config_of
 
 if TYPE_CHECKING:
     from robocache.config.job import Job
-    from robocache.engine.prepare import Prepared, Preparer
     from robocache.engine.source_types import SourceTypes
     from robocache.types import EpisodeRef
 
@@ -172,29 +170,13 @@ def _sample(
             unusable = unusable or f"{ref.id}: {error}"
             continue
         rows = len(prepared.timeline.times)
-        size = rows * _row_bytes(preparer, prepared)
+        size = rows * preparer.row_bytes(prepared.requests)
         scale = sum(r.nbytes for r in refs) / max(ref.nbytes, 1)
         # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
         flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
         columns = tuple((feature.name, str(feature.arrow)) for feature in preparer.features)
         return Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns), unusable
     return None, unusable
-
-
-def _row_bytes(preparer: Preparer, prepared: Prepared) -> float:
-    """Of a row of the output: the width of its numbers, and of the rest what a sample of it takes."""
-    total = 0.0
-    samples = {r.feature.name: r.cleaned.stream.values for r in prepared.requests if r.cleaned}
-    for field in preparer.schema:
-        kind, count = field.type, 1
-        while pa.types.is_fixed_size_list(kind):
-            kind, count = kind.value_type, count * kind.list_size
-        try:
-            total += count * kind.bit_width / 8
-        except ValueError:  # text, payloads
-            values = samples.get(field.name, ())
-            total += values.nbytes / len(values) if len(values) else 0
-    return total
 
 
 _NAMED = 5

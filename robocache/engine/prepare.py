@@ -4,6 +4,8 @@ needs no torch, so that a plan knows the rows of an episode without aligning it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,10 +18,14 @@ from robocache.engine.clean import Cleaned, clean
 from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in, pose_mode
 from robocache.engine.timeline import Clock, Timeline, make_timeline
 from robocache.engine.units import check_units
-from robocache.errors import InputError
+from robocache.errors import InputError, TooLargeError
 from robocache.features import feature_type
 from robocache.output.schema import FeatureType, arrow_schema
 from robocache.types import Episode, Finding, Stream, StreamType
+
+_MB = 2**20
+#: The rows of an episode may take this much, whatever ``compute.max_memory_mb`` is.
+ALWAYS_MB = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ class Preparer:
 
     def prepare(self, episode: Episode) -> Prepared:
         """``InputError`` where the episode cannot be used: a required source is missing or has no usable sample, its
-        clock starts again, a stream is not of the settled type, or the streams do not overlap.
+        clock starts again, a stream is not of the settled type, or the streams do not overlap. ``TooLargeError`` where
+        its rows would take more memory than the job allows.
         """
         findings = [Finding("lost", "", note) for note in episode.notes]
         requests = self._requests(episode, findings)
@@ -103,8 +110,34 @@ class Preparer:
         reference = self._reference(episode, clocks)
         offset = self.job.reference.offset if self.job.reference is not None else 0
         timeline = make_timeline(self.job.timeline, clocks, reference, offset)
+        self._refuse_large(requests, timeline)
         findings += check_units(clocks, timeline, self.job.timeline.rate is not None)
         return Prepared(tuple(requests), timeline, tuple(findings))
+
+    def row_bytes(self, requests: Sequence[Request]) -> float:
+        """Of a row of the output: the width of its numbers, and of the rest what a sample takes on average."""
+        total = 0.0
+        samples = {r.feature.name: r.cleaned.stream.values for r in requests if r.cleaned}
+        for field in self.schema:
+            kind, count = field.type, 1
+            while pa.types.is_fixed_size_list(kind):
+                kind, count = kind.value_type, count * kind.list_size
+            try:
+                total += count * kind.bit_width / 8
+            except ValueError:  # text, payloads
+                values = samples.get(field.name, ())
+                total += values.nbytes / len(values) if len(values) else 0
+        return total
+
+    def _refuse_large(self, requests: Sequence[Request], timeline: Timeline) -> None:
+        rows, each = len(timeline.times), self.row_bytes(requests)
+        held, limit = 2 * rows * each, max(self.job.compute.max_memory_mb, ALWAYS_MB) * _MB
+        if held > limit:
+            raise TooLargeError(
+                f"{rows:,} rows of {each:,.0f} bytes take {held / _MB:,.0f} MB with the part that is made of them, and "
+                f"compute.max_memory_mb is {self.job.compute.max_memory_mb:,}; raise it to "
+                f"{math.ceil(held / _MB):,}, or take fewer rows (timeline.rate_hz) or features"
+            )
 
     def check_type(self, key: str, stream: Stream) -> Stream:
         """The stream with its columns in the settled order. ``InputError`` where it has samples and is not of the type

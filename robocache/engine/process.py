@@ -22,7 +22,7 @@ from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
 from robocache.engine.takes import take
-from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError, UnexpectedError
+from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError, TooLargeError, UnexpectedError
 from robocache.formats import read_episode
 from robocache.ops import _library
 from robocache.output import parts, statistics
@@ -149,7 +149,7 @@ class Processor:
         if isinstance(error, OutputError):
             raise error
         if isinstance(error, InputError):
-            return str(error), isinstance(error, UnexpectedError)
+            return str(error), isinstance(error, (UnexpectedError, TooLargeError))
         if transient(error):
             if not last_attempt:
                 raise error
@@ -233,7 +233,8 @@ def named(error: Exception, files: Sequence[str], episode_id: str) -> Exception:
     """An ``InputError`` with the file that the episode is read from before it; any other as it is."""
     if not isinstance(error, InputError):
         return error
-    return InputError(f"{files[0] if files else episode_id}: {error}")
+    kind = TooLargeError if isinstance(error, TooLargeError) else InputError
+    return kind(f"{files[0] if files else episode_id}: {error}")
 
 
 def _uris(ref: EpisodeRef) -> tuple[str, ...]:
