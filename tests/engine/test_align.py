@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +14,8 @@ from align_kit import MS, align, make, settle, stream
 from robocache.config.job import FeatureSource, TimelineSpec
 from robocache.engine import align as align_module
 from robocache.engine.align import Aligner
-from robocache.errors import ConfigError, InputError
+from robocache.engine.prepare import Preparer
+from robocache.errors import ConfigError, InputError, TooLargeError
 from robocache.types import Episode
 
 
@@ -261,3 +264,25 @@ def assert_same(aligner: Aligner, episodes: dict[int, Episode]) -> None:
         alone = aligner.align({index: episode})[index]
         assert together[index].table.equals(alone.table)
         assert (together[index].quality, together[index].reports) == (alone.quality, alone.reports)
+
+
+# Memory
+
+
+def test_rows_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
+    """A million rows of 64 bytes, as a table and as a part; the message has the number that would do."""
+    features = {"x": [FeatureSource("x")]}
+    times = np.arange(0, 1_000_001, 1000)
+    episode = Episode("e", {"x": stream(times, np.zeros((len(times), 8)))})
+    job = make(features, TimelineSpec(rate=Fraction(1000)))
+    aligner = Aligner(replace(job, compute=replace(job.compute, max_memory_mb=100)), settle(monkeypatch, job, episode))
+    monkeypatch.setattr(align_module, "fuse_multimodal_chunked", None)
+    refused = aligner.align({0: episode})[0]
+    assert isinstance(refused, TooLargeError)
+    rows, each = 1_000_001, 8 * 4 + 4 * 8 + 1 / 8  # the feature, the index columns, whether it is valid
+    needed = math.ceil(2 * rows * each / 2**20)
+    assert f"1,000,001 rows of {each:,.0f} bytes" in str(refused)
+    assert f"compute.max_memory_mb is 100; raise it to {needed:,}, or" in str(refused)
+    monkeypatch.undo()
+    roomy = replace(job, compute=replace(job.compute, max_memory_mb=needed))
+    assert len(Preparer(roomy, aligner.types).prepare(episode).timeline.times) == rows
