@@ -133,6 +133,7 @@ class Reader(ABC):
     asked:    suffixes of files that are of the format where they are asked for by name or ``input.format``
     magic:    what its files begin with; empty: they are text
     offsets:  where in a file that may stand
+    folder:   a folder whose name ends so is one recording of the format, and its files are nothing else
     marker:   a folder that holds this file is one dataset of the format (``meta/info.json``) and nothing else
     parts:    the folders below such a folder whose files belong to the dataset
     members:  its files may be tables of one episode (``input.episode``)
@@ -151,6 +152,7 @@ class Reader(ABC):
     asked: ClassVar[tuple[str, ...]] = ()
     magic: ClassVar[bytes] = b""
     offsets: ClassVar[tuple[int, ...]] = (0,)
+    folder: ClassVar[str] = ""
     marker: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[bool] = False

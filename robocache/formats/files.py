@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape as glob_escape
 from glob import has_magic
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import fsspec
@@ -56,8 +57,6 @@ class Found:
 _KNOWN = (
     ((".ulg",), "a PX4 log", "convert it to CSV, as with ulog2csv"),
     ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),
-    ((".zarr.zip", ".zgroup", ".zarray", ".zmetadata"), "a Zarr store", "convert it to HDF5"),
-    ((".npz", ".npy"), "a NumPy file", "convert it to HDF5"),
     ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
     ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),
     ((".ply",), "a point cloud", "convert it to PCD"),
@@ -179,6 +178,9 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
             found.append(Found(reader.name, stamps, fs, marker))
     outputs = _outputs(files, root)
     passed += [PassedOver(full_uri(fs, folder), 0, "an output of RoboCache", "") for folder in outputs]
+    for folder, (format, stamp) in _folders(fs, root, files, spec).items():
+        datasets[folder] = folder
+        found.append(Found(format, (stamp,), fs, folder))
     for path, details in files.items():
         format = _by_suffix(path, asked="" if spec.format == "auto" else spec.format)
         if _inside(path, datasets) or _inside(path, outputs):
@@ -192,6 +194,28 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
         else:
             passed.append(pass_over(stamp))
     return found, passed
+
+
+def _folders(
+    fs: fsspec.AbstractFileSystem, root: str, files: Mapping[str, Any], spec: InputSpec
+) -> dict[str, tuple[str, FileStamp]]:
+    """Folders that are recordings by their names, at ``root`` or below it: their formats, and what tells their version,
+    by that of all files in them."""
+    endings = {reader.folder: reader.name for reader in _asked(spec.format) if reader.folder}
+    if not endings:
+        return {}
+    inside: dict[str, list[str]] = {}
+    for path in files:
+        around = [folder for folder in _parents(path) if folder.endswith(tuple(endings)) and len(folder) >= len(root)]
+        if around:
+            inside.setdefault(around[-1], []).append(path)
+    found = {}
+    for folder, paths in inside.items():
+        stamps = [look(fs, path, files[path]).stamp for path in sorted(paths)]
+        told = "\n".join(f"{stamp.uri} {stamp.size} {stamp.version}" for stamp in stamps)
+        stamp = FileStamp(full_uri(fs, folder), sum(max(s.size, 0) for s in stamps), sha256(told.encode()).hexdigest())
+        found[folder] = (next(name for ending, name in endings.items() if folder.endswith(ending)), stamp)
+    return found
 
 
 def _outputs(files: Mapping[str, Any], root: str) -> dict[str, str]:

@@ -28,7 +28,6 @@ from robocache.types import EpisodeRef, FileStamp, PassedOver
 _FOREIGN = {
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",
-    "zip": b"PK\x03\x04",
     "a Git LFS pointer instead of the file": b"version https://git-lfs",
 }
 _THREADS = 16  # listing waits for storage, not for the processor
@@ -200,7 +199,7 @@ def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[
     for fs in {id(item.fs): item.fs for item in items}.values():
         some = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
         heads |= {item.uri: _wrapped_head(item) for item in some if wrapper_of(item.uri)}
-        mine = [item for item in some if item.uri not in heads]
+        mine = [item for item in some if item.uri not in heads and not _is_folder(item)]
         paths = [item.path for item in mine]
         read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
@@ -210,8 +209,15 @@ def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[
         if item.unsure and isinstance(head, bytes) and not READERS[item.format].holds(head, spec):
             passed.append(pass_over(item.files[0]))
         else:
-            found.append(item if item.failure else replace(item, failure=_check(item, head, spec)))
+            checked = item.failure or ("" if _is_folder(item) else _check(item, head, spec))
+            found.append(replace(item, failure=checked))
     return found, passed
+
+
+def _is_folder(item: Found) -> bool:
+    """Whether it is a folder that is a recording as a whole."""
+    reader = READERS.get(item.format)
+    return bool(reader is not None and reader.folder and item.uri.endswith(reader.folder))
 
 
 def _wrapped_head(item: Found) -> bytes | Exception:

@@ -15,9 +15,11 @@ from robocache.formats.hdf5 import Hdf5Reader
 from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.metadata import metadata_sources, metadata_streams
+from robocache.formats.numpy_files import NumpyReader
 from robocache.formats.rosbag1 import Rosbag1Reader
 from robocache.formats.rosbag2 import Rosbag2Reader
 from robocache.formats.tables import ParquetReader
+from robocache.formats.zarr_store import ZarrReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
 #: Every format by name; closed, so that a config cannot name code.
@@ -28,6 +30,8 @@ READERS: dict[str, Reader] = {
         Rosbag1Reader(),
         Rosbag2Reader(),
         Hdf5Reader(),
+        ZarrReader(),
+        NumpyReader(),
         CsvReader(),
         ParquetReader(),
         LeRobotReader(),
