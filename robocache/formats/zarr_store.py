@@ -75,7 +75,8 @@ def _arrays(root: Any, names: list[str], prefix: str, uri: str) -> Arrays:
         return Arrays({"data": _checked(root, uri)}, {}, dict(root.attrs))
     found: dict[str, Rows] = {}
     unread: dict[str, str] = {}
-    below = [name.removeprefix(f"{prefix}/" if prefix else "") for name in names]
+    folder = f"{prefix}/" if prefix else ""
+    below = [name.removeprefix(folder) for name in names if name.startswith(folder)]
     paths = sorted({path for path, _, name in (item.rpartition("/") for item in below) if path and name in _ARRAYS})
     for path in paths[:_MOST_ARRAYS]:
         try:
