@@ -55,7 +55,6 @@ class Found:
 
 #: What recordings of known kinds are called that no reader takes.
 _KNOWN = (
-    ((".ulg",), "a PX4 log", "convert it to CSV, as with ulog2csv"),
     ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),
     ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
     ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),

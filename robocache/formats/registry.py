@@ -19,6 +19,7 @@ from robocache.formats.numpy_files import NumpyReader
 from robocache.formats.rosbag1 import Rosbag1Reader
 from robocache.formats.rosbag2 import Rosbag2Reader
 from robocache.formats.tables import ParquetReader
+from robocache.formats.ulog import UlogReader
 from robocache.formats.zarr_store import ZarrReader
 from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
 
@@ -29,6 +30,7 @@ READERS: dict[str, Reader] = {
         McapReader(),
         Rosbag1Reader(),
         Rosbag2Reader(),
+        UlogReader(),
         Hdf5Reader(),
         ZarrReader(),
         NumpyReader(),

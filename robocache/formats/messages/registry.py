@@ -13,6 +13,7 @@ from robocache.formats.messages.packed import PackedTopic
 from robocache.formats.messages.packing import CDR, ROS1, Packing
 from robocache.formats.messages.protobuf import ProtobufTopic
 from robocache.formats.messages.topic import Request, Topic
+from robocache.formats.messages.ulog_types import parse_formats
 
 #: A topic of these messages: (topic, schema, requests, reserve, uri).
 Decoding = Callable[[str, "Schema | None", Sequence[Request], int, str], Topic]
@@ -32,6 +33,12 @@ def _protobuf(topic: str, schema: Schema | None, requests: Sequence[Request], re
     return ProtobufTopic(topic, schema, requests, reserve=reserve, uri=uri)
 
 
+def _ulog(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
+    assert schema is not None
+    root = parse_formats(schema, f"{uri}: {topic}").root
+    return PackedTopic(topic, root, requests, ROS1, reserve=reserve, uri=uri)
+
+
 def _json(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
     return JsonTopic(topic, schema.name if schema else "", requests, uri=uri)
 
@@ -41,6 +48,7 @@ ENCODINGS: dict[tuple[str, str], Decoding] = {
     ("cdr", "ros2msg"): _packed(CDR, ros1=False),
     ("ros1", "ros1msg"): _packed(ROS1, ros1=True),
     ("protobuf", "protobuf"): _protobuf,
+    ("ulog", "ulog"): _ulog,
     ("json", "*"): _json,
 }
 

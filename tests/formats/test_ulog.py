@@ -1,0 +1,126 @@
+"""PX4 logs: against pyulog, cut off, damaged, and with instances, dropouts and appended data."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import outcomes
+
+from robocache.errors import InputError
+from robocache.formats import InputSpec, list_episodes, list_streams, read_episode
+
+
+def message(kind: str, content: bytes) -> bytes:
+    return struct.pack("<HB", len(content), ord(kind)) + content
+
+
+def key(kind: str, text: str, value: bytes) -> bytes:
+    return message(kind, bytes([len(text)]) + text.encode() + value)
+
+
+def log(appended: int = 0) -> bytes:
+    """Two instances of one message, which pads its middle and its end, and one within another."""
+    flags = bytes(8) + bytes([appended > 0]) + bytes(7) + struct.pack("<3Q", appended, 0, 0)
+    out = b"ULog\x01\x12\x35\x01" + struct.pack("<Q", 5) + message("B", flags)
+    out += message("F", b"inner:float a;int16_t b;")
+    out += message(
+        "F", b"arm:uint64_t timestamp;uint8_t n;uint8_t[3] _padding0;float[2] q;inner[2] of;uint8_t[4] _padding1;"
+    )
+    out += key("I", "char[3] sys_name", b"PX4") + key("P", "float GAIN", struct.pack("<f", 0.5))
+    out += message("A", bytes([0, 7, 0]) + b"arm") + message("A", bytes([1, 9, 0]) + b"arm")
+    for i in range(50):
+        for id, sign in ((7, 1), (9, -1)):
+            values = (1000 * i, i, float(sign * i), 0.5, 1.0, i, 2.0, -i)
+            out += message("D", struct.pack("<H", id) + struct.pack("<QB3x2ffhfh", *values))
+    return out + message("O", struct.pack("<H", 20))
+
+
+def spec_of(tmp_path: Path, data: bytes, **options) -> InputSpec:
+    (tmp_path / "a.ulg").write_bytes(data)
+    return InputSpec((str(tmp_path / "a.ulg"),), **options)
+
+
+def read(spec: InputSpec, *sources: str):
+    (ref,) = list_episodes(spec)
+    return read_episode(ref, list(sources), spec)
+
+
+def test_instances_padding_and_types_within_types(tmp_path):
+    episode = read(spec_of(tmp_path, log()), "arm.q", "arm_1.q[0]", "arm.of[1].b", "arm.n")
+    np.testing.assert_array_equal(episode.streams["arm.q"].values, [[i, 0.5] for i in range(50)])
+    np.testing.assert_array_equal(episode.streams["arm_1.q[0]"].values[:, 0], -np.arange(50))
+    np.testing.assert_array_equal(episode.streams["arm.of[1].b"].values, -np.arange(50))
+    assert episode.streams["arm.n"].times.tolist() == [i * 1_000_000 for i in range(50)]
+    assert episode.metadata == {"sys_name": "PX4", "parameters": {"GAIN": 0.5}}
+    assert episode.notes == ("a.ulg: the logger lost messages 1 times, for 20 ms in all",)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["sample_log_small", "sample_px4_events"])
+def test_every_number_is_what_pyulog_reads(data_dir, name):
+    pyulog = pytest.importorskip("pyulog", reason="pyulog is not installed")
+    path = data_dir / "ulog" / f"{name}.ulg"
+    spec = InputSpec((str(path),))
+    (ref,) = list_episodes(spec)
+    infos = {info.source: info for info in list_streams(ref, spec)}
+    wanted = {f"{d.name}_{d.multi_id}" if d.multi_id else d.name: d for d in pyulog.ULog(str(path)).data_list}
+    assert set(infos) == set(wanted)
+    compared = 0
+    for topic, data in wanted.items():
+        names = [field for field in data.data if "[" not in field and "." not in field]
+        found = read_episode(ref, [f"{topic}.{field}" for field in names], spec).streams
+        for field in names:
+            stream = found[f"{topic}.{field}"]
+            np.testing.assert_array_equal(stream.values, data.data[field], err_msg=f"{topic}.{field}")
+            np.testing.assert_array_equal(stream.times, data.data["timestamp"].astype(np.int64) * 1000)
+            compared += 1
+        arrays = {field.partition("[")[0] for field in data.data if field.endswith("[0]") and "." not in field}
+        for field in arrays:
+            values = read_episode(ref, [f"{topic}.{field}"], spec).streams[f"{topic}.{field}"].values
+            stacked = [data.data[f"{field}[{k}]"] for k in range(values.shape[1])]
+            np.testing.assert_array_equal(values, np.stack(stacked, 1), err_msg=f"{topic}.{field}")
+            compared += 1
+    assert compared > 200
+
+
+def test_a_log_ends_where_the_power_was_cut(tmp_path):
+    episode = read(spec_of(tmp_path, log()[:-60]), "arm.q")
+    assert 45 < len(episode.streams["arm.q"].times) < 51
+    assert any("are no whole message, as of a log that was cut off" in note for note in episode.notes)
+
+
+def test_what_was_appended_after_a_crash_is_read(tmp_path):
+    whole = log()
+    cut = len(whole) - 5  # in the middle of the last message
+    more = message("D", struct.pack("<H", 7) + struct.pack("<QB3x2ffhfh", 99_000, 1, 7.0, 0.5, 1.0, 0, 2.0, 0))
+    episode = read(spec_of(tmp_path, log(appended=cut)[:cut] + more), "arm.q[0]")
+    assert episode.streams["arm.q[0]"].values[-1].tolist() == [7.0]
+
+
+def test_damage_in_the_middle_is_refused_and_salvaged(tmp_path):
+    whole = log()
+    at = whole.index(message("D", struct.pack("<H", 7))[2:], len(whole) // 2) - 2
+    broken = whole[: at + 2] + b"\xff" + whole[at + 3 :]
+    (ref,) = list_episodes(spec_of(tmp_path, broken))
+    assert "set input.salvage: true to read what is before" in ref.failure
+    episode = read(spec_of(tmp_path, broken, salvage=True), "arm.q[0]")
+    count = len(episode.streams["arm.q[0]"].times)
+    assert 10 < count < 45
+    assert "bytes are lost" in episode.notes[0]
+
+
+def test_flags_of_newer_software_are_refused(tmp_path):
+    whole = bytearray(log())
+    whole[16 + 3 + 8] = 2
+    (ref,) = list_episodes(spec_of(tmp_path, bytes(whole)))
+    assert "incompatible flags [1]" in ref.failure
+
+
+def test_damage_is_refused(tmp_path):
+    spec_of(tmp_path, log())
+    assert set(outcomes(tmp_path / "a.ulg", ["arm.q", "arm_1.n"], 200)) == {"read", "refused"}
+    with pytest.raises(InputError, match="no field 'z'"):
+        read(spec_of(tmp_path, log()), "arm.z")
