@@ -68,22 +68,20 @@ def test_every_number_is_what_pyulog_reads(data_dir, name):
     infos = {info.source: info for info in list_streams(ref, spec)}
     wanted = {f"{d.name}_{d.multi_id}" if d.multi_id else d.name: d for d in pyulog.ULog(str(path)).data_list}
     assert set(infos) == set(wanted)
-    compared = 0
+    compared = {}
     for topic, data in wanted.items():
-        names = [field for field in data.data if "[" not in field and "." not in field]
-        found = read_episode(ref, [f"{topic}.{field}" for field in names], spec).streams
-        for field in names:
-            stream = found[f"{topic}.{field}"]
-            np.testing.assert_array_equal(stream.values, data.data[field], err_msg=f"{topic}.{field}")
-            np.testing.assert_array_equal(stream.times, data.data["timestamp"].astype(np.int64) * 1000)
-            compared += 1
-        arrays = {field.partition("[")[0] for field in data.data if field.endswith("[0]") and "." not in field}
-        for field in arrays:
-            values = read_episode(ref, [f"{topic}.{field}"], spec).streams[f"{topic}.{field}"].values
-            stacked = [data.data[f"{field}[{k}]"] for k in range(values.shape[1])]
-            np.testing.assert_array_equal(values, np.stack(stacked, 1), err_msg=f"{topic}.{field}")
-            compared += 1
-    assert compared > 200
+        for field, values in data.data.items():
+            if "[" not in field and "." not in field:
+                compared[f"{topic}.{field}"] = (values, data)
+            elif field.endswith("[0]") and "." not in field:
+                name = field.removesuffix("[0]")
+                count = sum(other.startswith(f"{name}[") for other in data.data)
+                compared[f"{topic}.{name}"] = np.stack([data.data[f"{name}[{k}]"] for k in range(count)], 1), data
+    found = read_episode(ref, list(compared), spec).streams
+    for source, (values, data) in compared.items():
+        np.testing.assert_array_equal(found[source].values, values, err_msg=source)
+        np.testing.assert_array_equal(found[source].times, data.data["timestamp"].astype(np.int64) * 1000)
+    assert len(compared) > 200
 
 
 def test_a_log_ends_where_the_power_was_cut(tmp_path):
