@@ -36,9 +36,10 @@ def render(uri: str, found: Verification) -> list[str]:
     verdict = f"{len(found.problems)} problems" if found.problems else "whole"
     if found.passed_over:
         verdict += f"; {found.passed_over} files of the input were passed over, see {REPORT}"
+    what = f"LeRobot {found.lerobot}" if found.lerobot else f"version {found.version}"
     return [
         *(f"PROBLEM {problem}" for problem in found.problems),
         *(f"note: {note}" for note in found.notes),
-        f"{uri}, version {found.version}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, "
+        f"{uri}, {what}: {found.episodes} episodes, {found.rows} rows, {found.parts} parts, "
         f"{found.bytes / 1e6:.1f} MB, {found.quarantined} quarantined: {verdict}",
     ]

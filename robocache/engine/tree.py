@@ -8,6 +8,7 @@ from robocache.engine.prepare import Preparer
 from robocache.engine.source_types import SourceTypes
 from robocache.errors import ConfigError
 from robocache.output.commit import OutputWriter
+from robocache.output.dataset import Output
 from robocache.output.lerobot import tree
 from robocache.output.lerobot.features import unfit
 from robocache.output.lerobot.options import TreeSpec
@@ -35,16 +36,24 @@ def finalise(job: Job, output: OutputWriter, version: Version) -> tuple[str, ...
     if job.output.format != "lerobot":
         tree.withdraw(output)
         return ()
-    assert job.timeline.rate is not None  # the config is refused without
+    threads = job.compute.threads or usable_cores()
+    return tree.finalise(output, Output(output.store, version), tree_spec(job), threads)
+
+
+def tree_spec(job: Job) -> TreeSpec:
+    """What decides a tree of the job's output. ``ConfigError`` where the timeline has no rate."""
+    if job.timeline.rate is None:
+        raise ConfigError(
+            ["timeline.reference: LeRobot has a rate and no stamps; an output of timeline.rate_hz can be one"]
+        )
     options = job.output.lerobot
     must = [f.name for f in job.features if not all(s.optional for s in f.sources)]
     required = [name for name in must if name != options.task_feature]
     ids = job.splits.ids.values()
-    spec = TreeSpec(
+    return TreeSpec(
         options,
         job.timeline.rate,
         tuple(map(job.output.column, required)),
         job.output.codec,
         tuple(name for name, _ in job.splits.shares) or tuple(dict.fromkeys(ids)),
     )
-    return tree.finalise(output, version, spec, job.compute.threads or usable_cores())

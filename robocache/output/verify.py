@@ -28,11 +28,12 @@ from robocache.output.layout import (
     QUARANTINE,
     STATISTICS,
 )
-from robocache.output.lerobot import tree
+from robocache.output.lerobot import doctor, tree
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.plan import Plan
 from robocache.output.schema import marks
 from robocache.output.statistics import Statistics
+from robocache.output.store import Store
 from robocache.output.tables import EPISODE_SCHEMA, quarantine_lines
 from robocache.output.version import Version, list_versions
 
@@ -44,6 +45,7 @@ class Verification:
     version:     which, of the versions that the output has
     passed_over: files of the input that the last run could not take for recordings, as its report has them
     notes:       what is not wrong but worth knowing: a run that is at work or was killed
+    lerobot:     of a LeRobot dataset that is no output of a run, the version of its format
     """
 
     version: int
@@ -55,6 +57,7 @@ class Verification:
     problems: tuple[str, ...]
     passed_over: int = 0
     notes: tuple[str, ...] = ()
+    lerobot: str = ""
 
 
 class _DamageError(Exception):
@@ -67,6 +70,8 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
     quarantine, once, that the tables made from the manifest say what it says, and that there is no file that does not
     belong. Right during a run too. ``OutputError`` where ``uri`` is no output at all, or has no such version.
     """
+    if version is None and (found_there := _of_others(Store(uri, storage_options))) is not None:
+        return found_there
     output = Output.open(uri, storage_options, version=version)
     number, store = output.version.number, output.store
     busy = store.exists(LOCK)
@@ -106,6 +111,16 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
     problems += around
     counts = (found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"])
     return Verification(number, *counts, tuple(problems), _passed_over(output), tuple(notes))
+
+
+def _of_others(store: Store) -> Verification | None:
+    """A LeRobot dataset that no run has made; None where it is none."""
+    if list_versions(store).newest or not doctor.is_dataset(store):
+        return None
+    e = doctor.examine(store)
+    return Verification(
+        0, e.episodes, e.rows, e.files, e.bytes, 0, tuple(e.problems), notes=tuple(e.notes), lerobot=e.version
+    )
 
 
 def _version_problems(output: Output, plan: Plan) -> Iterator[str]:

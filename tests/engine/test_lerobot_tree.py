@@ -353,7 +353,7 @@ def test_a_crash_at_every_change_of_the_tree(tmp_path, monkeypatch):
         with writing(the_job(out)) as output:
             finalise(the_job(out), output, output.standing.version)
         assert_same_tree(out, grown)
-    assert n == 15 and seen == {None, before, after}
+    assert n == 17 and seen == {None, before, after}
 
 
 def burning(change, left):

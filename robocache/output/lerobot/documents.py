@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from robocache.output import statistics
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.episodes import Survey
+from robocache.output.lerobot.features import INDEX
 from robocache.output.lerobot.statistics import KEYS, plain, summary
 from robocache.output.lerobot.units import Tree, Unit
 from robocache.output.statistics import Statistics
@@ -30,6 +31,7 @@ def documents(tree: Tree, units: Sequence[Unit], found: Survey, read: Read) -> d
     else:
         made[layout.TASK_LINES] = _lines({"task_index": i, "task": text} for text, i in tree.tasks.items())
         made |= _episode_lines(tree, units, read)
+    made |= {layout.MODALITY: _json(_modality(tree)), layout.CARD: _card(tree, found)}
     return made | {layout.INFO: _json(_info(tree, found))}
 
 
@@ -52,6 +54,44 @@ def _info(tree: Tree, found: Survey) -> dict[str, Any]:
     if spec.v3:
         return info | {"data_files_size_in_mb": spec.options.data_mb, "video_files_size_in_mb": 200}
     return info | {"total_videos": len(tree.videos) * len(episodes), "total_chunks": -(-len(episodes) // layout.CHUNK)}
+
+
+def _modality(tree: Tree) -> dict[str, Any]:
+    """GR00T's: which columns of which feature are what; a group a feature."""
+    found: dict[str, dict[str, Any]] = {"state": {}, "action": {}, "video": {}, "annotation": {}}
+    for f in tree.features:
+        short = f.name.rpartition(".")[2]
+        if f.camera:
+            found["video"][short] = {"original_key": f.name}
+        elif f.name not in INDEX and len(f.shape) == 1 and f.dtype not in ("string", "bool"):
+            kind = "action" if f.name.partition(".")[0] == "action" else "state"
+            found[kind][short] = {"original_key": f.name, "start": 0, "end": f.shape[0]}
+    found["annotation"]["human.task_description"] = {"original_key": "task_index"}
+    return found
+
+
+def _card(tree: Tree, found: Survey) -> bytes:
+    """The page that Hugging Face shows, and that says where the rows are."""
+    lines = [
+        "---",
+        "task_categories:",
+        "- robotics",
+        "tags:",
+        "- LeRobot",
+        "configs:",
+        "- config_name: default",
+        "  data_files: data/*/*.parquet",
+        "---",
+        "",
+        f"A LeRobot dataset ({tree.spec.options.version}) made by RoboCache: {len(found.episodes)} episodes, "
+        f"{sum(e.length for e in found.episodes)} frames at {float(tree.spec.fps):g} Hz.",
+        "",
+        "| feature | type | shape |",
+        "| --- | --- | --- |",
+        *(f"| `{f.name}` | {f.dtype} | {' x '.join(map(str, f.shape))} |" for f in tree.features),
+        "",
+    ]
+    return "\n".join(lines).encode()
 
 
 def _splits(found: Survey) -> dict[str, str]:

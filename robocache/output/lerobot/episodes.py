@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from robocache.errors import OutputError
 from robocache.output.dataset import Output
 from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.reading import read_columns
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.schema import marks
 
@@ -136,7 +135,7 @@ class _Columns:
     def invalid(self) -> np.ndarray:
         """bool ``[rows]``: where a required feature is not valid."""
         if self._invalid is None:
-            table = self._read(self._marks())
+            table = read_columns(self._output, self._part.name, self._marks())
             good = [column.to_numpy() for column in table.columns]
             self._invalid = ~np.logical_and.reduce(good) if good else np.zeros(self._part.rows, bool)
         return self._invalid
@@ -145,7 +144,7 @@ class _Columns:
         """The texts of the task feature and which of them count."""
         if self._texts is None:
             name = self._spec.options.task_feature or ""
-            table = self._read([name, marks(self._schema)[name]])
+            table = read_columns(self._output, self._part.name, [name, marks(self._schema)[name]])
             self._texts = (table.column(0), table.column(1).to_numpy())
         return self._texts
 
@@ -156,14 +155,6 @@ class _Columns:
     @property
     def _schema(self) -> pa.Schema:
         return self._output.schema
-
-    def _read(self, names: Sequence[str]) -> pa.Table:
-        try:
-            with self._output.opened(self._part.name) as file:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                return parquet.read(columns=list(names)).select(list(names))
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{self._output.uri}/{self._part.name} cannot be read ({error}); run again") from error
 
 
 def _kept(

@@ -11,23 +11,20 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow.parquet as pq
+from typing import Any, Protocol
 
 from robocache.errors import OutputError
-from robocache.output.commit import OutputWriter
 from robocache.output.dataset import Output
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.documents import documents
 from robocache.output.lerobot.episodes import survey
 from robocache.output.lerobot.features import tree_features
 from robocache.output.lerobot.images import decoded
-from robocache.output.lerobot.layout import FOLDERS, INFO, OWN, RECORD, STAGED, staged_name
+from robocache.output.lerobot.layout import CARD, FOLDERS, INFO, OWN, RECORD, STAGED, staged_name
 from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.reading import read_columns
 from robocache.output.lerobot.units import Tree, cut
 from robocache.output.store import Store
-from robocache.output.version import Version
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,24 @@ class Record:
         return json.dumps({"files": self.files}, indent=0).encode()
 
 
-def finalise(writer: OutputWriter, version: Version, spec: TreeSpec, threads: int) -> tuple[str, ...]:
+class Writer(Protocol):
+    """Who may write the folder that the tree is in."""
+
+    store: Store
+
+    def check(self) -> None:
+        """``OutputError`` once another may."""
+
+    def write(self, name: str, data: Any) -> None:
+        """As :meth:`Store.write`, after a check."""
+
+
+def finalise(writer: Writer, output: Output, spec: TreeSpec, threads: int) -> tuple[str, ...]:
     """Let the tree be that of the version, by making what is not so yet; notes for a person.
 
     ``OutputError`` where a column has no place in it, or a part cannot be read: the tree before stays.
     """
-    store, output = writer.store, Output(writer.store, version)
+    store = writer.store
     found = survey(output, spec)
     if not found.episodes:
         withdraw(writer)
@@ -78,6 +87,8 @@ def finalise(writer: OutputWriter, version: Version, spec: TreeSpec, threads: in
             done.result()
     for name, data in documents(tree, units, found, swap.read).items():
         key = hashlib.sha256(data).hexdigest()
+        if name == CARD and _another(store, before):
+            continue
         if not swap.has(before, [name], key):
             swap.stage(name, key, data)
     swap.settle(before)
@@ -85,16 +96,30 @@ def finalise(writer: OutputWriter, version: Version, spec: TreeSpec, threads: in
     return (*found.notes, f"LeRobot {spec.options.version}: {len(found.episodes)} episodes, {frames} frames")
 
 
-def withdraw(writer: OutputWriter) -> None:
+def withdraw(writer: Writer) -> None:
     """Take the tree away, where there is one: its info.json first, its record last."""
     store = writer.store
     if not store.files(OWN):
         return
     writer.check()
     store.remove(INFO)
+    if not _another(store, Record.read(store)):
+        store.remove(CARD)
     store.remove_all([n for folder in FOLDERS for n in store.files(folder) if layout.is_tree(n)])
     store.remove_all([name for name in store.files(OWN) if name != RECORD])
     store.remove(RECORD)
+
+
+def _another(store: Store, record: Record) -> bool:
+    """Whether the card that is there is a person's, which is left alone."""
+    try:
+        found = store.read(CARD)
+    except FileNotFoundError:
+        return False
+    key, _, sha256 = record.files.get(CARD, ("", 0, ""))
+    if sha256 and store.exists(staged_name(CARD, key)):  # a run died before that had taken the place of another of ours
+        return False
+    return sha256 != hashlib.sha256(found).hexdigest()
 
 
 def problems(store: Store) -> list[str]:
@@ -102,6 +127,8 @@ def problems(store: Store) -> list[str]:
     record = Record.read(store)
     found = []
     for name, (_, size, sha256) in record.files.items():
+        if name == CARD:  # anybody may write it
+            continue
         try:
             data = store.read(name)
         except OSError as error:
@@ -117,7 +144,7 @@ def problems(store: Store) -> list[str]:
 class _Swap:
     """Files on their way into the tree."""
 
-    def __init__(self, writer: OutputWriter):
+    def __init__(self, writer: Writer):
         self.writer, self.store = writer, writer.store
         self.waiting = set(self.store.files(STAGED))
         self.sizes = {n: s for folder in FOLDERS for n, s in self.store.sizes(folder).items()}
@@ -184,11 +211,8 @@ class _Swap:
 def _first_size(output: Output, column: str) -> tuple[int, int]:
     """Height and width of the first image of a column of encoded images."""
     for part in output.parts:
-        with output.opened(part) as file:
-            parquet = pq.ParquetFile(file)
-            for batch in parquet.iter_batches(16, columns=[column]):
-                for row in batch.column(0).to_pylist():
-                    if row is not None and row["bytes"] is not None:
-                        frame = decoded(row["bytes"], f"{output.uri}/{part}: {column}")
-                        return frame.height, frame.width
+        for row in read_columns(output, part, [column]).column(0):
+            if row.is_valid and row["bytes"].is_valid:
+                frame = decoded(row["bytes"].as_py(), f"{output.uri}/{part}: {column}")
+                return frame.height, frame.width
     raise OutputError(f"{column}: holds no image in any episode; leave it out")

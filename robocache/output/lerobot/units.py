@@ -10,14 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from robocache.errors import OutputError
 from robocache.output import parts, statistics
 from robocache.output.dataset import Output
 from robocache.output.lerobot.episodes import TreeEpisode
@@ -25,6 +22,7 @@ from robocache.output.lerobot.features import INDEX, TreeFeature
 from robocache.output.lerobot.images import frames_of, image_statistics
 from robocache.output.lerobot.layout import digest_name, episodes_name, places, rows_name, video_name
 from robocache.output.lerobot.options import TreeSpec
+from robocache.output.lerobot.reading import read_episodes
 from robocache.output.lerobot.rows import kept_rows, points_of, rows_of, statistics_of
 from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
 from robocache.output.lerobot.video import ENCODERS, encode, join
@@ -82,7 +80,7 @@ class Tree:
         told: list[dict[str, dict[str, np.ndarray]]] = []
         merging: list[dict[str, Statistics]] = []
         videos: dict[str, list[bytes]] = {f.name: [] for f in self.videos}
-        for episode, table in _read(output, unit.episodes, self._columns()):
+        for episode, table in read_episodes(output, unit.episodes, self._columns()):
             table = kept_rows(table, episode)
             valid = {name: table.column(mark).to_numpy() for name, mark in marks.items()}
             found, mergeable = self._look_at(table, episode, valid, videos)
@@ -193,24 +191,3 @@ def cut(episodes: Sequence[TreeEpisode], data_mb: int) -> list[Unit]:
         some.append(e)
         size += share
     return [*units, Unit(len(units), tuple(some))] if some else units
-
-
-def _read(
-    output: Output, episodes: Sequence[TreeEpisode], columns: Sequence[str]
-) -> Iterator[tuple[TreeEpisode, pa.Table]]:
-    """Each episode's rows in its part."""
-    for part, some in groupby(episodes, key=lambda e: e.part):
-        try:
-            with output.opened(part) as file:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-                ends = np.cumsum(sizes)
-                for e in some:
-                    first = int(np.searchsorted(ends, e.at, side="right"))
-                    last = int(np.searchsorted(ends, e.at + e.rows, side="left"))
-                    table = parquet.read_row_groups(range(first, last + 1), columns=list(columns), use_threads=False)
-                    yield e, table.slice(e.at - int(ends[first] - sizes[first]), e.rows)
-        except (OSError, ValueError, IndexError) as error:
-            raise OutputError(
-                f"{output.uri}/{part} cannot be read ({error}); `robocache verify` says what is damaged"
-            ) from error
