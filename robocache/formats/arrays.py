@@ -52,6 +52,16 @@ class Rows(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
+class Payloads:
+    """Bytes of a step each, such as encoded images; ``about`` as of a stream."""
+
+    def __init__(self, values: pa.Array, about: Mapping[str, Any]):
+        self.values, self.about, self.shape, self.dtype = values, about, (len(values),), np.dtype(object)
+
+    def __getitem__(self, key: slice) -> pa.Array:
+        return self.values[key]
+
+
 @dataclass(frozen=True)
 class Arrays:
     """What an open file holds.
@@ -72,8 +82,8 @@ class ArraysReader(Reader):
     selects: ClassVar[bool] = True
 
     @abstractmethod
-    def open(self, file: FileStamp, spec: InputSpec) -> AbstractContextManager[Arrays]:
-        """A file, none of its rows read."""
+    def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> AbstractContextManager[Arrays]:
+        """A file, none of its rows read; ``key``: of which episode, where a file keeps each apart."""
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One for each end that ``meta/episode_ends`` holds, or the file."""
@@ -93,7 +103,7 @@ class ArraysReader(Reader):
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every array that has a row for each step, and each field of an array of records; what cannot be read."""
-        with self.open(ref.files[0], spec) as arrays:
+        with self.open(ref.files[0], spec, ref.key) as arrays:
             part = _Part(arrays, ref, spec)
             found = []
             for path, rows in part.rows().items():
@@ -107,7 +117,7 @@ class ArraysReader(Reader):
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
     ) -> dict[str, StreamType]:
         """From the arrays' types and shapes. The time that the config names must be there."""
-        with self.open(ref.files[0], spec) as arrays:
+        with self.open(ref.files[0], spec, ref.key) as arrays:
             part = _Part(arrays, ref, spec)
             part.clock()
             found = {source.key: part.kind(source.path) for source in sources}
@@ -115,16 +125,17 @@ class ArraysReader(Reader):
 
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """The rows of the episode and no others."""
-        with self.open(ref.files[0], spec) as arrays:
+        with self.open(ref.files[0], spec, ref.key) as arrays:
             part = _Part(arrays, ref, spec)
             times = part.times()
             values = {source.key: part.values(source.path) for source in sources}
-        streams = {key: _stream(times, found) for key, found in values.items() if found is not None}
+            kinds = {source.key: part.kind(source.path) for source in sources}
+        streams = {
+            key: Stream(times, found, kind.about)
+            for (key, found), kind in zip(values.items(), kinds.values(), strict=True)
+            if found is not None and kind is not None
+        }
         return Episode(ref.id, streams, arrays.attributes)
-
-
-def _stream(times: np.ndarray, values: Values) -> Stream:
-    return Stream(times, values)
 
 
 def _ends(array: Rows, uri: str) -> list[int]:
@@ -143,7 +154,7 @@ class _Part:
         self._arrays, self._spec = arrays, spec
         self._size = max(ref.files[0].size, 0)
         number, *bounds = ref.key.split(":") if ref.key else ("",)
-        self._bounds = (int(bounds[0]), int(bounds[1])) if bounds else None
+        self._bounds = (int(bounds[0]), int(bounds[1])) if len(bounds) == 2 else None
         self._where = f"{ref.files[0].uri}#{number}" if number else ref.files[0].uri
 
     def rows(self) -> dict[str, Rows]:
@@ -217,6 +228,8 @@ class _Part:
         dtype = np.dtype(array.dtype[item]) if item else array.dtype
         where = f"{self._where}: {source!r}"
         self._check(path, array)
+        if isinstance(array, Payloads):
+            return StreamType(array.values.type, array.about)
         if _is_text(dtype):
             return StreamType(pa.string())
         if dtype.kind not in "biuf" or dtype.subdtype is not None:
@@ -233,6 +246,8 @@ class _Part:
         if kind is None or found is None:
             return None
         path, array, item, selector = found
+        if isinstance(array, Payloads):
+            return array[slice(*(self._bounds or (0, len(array.values))))]
         rows = self._read(path, array)
         rows = rows[item] if item else rows
         if kind.arrow == pa.string():

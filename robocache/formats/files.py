@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape as glob_escape
@@ -53,9 +54,10 @@ class Found:
         return READERS[self.format].marker if self.format else ""
 
 
+#: How names say which of several files one is: ``x.tfrecord-00000-of-00002``.
+_PIECE = re.compile(r"-\d+-of-\d+$")
 #: What recordings of known kinds are called that no reader takes.
 _KNOWN = (
-    ((".tfrecord",), "a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet"),
     ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
     ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),
     ((".ply",), "a point cloud", "convert it to PCD"),
@@ -68,8 +70,6 @@ def pass_over(stamp: FileStamp) -> PassedOver:
     """A file as one that no reader takes."""
     name = inner_name(stamp.uri.lower())
     found = next(((what, how) for suffixes, what, how in _KNOWN if name.endswith(suffixes)), ("", ""))
-    if ".tfrecord-" in name:
-        found = ("a TensorFlow record, as of RLDS", "convert it to HDF5 or Parquet")
     return PassedOver(stamp.uri, max(stamp.size, 0), *found)
 
 
@@ -188,7 +188,7 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, spec: InputSpec) -> tuple[
         if special:
             passed.append(PassedOver(stamp.uri, 0, special, ""))
         elif format and spec.format in ("auto", format):
-            unsure = not inner_name(path.lower()).endswith(READERS[format].suffixes)
+            unsure = not _claimed(path).endswith(READERS[format].suffixes)
             found.append(Found(format, (stamp,), fs, path, unsure=unsure))
         else:
             passed.append(pass_over(stamp))
@@ -297,9 +297,14 @@ def _named(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], sp
     return Found(format, (stamp,), fs, path, failure)
 
 
+def _claimed(path: str) -> str:
+    """A file's name as far as it says what the file is: without a wrapper's suffix, and which piece of a set it is."""
+    return _PIECE.sub("", inner_name(path.lower()))
+
+
 def _by_suffix(path: str, *, asked: str) -> str:
     """The format that a file's name claims; of names that mean nothing by themselves, where it is ``asked`` for."""
-    name = inner_name(path.lower())
+    name = _claimed(path)
     for reader in READERS.values():
         if name.endswith(reader.suffixes) or (asked in ("auto", reader.name) and name.endswith(reader.asked)):
             return reader.name

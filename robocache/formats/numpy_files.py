@@ -52,7 +52,7 @@ class NumpyReader(ArraysReader):
         return head.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"))
 
     @contextmanager
-    def open(self, file: FileStamp, spec: InputSpec) -> Iterator[Arrays]:
+    def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
         with open_file(file, spec) as stored:
             size = stored.seek(0, 2)
             stored.seek(0)

@@ -16,6 +16,7 @@ from robocache.formats.lerobot import LeRobotReader
 from robocache.formats.mcap import McapReader
 from robocache.formats.metadata import metadata_sources, metadata_streams
 from robocache.formats.numpy_files import NumpyReader
+from robocache.formats.rlds import RldsReader
 from robocache.formats.rosbag1 import Rosbag1Reader
 from robocache.formats.rosbag2 import Rosbag2Reader
 from robocache.formats.tables import ParquetReader
@@ -34,6 +35,7 @@ READERS: dict[str, Reader] = {
         Hdf5Reader(),
         ZarrReader(),
         NumpyReader(),
+        RldsReader(),
         CsvReader(),
         ParquetReader(),
         LeRobotReader(),

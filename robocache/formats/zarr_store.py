@@ -32,7 +32,7 @@ class ZarrReader(ArraysReader):
     package: ClassVar[str] = "zarr"
 
     @contextmanager
-    def open(self, file: FileStamp, spec: InputSpec) -> Iterator[Arrays]:
+    def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
         import zarr
 
         if file.uri.endswith(self.folder):
