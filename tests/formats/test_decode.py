@@ -133,8 +133,7 @@ def told(messages: Messages, found: Decoded) -> dict:
 
 def by_both(messages: Messages, keys: list, packing) -> tuple[str, str]:
     """What the compiled decoder and numpy make of the messages: the same values, or the same refusal."""
-    program = compile_program(ROOT, keys, packing, "here")
-    decoder = Decoder(program, packing, "here")
+    decoder = Decoder(ROOT, keys, packing, "here")
     answers = []
     for walk in (decoder.decode, decoder._walk):
         try:
@@ -208,7 +207,7 @@ def test_a_first_message_that_claims_much_takes_no_memory():
     head = b"\0\1\0\0"
     payloads = [head + struct.pack("<II", 200_000, 0) + bytes(1_600_000), *[head + bytes(4)] * 50_000]
     root = parse_definition("t/Long", b"float64[] x", "here")
-    decoder = Decoder(compile_program(root, [("x",)], CDR, "here"), CDR, "here")
+    decoder = Decoder(root, [("x",)], CDR, "here")
     found = decoder.decode(window(payloads))
     assert isinstance(found.blocks[("x",)], Ragged) and int(found.blocks[("x",)].counts.sum()) == 200_000
 
@@ -325,7 +324,7 @@ def test_messages_of_an_index_are_located_alike(monkeypatch):
 def test_threads_decode_at_once():
     messages = window(packed("cdr, little", 400, even=False))
     keys = ASKED["places"]
-    decoder = Decoder(compile_program(ROOT, keys, CDR, "here"), CDR, "here")
+    decoder = Decoder(ROOT, keys, CDR, "here")
     expected = told(messages, decoder.decode(messages))
     with ThreadPoolExecutor(4) as pool:
         assert all(
@@ -336,5 +335,5 @@ def test_threads_decode_at_once():
 def test_an_extension_that_is_missing_is_no_hindrance(monkeypatch):
     messages = window(packed("ros1", 5, even=True))
     monkeypatch.setattr(native, "library", None)
-    decoder = Decoder(compile_program(ROOT, [("tail",)], ROS1, "here"), ROS1, "here")
+    decoder = Decoder(ROOT, [("tail",)], ROS1, "here")
     assert decoder.decode(messages).blocks[("tail",)][:, 0].tolist() == [i * (1 << 40) - 3 for i in range(5)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class Decoded:
 
     tables: ``[n, width]`` by the keys of the leaves that lie side by side in it
     times:  int64 nanoseconds ``[n]`` by the keys of their parts
+    said:   by key what all messages say, once somebody has asked: distinct values, and how often each occurs
     """
 
     blocks: dict[Key, Block]
@@ -56,6 +57,7 @@ class Decoded:
     order: ByteOrder
     tables: dict[tuple[Key, ...], np.ndarray] = field(default_factory=dict)
     times: dict[tuple[Key, ...], np.ndarray] = field(default_factory=dict)
+    said: dict[Key, tuple[list[Any], list[int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,14 +62,21 @@ class Contents:
             block = found.blocks.get(key)
             if block is None:
                 continue
-            values, counts = self._distinct(messages, select_rows(block, rows), kind, found)
+            if rows is not None:
+                values, counts = self._distinct(messages, select_rows(block, rows), kind, found)
+            elif key in found.said:
+                values, counts = found.said[key]
+            else:
+                values, counts = found.said[key] = self._distinct(messages, block, kind, found)
             self._seen[name].update(dict(zip(values, counts, strict=True)))
 
     def _distinct(self, messages: Messages, block: Block, kind: Type, found: Decoded) -> tuple[list[Any], list[int]]:
         """Values as JSON text would have them, hashable, and how often each occurs."""
         if isinstance(block, Spans):
             texts, which = span_bytes(messages.buffer, block)
-            counts = np.bincount(which, minlength=len(texts)).tolist()
+            counts = np.bincount(which, minlength=len(texts)).tolist() if len(texts) > 1 else [len(which)]
+            if not texts:
+                return [], []
             if isinstance(kind, Text):
                 return [text.decode("utf-8", "replace") for text in texts], counts
             unpacked = [unpack_value(kind, text, found.order, self._packing, self._where) for text in texts]

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from robocache.errors import InputError
+from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
 from robocache.formats.messages.blocks import ByteOrder, Decoded, Plan, Targets
-from robocache.formats.messages.lowered import lower
+from robocache.formats.messages.definitions import Struct
+from robocache.formats.messages.lowered import Lowered, lower
 from robocache.formats.messages.packing import Packing
-from robocache.formats.messages.program import Step
+from robocache.formats.messages.paths import Key
+from robocache.formats.messages.program import Step, compile_program
 from robocache.formats.messages.walk import Walk, Window
 
 _HEAD = 1024  # bytes of a message that are copied out in one go at most
 
 
 class Decoder:
-    """A program with what its last window taught: how far into a message it reaches."""
+    """Takes what ``keys`` name from messages of a type, as ``plan`` wants it."""
 
-    def __init__(self, program: Sequence[Step], packing: Packing, where: str, plan: Plan = Plan()):  # noqa: B008
-        self._program, self._packing, self._where, self._reach = program, packing, where, _HEAD
-        self._lowered = lower(program, packing, plan)
+    def __init__(self, root: Struct, keys: Sequence[Key], packing: Packing, where: str, plan: Plan = Plan()):  # noqa: B008
+        self._packing, self._where, self._reach = packing, where, _HEAD
+        try:
+            self._program, self._lowered = _compiled(root, tuple(keys), packing, plan, native.library is not None)
+        except InputError:
+            self._program, self._lowered = compile_program(root, keys, packing, where), None
 
     def decode(self, messages: Messages, targets: Targets | None = None) -> Decoded:
         """What the program takes from every message (at least one). ``InputError`` where a message ends early.
@@ -53,6 +60,14 @@ class Decoder:
         walk.run(self._program)
         self._reach = min(_HEAD, int(np.max(walk.at)))
         return Decoded(walk.found, walk.having, order)
+
+
+@lru_cache(maxsize=1024)  # the logs of a dataset are asked for the same of the same types
+def _compiled(
+    root: Struct, keys: tuple[Key, ...], packing: Packing, plan: Plan, compiled: bool
+) -> tuple[list[Step], Lowered | None]:
+    program = compile_program(root, keys, packing, "")
+    return program, lower(program, packing, plan) if compiled else None
 
 
 def byte_order(encapsulation: np.ndarray, where: str) -> ByteOrder:

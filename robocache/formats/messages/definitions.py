@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +38,9 @@ class Array:
 class Struct:
     name: str
     fields: tuple[tuple[str, Type], ...]
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # all that is in it would take longer than what is looked up by it
 
 
 Type: TypeAlias = "Number | Text | Array | Struct"
@@ -73,18 +77,26 @@ _FIELD = re.compile(
 def parse_definition(name: str, data: bytes, where: str, *, ros1: bool = False) -> Struct:
     """The root type of a concatenated ``.msg`` definition. ``InputError`` names the line that cannot be read."""
     try:
+        return _parsed(name, data, ros1)
+    except InputError as error:
+        raise InputError(f"{where}: schema {name!r}{error}") from None
+
+
+@lru_cache(maxsize=256)  # the logs of a dataset have the same few types
+def _parsed(name: str, data: bytes, ros1: bool) -> Struct:
+    try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: schema {name!r} is not UTF-8 text ({error})") from None
+        raise InputError(f" is not UTF-8 text ({error})") from None
     root, *others = re.split(r"^={3,}[ \t]*\r?$", text, flags=re.MULTILINE)
     definitions = dict(_BUILTIN_ROS1 if ros1 else _BUILTIN)
     for section in others:
         title, _, body = section.strip().partition("\n")
         if not title.startswith("MSG:"):
-            raise InputError(f"{where}: schema {name!r} has a section {title[:80]!r}, expected 'MSG: package/Type'")
+            raise InputError(f" has a section {title[:80]!r}, expected 'MSG: package/Type'")
         definitions[_plain(title[4:].strip())] = body
     definitions[_plain(name)] = root
-    return _Parser(definitions, f"{where}: schema {name!r}", ros1).struct(_plain(name))
+    return _Parser(definitions, ros1).struct(_plain(name))
 
 
 def _plain(name: str) -> str:
@@ -93,8 +105,8 @@ def _plain(name: str) -> str:
 
 
 class _Parser:
-    def __init__(self, definitions: dict[str, str], where: str, ros1: bool):
-        self._definitions, self._where, self._ros1 = definitions, where, ros1
+    def __init__(self, definitions: dict[str, str], ros1: bool):
+        self._definitions, self._ros1 = definitions, ros1
         self._done: dict[str, Struct] = {}
         self._sizes: dict[str, int] = {}
         self._open: list[str] = []
@@ -103,11 +115,11 @@ class _Parser:
         if name in self._done:
             return self._done[name]
         if name in self._open:
-            raise InputError(f"{self._where}: {name} contains itself")
+            raise InputError(f": {name} contains itself")
         if name not in self._definitions:
-            raise InputError(f"{self._where}: no definition of {name}, it has {', '.join(sorted(self._definitions))}")
+            raise InputError(f": no definition of {name}, it has {', '.join(sorted(self._definitions))}")
         if len(self._open) > 64:
-            raise InputError(f"{self._where}: types nested more than 64 deep")
+            raise InputError(": types nested more than 64 deep")
         self._open.append(name)
         fields: dict[str, Type] = {}
         for line in self._definitions[name].splitlines():
@@ -116,11 +128,11 @@ class _Parser:
                 continue
             match = _FIELD.fullmatch(line)
             if match is None:
-                raise InputError(f"{self._where}: {name} has the line {line[:80]!r}, expected 'type name'")
+                raise InputError(f": {name} has the line {line[:80]!r}, expected 'type name'")
             if match["rest"].startswith("="):
                 continue  # a constant takes no space in a message; any other rest is a default value
             if match["name"] in fields:
-                raise InputError(f"{self._where}: {name} has two fields named {match['name']}")
+                raise InputError(f": {name} has two fields named {match['name']}")
             fields[match["name"]] = self._array(match, name)
         self._open.pop()
         members = tuple(fields.items())
@@ -130,7 +142,7 @@ class _Parser:
         # Thirty types of two fields each, one within the other, are a thousand million fields in 2 kB.
         self._sizes[name] = sum(self._size(kind) for _, kind in members)
         if self._sizes[name] > MAX_FIELDS:
-            raise InputError(f"{self._where}: {name} has {self._sizes[name]} fields, more than {MAX_FIELDS}")
+            raise InputError(f": {name} has {self._sizes[name]} fields, more than {MAX_FIELDS}")
         self._done[name] = Struct(name, members)
         return self._done[name]
 
@@ -147,7 +159,7 @@ class _Parser:
             return Array(element, None)
         length = int(match["length"][:12])
         if length > _MAX_FIXED:
-            raise InputError(f"{self._where}: {parent}.{match['name']} has {length} elements; the schema is damaged")
+            raise InputError(f": {parent}.{match['name']} has {length} elements; the schema is damaged")
         return Array(element, length)
 
     def _type(self, name: str, parent: str) -> Type:

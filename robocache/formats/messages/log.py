@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, parse_source
-from robocache.formats.messages.batch import Messages, Schema, unpacked
+from robocache.formats.messages.batch import Messages, Schema
 from robocache.formats.messages.paths import parse_path
 from robocache.formats.messages.registry import decode_topic
 from robocache.formats.messages.topic import Collector, Looked, Request, info
@@ -224,14 +224,8 @@ def _read_all(recording: _Recording, requests: Mapping[str, Sequence[Request]], 
             continue
         for window in part.messages(by_channel.keys(), scan=scan):
             for channel, messages in window.items():
-                by_channel[channel].add((number, channel), _plain(part, channel, messages))
+                by_channel[channel].add((number, channel), messages)
     return collectors
-
-
-def _plain(part: Part, channel: int, messages: Messages) -> Messages:
-    """Messages as their encoding has them."""
-    told = part.channels[channel]
-    return unpacked(messages, f"{part.uri}: {told.topic}") if told.encoding == "cdr" else messages
 
 
 def _lacking(recording: _Recording, collectors: Mapping[str, Collector]) -> dict[str, int]:
@@ -251,9 +245,9 @@ def _look(
             continue
         lack: MissingError | None = None
         # What the first message has not, another publisher's may have: somewhere else they are looked for, too.
-        for part, windows in _glimpses(recording, topic):
+        for windows in _glimpses(recording, topic):
             try:
-                told = _look_into(recording, part, windows, topic, wanted)
+                told = _look_into(recording, windows, topic, wanted)
             except MissingError as error:
                 lack = lack or error
                 continue
@@ -266,14 +260,14 @@ def _look(
     return found
 
 
-def _glimpses(recording: _Recording, topic: str) -> Iterator[tuple[Part, Iterator[Window]]]:
+def _glimpses(recording: _Recording, topic: str) -> Iterator[Iterator[Window]]:
     for part in recording.parts:
         if channels := {channel.id for channel in part.topics.get(topic, ())}:
-            yield from ((part, windows) for windows in part.glimpses(channels))
+            yield from part.glimpses(channels)
 
 
 def _look_into(
-    recording: _Recording, part: Part, windows: Iterator[Window], topic: str, wanted: Sequence[Request]
+    recording: _Recording, windows: Iterator[Window], topic: str, wanted: Sequence[Request]
 ) -> dict[str, StreamType]:
     """Types of sources by the first message that tells. ``MissingError``: none does."""
     for window in windows:
@@ -282,8 +276,7 @@ def _look_into(
         for few in (1, None):  # the first message tells, as a rule
             (collector,) = recording.collectors({topic: wanted}).values()
             for channel, messages in window.items():
-                some = messages if few is None else messages.first(few)
-                collector.add((0, channel), _plain(part, channel, some))
+                collector.add((0, channel), messages if few is None else messages.first(few))
             try:
                 streams = collector.streams()
             except MissingError:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from robocache.formats.messages.batch import Messages
+from robocache.errors import InputError
+from robocache.formats.messages.batch import Messages, unpacked
 from robocache.formats.messages.blocks import Decoded, Plan
 from robocache.formats.messages.clocks import Clock, find_clock
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import Struct
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Columns, Key, list_fields
-from robocache.formats.messages.program import compile_program
 from robocache.formats.messages.signal import Signal
 from robocache.formats.messages.topic import Collected, Request
 from robocache.formats.messages.unpack import unpack_message
-from robocache.formats.messages.values import Rows, same_place
+from robocache.formats.messages.values import Rows
 from robocache.types import StreamType
 
 
@@ -47,6 +47,15 @@ class PackedTopic:
         return {signal.key: signal.type() for signal in self._signals}
 
     def add(self, messages: Messages) -> None:
+        try:
+            self._add(messages)
+        except InputError:  # nothing has been added, if it is that they are compressed by themselves
+            plain = unpacked(messages, self._where) if self._packing.encapsulation else messages
+            if plain is messages:
+                raise
+            self._add(plain)
+
+    def _add(self, messages: Messages) -> None:
         self._settle(messages)
         clocks = {clock.keys: clock for clock in self._clocks() if clock.keys}
         if self._decoder is None:
@@ -61,7 +70,7 @@ class PackedTopic:
         for keys, clock in clocks.items():
             target = rows[keys].extend(count, (), np.dtype(np.int64))
             stamps = found.times.get(keys)
-            if stamps is None or not same_place(stamps, target):
+            if stamps is None or stamps is not targets[keys]:
                 target[:] = self._stamps_of(clock, found, count) if stamps is None else stamps
         for signal in self._signals:
             signal.add(messages, found)
@@ -78,7 +87,7 @@ class PackedTopic:
             frozenset(key for signal in settled for key in signal.needs(but=signal.table)),
         )
         keys = [key for found in clocks for key in found] + [key for signal in settled for key in signal.needs()]
-        return Decoder(compile_program(self._root, keys, self._packing, self._where), self._packing, self._where, plan)
+        return Decoder(self._root, keys, self._packing, self._where, plan)
 
     def _stamp_rows(self, clock: Clock) -> Rows:
         rows = self._stamps.setdefault(clock.keys, Rows(self._reserve))
@@ -96,9 +105,12 @@ class PackedTopic:
         """Whatever only a message can tell is settled by the first that does."""
         for signal in self._signals:
             while not signal.settled:
-                program = compile_program(self._root, signal.needs(), self._packing, self._where)
-                i = signal.first_with(Decoder(program, self._packing, self._where).decode(messages))
-                if i is None:
+                for some in (messages.first(1), messages):  # the first tells, as a rule
+                    decoder = Decoder(self._root, signal.needs(), self._packing, self._where)
+                    i = signal.first_with(decoder.decode(some))
+                    if i is not None:
+                        break
+                else:
                     break
                 start = int(messages.start[i])
                 data = messages.buffer[start : start + int(messages.size[i])]

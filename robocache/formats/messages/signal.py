@@ -52,12 +52,13 @@ class Signal:
     def __init__(self, root: Struct, request: Request, packing: Packing, reserve: int, where: str):
         self._root, self._request, self._packing, self._where, self._reserve = root, request, packing, where, reserve
         self.key = request.source.key
-        self._kept: list[np.ndarray] = []
+        self._kept: list[tuple[int, np.ndarray | None]] = []
         self._fewer = False  # some messages are no samples
         self._lost: Counter[str] = Counter()
         self._elements: Counter[str] = Counter()
         self._payloads: list[pa.Array] = []
         self._by_name: ByName | None = None
+        self._last_names: tuple[tuple[bytes, str], tuple[str, ...]] = ((b"", ""), ())
         self.table: tuple[Key, ...] = ()
         self._lead(request.path)
 
@@ -161,7 +162,7 @@ class Signal:
         """Messages of a window, in file order."""
         count = len(messages.start)
         if not self.settled:
-            self._kept.append(np.zeros(count, bool))
+            self._kept.append((count, np.zeros(count, bool)))
             self._fewer = True
             self._lost[dotted(self.columns.pieces[0].key)] += count
             return
@@ -174,7 +175,7 @@ class Signal:
                 kept = np.zeros(count, bool)
                 kept[rows] = True
             self._contents.add(messages, found, rows)
-        self._kept.append(np.ones(count, bool) if kept is None else kept)
+        self._kept.append((count, kept))
         self._fewer |= kept is not None
 
     def _having(self, found: Decoded, count: int) -> np.ndarray | None:
@@ -244,7 +245,7 @@ class Signal:
     def _take_by_name(self, buffer: np.ndarray, block: Block, names: Block, found: Decoded) -> np.ndarray | None:
         assert self._by_name is not None and isinstance(names, Spans)
         texts, which = span_bytes(buffer, names)
-        spoken = [tuple(unpack_value(_TEXTS, text, found.order, self._packing, self._where)) for text in texts]
+        spoken = [self._names(text, found) for text in texts]
         inner: tuple[int, ...] = ()
         if isinstance(block, Ragged):
             flat, counts = ragged_numbers(buffer, block, found.order)
@@ -262,6 +263,13 @@ class Signal:
             self._numbers.add([values], scalar=False, where=self._where, present=present)
         return None if named.kept is None else named.kept.reshape(len(which), -1)[:, 0]
 
+    def _names(self, text: bytes, found: Decoded) -> tuple[str, ...]:
+        """An array of text as it is packed; the last one is remembered, which all messages have, as a rule."""
+        known = (text, found.order)
+        if self._last_names[0] != known:
+            self._last_names = known, tuple(unpack_value(_TEXTS, text, found.order, self._packing, self._where))
+        return self._last_names[1]
+
     def _payload(self, buffer: np.ndarray, blocks: Sequence[Block], found: Decoded) -> pa.Array:
         block = blocks[-1]  # the only one but of a cloud, whose numbers are few beside its points
         assert isinstance(block, Spans)
@@ -278,15 +286,15 @@ class Signal:
 
     def collected(self, stamps: np.ndarray | None) -> Collected:
         """All that there was. ``MissingError`` where there are messages, and none has what the path names."""
-        kept = np.concatenate(self._kept) if self._fewer else None
+        total = sum(count for count, _ in self._kept)
+        masks = [np.ones(count, bool) if mask is None else mask for count, mask in self._kept if self._fewer]
+        kept = np.concatenate(masks) if masks else None
         if self._by_name is not None and (reason := self._by_name.missing()):
             raise MissingError(f"{self._where}: {reason}")
         if not self.settled and self._open is None:  # its arrays are empty throughout
-            count = sum(map(len, self._kept))
-            return Collected(np.empty((count, 0), self.columns.dtype), self.clock, stamps, about=self._about())
+            return Collected(np.empty((total, 0), self.columns.dtype), self.clock, stamps, about=self._about())
         if kept is not None and len(kept) and not kept.any():
             raise MissingError(f"{self._where}: none of {len(kept):,} messages has {shown(list(self._lost))}")
-        total = sum(map(len, self._kept))
         notes = [f"{count:,} of {total:,} messages have no {what}" for what, count in self._lost.items()]
         if self._by_name is not None:
             notes += self._by_name.notes(chosen=self.columns.selector is not None)

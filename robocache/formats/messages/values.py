@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,19 +24,22 @@ class Rows:
 
     def room(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Where the next ``rows`` rows will be. ``ValueError`` where the shape is not that of the rows before."""
-        if self._data is None or not self._begun:
-            row_bytes = max(1, dtype.itemsize * int(np.prod(shape)))
+        data = self._data
+        if not self._begun:  # what nobody has filled may still become anything
+            row_bytes = max(1, dtype.itemsize * math.prod(shape))
             length = max(rows, min(self._reserve, _MAX_RESERVE // row_bytes))
-            if self._data is None or self._data.shape != (length, *shape) or self._data.dtype != dtype:
-                self._data = np.empty((length, *shape), dtype)
-        elif self._data.shape[1:] != shape:
-            raise ValueError(f"{list(self._data.shape[1:])} at first, then {list(shape)}")
+            if data is None or data.shape != (length, *shape) or data.dtype != dtype:
+                data = np.empty((length, *shape), dtype)
+        assert data is not None
+        if data.shape[1:] != shape:
+            raise ValueError(f"{list(data.shape[1:])} at first, then {list(shape)}")
         after = self._length + rows
-        if after > len(self._data):
-            grown = np.empty((max(after, 2 * len(self._data)), *shape), dtype)
-            grown[: self._length] = self._data[: self._length]
-            self._data = grown
-        return self._data[self._length : after]
+        if after > len(data):
+            grown = np.empty((max(after, 2 * len(data)), *shape), data.dtype)
+            grown[: self._length] = data[: self._length]
+            data = grown
+        self._data = data
+        return data[self._length : after]
 
     def extend(self, rows: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The next ``rows`` rows, to be filled. ``ValueError`` where the shape is not that of the rows before."""
