@@ -86,7 +86,7 @@ if [ "$half" != gpu ]; then
     if [ ! -f "$husky" ]; then
       echo "== decode: skipped, no $husky (set ROBOCACHE_TEST_DATA)"
     elif have decode mcap mcap_ros2 zstandard; then
-      step "decode" "$python" benchmarks/decode.py "$husky" --out "$out/cpu_decode.csv"
+      step "decode" "$python" benchmarks/decode.py "$husky" "${BENCHMARK_CACHE:-build/benchmark_logs}/decode/log.mcap" --out "$out/cpu_decode.csv"
     fi
     if have end_to_end mcap zstandard; then
       step "end_to_end" "$python" benchmarks/end_to_end.py "${BENCHMARK_CACHE:-build/benchmark_logs}" --out "$out/cpu_end_to_end.csv"

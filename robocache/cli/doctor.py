@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> bool:
 
 def report() -> list[Check]:
     """Every check, in the order to read them. A check that fails is a line of the report, never an error."""
-    checks: Sequence[Callable[[], list[Check]]] = (_machine, _torch, _extension, _packages, _readers, _disk)
+    checks: Sequence[Callable[[], list[Check]]] = (_machine, _torch, _extension, _decoder, _packages, _readers, _disk)
     return [line for check in checks for line in _guarded(check)]
 
 
@@ -118,6 +118,14 @@ def _extension() -> list[Check]:
     kernels = [name for name in ("cpu", "cuda") if _library.has_kernel("fuse", torch.device(name))]
     instructions = torch.ops.robocache.instruction_set()
     return [Check("extension", "ok", f"kernels for {', '.join(kernels)}; CPU kernels use {instructions}")]
+
+
+def _decoder() -> list[Check]:
+    from robocache.formats.messages import native
+
+    if native.library is None:
+        return [Check("decoder", "missing", f"{native.reason}; messages of logs are decoded in numpy, slower")]
+    return [Check("decoder", "ok", "messages of logs are decoded by compiled code")]
 
 
 def _packages() -> list[Check]:

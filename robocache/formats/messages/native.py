@@ -6,7 +6,9 @@ does the work, or says what is wrong with it. So both accept the same, and refus
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
 import zlib
 from collections.abc import Collection, Sequence
@@ -15,12 +17,16 @@ from typing import Any
 import numpy as np
 
 library: Any = None
-try:
-    from robocache import _decode
-
-    library = _decode
-except ImportError as error:
-    logging.getLogger("robocache").debug("messages are decoded in numpy, for want of the compiled decoder: %s", error)
+reason = ""  #: why it is missing
+if os.environ.get("ROBOCACHE_NO_EXTENSION"):
+    reason = "switched off by ROBOCACHE_NO_EXTENSION"
+else:
+    try:
+        library = importlib.import_module("robocache._decode")
+    except ImportError as error:
+        reason = str(error)
+if reason:
+    logging.getLogger("robocache").debug("messages are decoded in numpy: %s", reason)
 
 _LITTLE = sys.byteorder == "little"
 
