@@ -63,6 +63,9 @@ _KNOWN = (
     ((".ply",), "a point cloud", "convert it to PCD"),
     ((".feather", ".arrow"), "an Arrow file", "convert it to Parquet"),
     ((".svo", ".svo2"), "a ZED recording", "export its streams"),
+    ((".urdf", ".xacro"), "a robot's description", "name it in forward_kinematics.urdf"),
+    ((".log", ".nmea"), "a text log, as of a GPS receiver", "convert it to CSV"),
+    (("/features.json", "/dataset_info.json"), "a description of RLDS records", "it is read with them"),
 )
 
 
