@@ -151,6 +151,7 @@ class OutputSpec:
     compression:   auto: zstd for Parquet, none for Arrow, which can then be mapped into memory
     shard_mb:      about how many MB of input make one shard; part_mb: about how many MB of rows, before they are
                    encoded, make one part of it; of parts that are there neither changes anything
+    row_group_rows: at most so many rows of an episode are a row group (Arrow: a record batch); 0: what 64 MB hold
     keep_versions: how many versions can be opened; the parts that only older ones have go
     episode_id:    a column of that name beside episode_index
     name_separator: what stands in the names of columns for the dots of a feature's, and before ``valid``
@@ -164,6 +165,7 @@ class OutputSpec:
     compression: Literal["auto", "zstd", "none"] = "auto"
     shard_mb: int = 64
     part_mb: int = 512
+    row_group_rows: int = 0
     keep_versions: int = 2
     episode_id: bool = False
     name_separator: str = "."
@@ -179,7 +181,9 @@ class OutputSpec:
 
     def decisive(self) -> dict[str, Any]:
         """What of it decides a part's bytes, other than which episodes it holds."""
-        keys = ("format", "episode_id", "name_separator", "byte_stream_split")
+        keys = ["format", "episode_id", "name_separator", "byte_stream_split"]
+        if self.row_group_rows:  # outputs from before there was such a key have the identity that they had
+            keys.append("row_group_rows")
         return {"compression": self.codec, **{key: getattr(self, key) for key in keys}}
 
     def column(self, name: str) -> str:

@@ -95,6 +95,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     at_least(problems, "input.max_vanished", checked.input.max_vanished, 0)
     for key in ("shard_mb", "part_mb", "keep_versions"):
         at_least(problems, f"output.{key}", getattr(checked.output, key), 1)
+    at_least(problems, "output.row_group_rows", checked.output.row_group_rows, 0)
     splits = read_splits(checked.splits, problems)
     at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)
     at_least(problems, "compute.threads", checked.compute.threads, 0)

@@ -212,7 +212,12 @@ class _Pile:
             return
         out = self._output
         part = parts.encode(
-            self._tables, out.format, out.codec, separator=out.name_separator, byte_stream_split=out.byte_stream_split
+            self._tables,
+            out.format,
+            out.codec,
+            separator=out.name_separator,
+            byte_stream_split=out.byte_stream_split,
+            group_rows=out.row_group_rows,
         )
         beside, sha256 = statistics.encode(self._statistics), hashlib.sha256(part).hexdigest()
         self.records.append(

@@ -23,11 +23,13 @@ def encode(
     *,
     separator: str = ".",
     byte_stream_split: bool = False,
+    group_rows: int = 0,
 ) -> pa.Buffer:
     """One file of tables of one schema. Depends on nothing but its arguments: the same rows give the same bytes on
     every run.
 
-    separator: what names have for a dot; byte_stream_split: of floats, where they are compressed
+    separator: what names have for a dot; byte_stream_split: of floats, where they are compressed;
+    group_rows: at most so many make a row group, 0: what ``GROUP_BYTES`` hold
     """
     codec = None if compression == "none" else compression
     sink = pa.BufferOutputStream()
@@ -35,7 +37,7 @@ def encode(
     schema = episodes[0].schema
     if format == "arrow":
         with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
-            for group in groups(episodes):
+            for group in groups(episodes, group_rows):
                 writer.write_table(group)
         return sink.getvalue()
     encodings = {_leaf(field): _encoding(field, byte_stream_split and codec is not None) for field in schema}
@@ -49,7 +51,7 @@ def encode(
         write_page_index=True,
         write_page_checksum=True,
     ) as writer:
-        for group in groups(episodes):
+        for group in groups(episodes, group_rows):
             writer.write_table(group, row_group_size=group.num_rows)
     return sink.getvalue()
 
@@ -80,10 +82,13 @@ def _batch_rows(episodes: Sequence[pa.Table]) -> int:
     return int(min(1024, max(1, PAGE_BYTES / row)))
 
 
-def groups(episodes: Sequence[pa.Table]) -> Iterator[pa.Table]:
-    """Each episode, or its pieces where it is larger than ``GROUP_BYTES``, as one contiguous table."""
+def groups(episodes: Sequence[pa.Table], most: int = 0) -> Iterator[pa.Table]:
+    """Each episode, or its pieces where it is larger than ``GROUP_BYTES`` or has over ``most`` rows (0: no limit), as
+    one contiguous table.
+    """
     for table in episodes:
         rows = max(1, GROUP_BYTES * table.num_rows // max(1, table.nbytes))
+        rows = min(rows, most) if most else rows
         for at in range(0, table.num_rows, rows):
             yield table.slice(at, rows).combine_chunks()
 

@@ -68,7 +68,9 @@ def test_every_key_reaches_the_job(monkeypatch):
     )
     assert made.timeline == TimelineSpec(reference="camera", range="union")
     tree = LeRobotOptions("v2.1", task="go", invalid="keep")
-    assert made.output == OutputSpec("s3://bucket/out", "arrow", "none", 8, 9, 3, True, "_", True, tree, {"key": "k"})
+    assert made.output == OutputSpec(
+        "s3://bucket/out", "arrow", "none", 8, 9, 7, 3, True, "_", True, tree, {"key": "k"}
+    )
     assert dataclasses.asdict(made.compute) == {
         "device": "cuda",
         "max_memory_mb": 100,
@@ -164,6 +166,8 @@ def test_the_cluster_keys_reach_the_job():
         ("output.episode_id=false", False),
         ("output.name_separator=.", False),
         ("output.byte_stream_split=false", False),
+        ("output.row_group_rows=7", True),
+        ("output.row_group_rows=300", False),
         ("output.lerobot.version=v3.0", True),
     ],
 )

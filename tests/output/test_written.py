@@ -172,14 +172,21 @@ def episode(index: int, rows: int) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "groups"),
-    [([10, 20, 30], [10, 20, 30]), ([100], [100]), ([250, 10], [100, 100, 50, 10]), ([1, 101, 1], [1, 100, 1, 1])],
+    ("lengths", "most", "groups"),
+    [
+        ([10, 20, 30], 0, [10, 20, 30]),
+        ([100], 0, [100]),
+        ([250, 10], 0, [100, 100, 50, 10]),
+        ([1, 101, 1], 0, [1, 100, 1, 1]),
+        ([10, 25, 7], 10, [10, 10, 10, 5, 7]),
+        ([150], 120, [100, 50]),
+    ],
 )
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
-def test_a_row_group_holds_an_episode_or_a_piece_of_it(monkeypatch, format, lengths, groups):
+def test_a_row_group_holds_an_episode_or_a_piece_of_it(monkeypatch, format, lengths, most, groups):
     tables = [episode(i, n) for i, n in enumerate(lengths)]
     monkeypatch.setattr(parts, "GROUP_BYTES", 4020)  # 100 rows of 40 bytes and a bit
-    data = parts.encode(tables, format, "zstd")
+    data = parts.encode(tables, format, "zstd", group_rows=most)
     if format == "parquet":
         file = pq.ParquetFile(pa.BufferReader(data))
         found = [file.read_row_group(i) for i in range(file.num_row_groups)]
