@@ -270,3 +270,30 @@ def test_trajectories_at_the_top_are_episodes(tmp_path: Path) -> None:
     assert [ref.key for ref in refs] == ["traj_0", "traj_2", "traj_10"]
     episode = read_episode(refs[1], ["actions", "metadata.seed"], spec)
     assert (episode.streams["actions"].values == 2).all() and episode.streams["metadata.seed"].values.tolist() == [2]
+
+
+def test_layouts_of_known_datasets_are_found_by_themselves(tmp_path):
+    """ALOHA and DROID keep an episode a file, LIBERO and robomimic all below data, ManiSkill all at the top."""
+    rows = np.arange(12.0).reshape(4, 3)
+    for name, paths in {
+        "aloha": ["observations/qpos", "action"],
+        "droid": ["observation/robot_state/joint_positions", "action/joint_position"],
+        "libero": ["data/demo_0/obs/ee_pos", "data/demo_0/actions", "data/demo_1/actions"],
+        "maniskill": ["traj_0/actions", "traj_0/obs/agent/qpos"],
+    }.items():
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for path in paths:
+                file[path] = rows
+            if name == "droid":  # one row a step, milliseconds since 1970
+                file["observation/timestamp/control/step_start"] = 1_700_000_000_000 + 66 * np.arange(4)
+    times = TableTimes(rate_hz=15)
+    spec = InputSpec((str(tmp_path),), times=times)
+    refs = {ref.id: ref for ref in list_episodes(spec)}
+    assert list(refs) == ["aloha.h5", "droid.h5", "libero.h5#data/demo_0", "libero.h5#data/demo_1",
+                          "maniskill.h5#traj_0"]  # fmt: skip
+    for id, source in (("aloha.h5", "observations/qpos"), ("libero.h5#data/demo_0", "obs/ee_pos"),
+                       ("maniskill.h5#traj_0", "obs/agent/qpos")):  # fmt: skip
+        np.testing.assert_array_equal(read_episode(refs[id], [source], spec).streams[source].values, rows)
+    droid = InputSpec((str(tmp_path),), times=TableTimes("observation/timestamp/control/step_start", "ms"))
+    stream = read_episode(refs["droid.h5"], ["action/joint_position"], droid).streams["action/joint_position"]
+    assert np.diff(stream.times).tolist() == [66_000_000] * 3
