@@ -16,7 +16,16 @@ from robocache.formats.base import parse_item
 from robocache.formats.mcap import windows
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages
-from robocache.formats.messages.blocks import Decoded, Plan, Ragged, Spans, ragged_numbers, span_bytes, to_arrow
+from robocache.formats.messages.blocks import (
+    Decoded,
+    Plan,
+    Ragged,
+    Spans,
+    Targets,
+    ragged_numbers,
+    span_bytes,
+    to_arrow,
+)
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import parse_definition
 from robocache.formats.messages.lowered import lower
@@ -156,14 +165,14 @@ def test_compiled_and_numpy_find_the_same(kind, asked, even):
         assert outcome == "refused"
     else:
         assert outcome == "read"
-        assert lowered.decode(messages, {}) is not None  # and it was not numpy that did it
+        assert lowered.decode(messages, Targets({}, {})) is not None  # and it was not numpy that did it
 
 
 def test_it_finds_what_was_sent():
     messages = window(packed("cdr, big", 30, even=False))
     sent = [message("cdr, big", i, even=False) for i in range(30)]
     keys = [key for asked in ("leaves", "sequences", "matches") for key in ASKED[asked]]
-    found = lower(compile_program(ROOT, keys, CDR, "here"), CDR, Plan()).decode(messages, {})
+    found = lower(compile_program(ROOT, keys, CDR, "here"), CDR, Plan()).decode(messages, Targets({}, {}))
     np.testing.assert_array_equal(found.blocks[("xyz",)], [m.xyz for m in sent])
     np.testing.assert_array_equal(found.blocks[("tail",)][:, 0], [m.tail for m in sent])
     flat, counts = ragged_numbers(messages.buffer, found.blocks[("few",)], found.order)
@@ -175,6 +184,30 @@ def test_it_finds_what_was_sent():
     wanted = [next((n.number for n in m.named if n.name == "n2"), None) for m in sent]
     assert found.having[key].tolist() == [number is not None for number in wanted]
     assert found.blocks[(*key, "number")][:, 0].tolist() == [number or 0 for number in wanted]
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_numbers_and_times_are_put_where_they_stay(kind):
+    """Leaves side by side, a time of the same leaf, one of two leaves, and texts told apart: as a plan asks for it."""
+    packing, messages = STORES[kind][1], window(packed(kind, 50, even=False))
+    sent = [message(kind, i, even=False) for i in range(50)]
+    tail, small, both = ("tail",), ("small",), (("tail",), ("small",))
+    picked = tuple(("inner", 1, name) for name in ("weight",))
+    plan = Plan(((tail,), (("xyz",),), picked), (((tail,), (7,)), (both, (3, 5))), frozenset({("label",)}), frozenset())
+    rows, stamps = np.full((60, 3), np.nan), np.zeros(50, np.int64)
+    targets = Targets({(("xyz",),): rows[5:55]}, {(tail,): stamps})
+    keys = [tail, small, ("xyz",), ("label",), *picked]
+    found = Decoder(ROOT, keys, packing, "here", plan).decode(messages, targets)
+    assert found.tables[(("xyz",),)].base is rows and found.times[(tail,)] is stamps
+    np.testing.assert_array_equal(rows[5:55], [m.xyz for m in sent])
+    assert np.isnan(rows[:5]).all() and np.isnan(rows[55:]).all()
+    np.testing.assert_array_equal(found.tables[(tail,)][:, 0], [m.tail for m in sent])
+    assert stamps.tolist() == [m.tail * 7 for m in sent]
+    assert found.times[both].tolist() == [m.tail * 3 + m.small * 5 for m in sent]
+    assert found.tables[picked][:, 0].tolist() == [m.inner[1].weight for m in sent]
+    label = found.blocks[("label",)]
+    assert label.first is not None and label.which is not None
+    assert [sent[label.first[k]].label for k in label.which] == [m.label for m in sent]
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -591,7 +591,10 @@ def test_ros1_messages_go_through_the_same_decoder(tmp_path):
             message = ros1.types[kind](head, names, values, values * 2, np.array([]))
             writer.add_message(channel, 9, bytes(ros1.serialize_ros1(message, kind)), 9)
         writer.finish()
-    found = read(InputSpec((str(path),)), "/j.position[a,bb]", "/j.velocity[bb]", "/j.header.seq").streams
+    found = read(
+        InputSpec((str(path),)), "/j.position[a,bb]", "/j.velocity[bb]", "/j.header.seq", "/j.header.stamp"
+    ).streams
+    assert found["/j.header.stamp"].values.tolist() == [[5, i] for i in range(40)]
     assert found["/j.position[a,bb]"].values.tolist() == [[i, -i] for i in range(40)]
     assert found["/j.velocity[bb]"].values.tolist() == [[-2 * i] for i in range(40)]
     assert found["/j.header.seq"].values.tolist() == list(range(40))

@@ -76,8 +76,11 @@ class Plan:
     plain: frozenset[Key] | None = None
 
 
-#: Where tables and times may be put, by their keys: arrays that are rows of what is collected.
-Targets: TypeAlias = "Mapping[tuple[Key, ...], np.ndarray]"
+class Targets(NamedTuple):
+    """Where tables and times may be put, by their keys: arrays that are rows of what is collected."""
+
+    tables: Mapping[tuple[Key, ...], np.ndarray]
+    times: Mapping[tuple[Key, ...], np.ndarray]
 
 
 def select_rows(block: Block, rows: np.ndarray | None) -> Block:

@@ -31,14 +31,14 @@ class Decoder:
         except InputError:
             self._program, self._lowered = compile_program(root, keys, packing, where), None
 
-    def decode(self, messages: Messages, targets: Targets | None = None) -> Decoded:
+    def decode(self, messages: Messages, targets: Targets = Targets({}, {})) -> Decoded:  # noqa: B008
         """What the program takes from every message (at least one). ``InputError`` where a message ends early.
 
         targets: arrays that tables and times are put into where they have their shape
         """
         if not self._program:
             return Decoded({}, {}, "<")
-        found = self._lowered.decode(messages, targets or {}) if self._lowered else None
+        found = self._lowered.decode(messages, targets) if self._lowered else None
         return found or self._walk(messages)
 
     def _walk(self, messages: Messages) -> Decoded:

@@ -109,7 +109,8 @@ class Lowered:
                     return None
             else:
                 shape = (2, n) if slot.kind in ("spans", "ragged") else (n,)
-            target = targets.get(slot.target) if slot.target else None
+            known = targets.times if slot.kind == "times" else targets.tables
+            target = known.get(slot.target) if slot.target else None
             if target is None or target.shape != shape or target.dtype != dtype:
                 target = np.empty(shape, dtype)
             arrays.append(target)
@@ -154,17 +155,17 @@ class _Writer:
         self._places: dict[Key, tuple[int, int, np.dtype]] = {}
         self._plan = plan
         self._wanted = None if plan.plain is None else set(plan.plain)  # as blocks
-        self._targets: dict[tuple[Key, ...], int] = {}  # slots of tables and times, once there is one
+        self._targets: dict[tuple[str, tuple[Key, ...]], int] = {}  # slots of tables and times, once there is one
         self._tables: dict[Key, tuple[tuple[Key, ...], int, int]] = {}  # the table of a leaf, its place, the width
-        self._times: dict[Key, list[tuple[tuple[Key, ...], int, bool]]] = {}  # times, factor, whether it is added
+        self._times: dict[Key, list[tuple[tuple[Key, ...], int]]] = {}  # times that it is a part of, factors
         self._sequences: dict[Key, tuple[Key, ...]] = {}
         leaves = {key: (dtype, width) for key, dtype, width in _leaves(program)}
         for keys in plan.tables:
             self._table(keys, [leaves[key] for key in keys])
         for keys, factors in plan.times:
             if all(leaves[key][0].kind in "iu" and leaves[key][1] == 1 for key in keys):
-                for place, (key, factor) in enumerate(zip(keys, factors, strict=True)):
-                    self._times.setdefault(key, []).append((keys, factor, place > 0))
+                for key, factor in zip(keys, factors, strict=True):
+                    self._times.setdefault(key, []).append((keys, factor))
 
     def _table(self, keys: tuple[Key, ...], leaves: Sequence[tuple[np.dtype, int | None]]) -> None:
         """Leaves of one type that are in no table yet; of others no table is made."""
@@ -189,7 +190,7 @@ class _Writer:
     def _slot(self, slot: _Slot) -> int:
         self.slots.append(slot)
         if slot.target:
-            self._targets[slot.target] = len(self.slots) - 1
+            self._targets[slot.kind, slot.target] = len(self.slots) - 1
         return len(self.slots) - 1
 
     def _measure(self) -> int:
@@ -237,11 +238,12 @@ class _Writer:
                 else:
                     code.append([begin, end, slot, place, 0, 0])
         for key, begin, _ in step.takes:
-            for target, factor, added in self._times.get(key, ()):
-                if target not in self._targets:
+            for target, factor in self._times.get(key, ()):
+                added = ("times", target) in self._targets  # to the part that came first in the message
+                if not added:
                     self._slot(_Slot("times", [], target=target))
                 flags = (dtype.kind == "i") * _SIGNED + added * _ADD
-                code.append([begin, begin + 1, self._targets[target], 0, factor, flags])
+                code.append([begin, begin + 1, self._targets["times", target], 0, factor, flags])
         plain = [take for take in step.takes if take[0] not in self._tables and self._plain(take[0])]
         for first, stop, takes in groups(plain, dtype.itemsize):
             for key, begin, _ in takes:
@@ -253,9 +255,9 @@ class _Writer:
     def _table_slot(self, key: Key, dtype: np.dtype, width: int, axes: tuple[int, ...]) -> tuple[int, int]:
         """The slot of a leaf's table, and the byte of a row that it begins at."""
         keys, place, total = self._tables[key]
-        if keys not in self._targets:
+        if ("numbers", keys) not in self._targets:
             self._slot(_Slot("numbers", [], dtype, total, axes=axes, target=keys))
-        slot = self._targets[keys]
+        slot = self._targets["numbers", keys]
         if self._wanted is None or key in self._wanted:
             self.slots[slot].takes.append((key, place, place + width))
         self._places[key] = (slot, place * dtype.itemsize, dtype)

@@ -32,6 +32,13 @@ class ByName:
         self.seen: Counter[tuple[str, ...]] = Counter()
         self.uneven = 0
 
+    def straight(self, spoken: Sequence[tuple[str, ...]], width: int, count: int) -> bool:
+        """Whether ``count`` messages of ``width`` numbers have just the settled columns, in their order."""
+        if list(spoken) != [self.names] or not width == len(self.names) == len(set(self.names)) > 0:
+            return False
+        self.seen[self.names] += count
+        return True
+
     def arrange(
         self, flat: np.ndarray, counts: np.ndarray, spoken: Sequence[tuple[str, ...]], which: np.ndarray
     ) -> Named:

@@ -8,7 +8,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Messages, unpacked
-from robocache.formats.messages.blocks import Decoded, Plan
+from robocache.formats.messages.blocks import Decoded, Plan, Targets
 from robocache.formats.messages.clocks import Clock, find_clock
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import Struct
@@ -62,15 +62,16 @@ class PackedTopic:
             self._decoder = self._plan(clocks)
         count = len(messages.start)
         rows = {keys: self._stamp_rows(clock) for keys, clock in clocks.items()}
-        targets = {keys: some.room(count, (), np.dtype(np.int64)) for keys, some in rows.items()}
+        times = {keys: some.room(count, (), np.dtype(np.int64)) for keys, some in rows.items()}
+        tables = {}
         for signal in self._signals:
             if signal.table and (room := signal.room(count)) is not None:
-                targets[signal.table] = room
-        found = self._decoder.decode(messages, targets)
+                tables[signal.table] = room
+        found = self._decoder.decode(messages, Targets(tables, times))
         for keys, clock in clocks.items():
             target = rows[keys].extend(count, (), np.dtype(np.int64))
             stamps = found.times.get(keys)
-            if stamps is None or stamps is not targets[keys]:
+            if stamps is None or stamps is not times[keys]:
                 target[:] = self._stamps_of(clock, found, count) if stamps is None else stamps
         for signal in self._signals:
             signal.add(messages, found)

@@ -246,6 +246,13 @@ class Signal:
         assert self._by_name is not None and isinstance(names, Spans)
         texts, which = span_bytes(buffer, names)
         spoken = [self._names(text, found) for text in texts]
+        if (
+            isinstance(block, np.ndarray)
+            and block.ndim == 2
+            and self._by_name.straight(spoken, block.shape[1], len(which))
+        ):
+            self._numbers.add([block], scalar=False, where=self._where)
+            return None
         inner: tuple[int, ...] = ()
         if isinstance(block, Ragged):
             flat, counts = ragged_numbers(buffer, block, found.order)
