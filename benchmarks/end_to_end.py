@@ -9,6 +9,10 @@
 ``decompress``      read every file and decompress all its chunks into reused buffers; with 1 and with 2 threads, files
                     shared out. Chunk positions are known beforehand; no checksum, no message is looked at
 ``write``           the bytes of the finished parts to new files, each synced, in one thread
+``plain script``    plain_script.py on the first few logs in two processes that have imported everything, beside ``run``
+                    on the same logs; it must make as many rows
+
+The shares of the stages are those that the last run says of itself.
 
 The floor is the slower of decompress and write; the ratio that counts is to the floor with one thread, and that to the
 floor with two is given beside it. Files are in the page cache for everyone. All cases run once per repetition in
@@ -22,11 +26,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import common
+import plain_script
 import zstandard
 from mcap.reader import make_reader
 
@@ -35,6 +40,8 @@ from robocache.engine.run import run
 from robocache.sample import write_samples
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+#: Columns of the CSV: by how much the plain script takes longer than ``run`` on the same logs.
+TIMES = ("times_run", "times_run_min", "times_run_max")
 Chunks = list[tuple[int, int, int]]
 
 
@@ -92,6 +99,41 @@ def write_parts(parts: list[bytes], folder: Path) -> None:
             os.fsync(file.fileno())
 
 
+def beside_plain_script(paths: list[Path], args: argparse.Namespace, columns: Iterable[str]) -> list[dict[str, object]]:
+    """Rows of the CSV for what people write themselves and for ``run``, on the same logs."""
+    logs = args.cache / "some_logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir()
+    for path in paths:
+        (logs / path.name).symlink_to(path.resolve())
+    out = args.cache / "some"
+    job = load_job(str(CONFIG), [f"input.uri={logs}/*.mcap", f"output.uri={out}", "compute.device=cpu"])
+    made: dict[str, int] = {}
+    with ProcessPoolExecutor(2) as pool:
+
+        def ours() -> None:
+            made["run"] = run(job, overwrite=True).rows
+
+        def theirs() -> None:
+            made["plain script"] = plain_script.convert_all(paths, args.cache / "plain", pool)
+
+        cases = {f"run, {len(paths)} logs": ours, f"plain script, {len(paths)} logs": theirs}
+        timings = common.take_turns(cases, min(args.repetitions, 3))
+    if made["run"] != made["plain script"]:
+        sys.exit(f"run makes {made['run']} rows of {len(paths)} logs, the plain script {made['plain script']}")
+    ours_, theirs_ = timings.values()
+    times, low, high = common.ratio(ours_, theirs_)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(
+        f"{len(paths)} logs, {size:.0f} MB, {made['run']} rows: run {ours_.median:.2f} s, the plain script (rosbags, "
+        f"pandas) on 2 processes {theirs_.median:.2f} s: {times:.1f} times as long [{low:.1f}, {high:.1f}]"
+    )
+    about = {"input_mb": f"{size:.0f}", "rows": made["run"], **common.machine("rosbags", "pandas")}
+    told = dict(zip(TIMES, (f"{times:.2f}", f"{low:.2f}", f"{high:.2f}"), strict=True))
+    rows = [{"case": name, **common.timing_columns(timing), **about} for name, timing in timings.items()]
+    return [dict.fromkeys(columns, "") | rows[0], dict.fromkeys(columns, "") | rows[1] | told]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache", type=Path, help="folder for the sample logs (1 GB) and the outputs")
@@ -99,6 +141,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=0, help="compute.threads (0: all cores)")
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--plain", type=int, default=8, help="logs that the plain script gets (0: none)")
     parser.add_argument("--out", type=Path, help="CSV to write")
     args = parser.parse_args()
 
@@ -126,18 +169,21 @@ def main() -> None:
         "write": lambda: write_parts(parts, args.cache / "written"),
     }
     timings = common.take_turns(cases, args.repetitions)
+    stages = run(job, overwrite=True).stages
     floors = {
         threads: common.slower(timings[f"decompress, {threads}"], timings["write"])
         for threads in ("1 thread", "2 threads")
     }
 
+    shares = {f"share_{stage}": f"{seconds / sum(stages.values()):.3f}" for stage, seconds in stages.items()}
     about = {
         "input_mb": f"{sum(p.stat().st_size for p in paths) / 1e6:.0f}",
         "messages_mb": f"{sum(size for found in chunks.values() for _, _, size in found) / 1e6:.0f}",
         "output_mb": f"{sum(map(len, parts)) / 1e6:.1f}",
         "rows": summary.rows,
         "threads": args.threads or os.cpu_count(),
-        **common.machine("torch", "numpy", "pyarrow", "zstandard"),
+        **common.machine("torch", "numpy", "pyarrow", "zstandard", "rosbags", "pandas"),
+        **dict.fromkeys(TIMES, ""),
     }
     print(
         f"{len(paths)} logs, {about['input_mb']} MB ({about['messages_mb']} MB of records) to {about['output_mb']} MB, "
@@ -155,7 +201,11 @@ def main() -> None:
             for threads, found in ratios.items()
             for suffix, value in zip(("", "_min", "_max"), found, strict=True)
         }
-        rows.append({"case": name, **common.timing_columns(timing), **columns, **about})
+        told = shares if name == "run" else dict.fromkeys(shares, "")
+        rows.append({"case": name, **common.timing_columns(timing), **columns, **told, **about})
+    print("stages of run: " + ", ".join(f"{stage[6:]} {float(share):.0%}" for stage, share in shares.items()))
+    if args.plain:
+        rows += beside_plain_script(paths[: args.plain], args, rows[0].keys())
     common.write_csv(args.out, rows)
 
 

@@ -8,7 +8,8 @@
 # --out FOLDER   default benchmarks/results; only from there does report.py fill the documents
 #
 # PYTHON is the interpreter (python3). ROBOCACHE_TEST_DATA: folder of real recordings, for decode.py. BENCHMARK_CACHE:
-# folder for end_to_end.py's sample logs (1 GB). ROBOCACHE_COMMIT: the commit, where the tree is no git checkout.
+# folder for the sample logs of end_to_end.py and memory.py (2 GB). ROBOCACHE_COMMIT: the
+# commit, where the tree is no git checkout.
 # What is missing on a machine is skipped, saying what. Exit status 1: something that ran failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -81,15 +82,16 @@ if [ "$half" != gpu ]; then
   fi
   husky=${ROBOCACHE_TEST_DATA:-../shared/data}/bags/husky.mcap
   if [ -n "$quick" ]; then
-    echo "== decode, end_to_end: not in a quick run"
+    echo "== decode, end_to_end, memory: not in a quick run"
   else
     if [ ! -f "$husky" ]; then
       echo "== decode: skipped, no $husky (set ROBOCACHE_TEST_DATA)"
     elif have decode mcap mcap_ros2 zstandard; then
       step "decode" "$python" benchmarks/decode.py "$husky" "${BENCHMARK_CACHE:-build/benchmark_logs}/decode/log.mcap" --out "$out/cpu_decode.csv"
     fi
-    if have end_to_end mcap zstandard; then
+    if have end_to_end mcap zstandard rosbags pandas; then
       step "end_to_end" "$python" benchmarks/end_to_end.py "${BENCHMARK_CACHE:-build/benchmark_logs}" --out "$out/cpu_end_to_end.csv"
+      step "memory" "$python" benchmarks/memory.py "${BENCHMARK_CACHE:-build/benchmark_logs}" --out "$out/cpu_memory.csv"
     fi
   fi
 fi

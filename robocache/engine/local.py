@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from robocache.config.job import Job
+from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.attempts import Attempts, Task
 from robocache.engine.cores import usable_cores
 from robocache.engine.journal import Journal
@@ -82,7 +83,8 @@ class _Threads:
         commit: Callable[[Sequence[ShardRecord]], None],
         spent: Spent,
     ):
-        self.spent = spent
+        self.spent, self.helpers = spent, 1
+        self.most_ahead = most_ahead(processor.job.compute.max_memory_mb)
         self.processor, self.store, self.commit = processor, store, commit
         self.attempts, self.journal = attempts, journal
         self.given: SimpleQueue[Task | None] = SimpleQueue()
@@ -91,7 +93,9 @@ class _Threads:
     def work(self) -> None:
         """Until every task has ended."""
         number = self.spent.workers = self.processor.job.compute.threads or usable_cores()
-        # The shards are the parallelism: more threads inside of each would only wait for one another.
+        # Where there are fewer shards than threads, those that are over read for the others.
+        self.helpers = number // max(1, len(self.attempts))
+        # Else the shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
         threads = [Thread(target=self._serve, name=f"shard_{i}", daemon=True) for i in range(number)]
         for thread in threads:
@@ -154,12 +158,20 @@ class _Threads:
         if task.suspect:
             return deadly_episodes(self.processor, task.shard, task.blamed, self.attempts.max_attempts)
         self.journal.begins(task.shard)
-        last = self.attempts.last(task)
+        ahead = Ahead(self.processor.read, self.helpers, self.most_ahead, self.spent) if self.helpers > 1 else None
         try:
             return run_shard(
-                self.processor, self.store, task.shard, last_attempt=last, blamed=task.blamed, stages=self.spent
+                self.processor,
+                self.store,
+                task.shard,
+                last_attempt=self.attempts.last(task),
+                blamed=task.blamed,
+                read=None if ahead is None else ahead.begin(task.shard.unblamed(task.blamed)),
+                stages=self.spent,
             )
         finally:
+            if ahead is not None:
+                ahead.close()
             if not task.blamed:  # else the next run, which tries it again, is to probe it first
                 self.journal.ends(task.shard)
 

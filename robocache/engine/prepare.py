@@ -109,8 +109,8 @@ class Preparer:
         clocks = {self._label(r.source): self._clock(r) for r in requests if r.cleaned and not r.source.static}
         reference = self._reference(episode, clocks)
         offset = self.job.reference.offset if self.job.reference is not None else 0
-        timeline = make_timeline(self.job.timeline, clocks, reference, offset)
-        self._refuse_large(requests, timeline)
+        each = self.row_bytes(requests)
+        timeline = make_timeline(self.job.timeline, clocks, reference, offset, lambda rows: self._fits(rows, each))
         findings += check_units(clocks, timeline, self.job.timeline.rate is not None)
         return Prepared(tuple(requests), timeline, tuple(findings))
 
@@ -129,8 +129,8 @@ class Preparer:
                 total += values.nbytes / len(values) if len(values) else 0
         return total
 
-    def _refuse_large(self, requests: Sequence[Request], timeline: Timeline) -> None:
-        rows, each = len(timeline.times), self.row_bytes(requests)
+    def _fits(self, rows: int, each: float) -> None:
+        """``TooLargeError`` where so many rows of so many bytes take more memory than the job allows."""
         held, limit = 2 * rows * each, max(self.job.compute.max_memory_mb, ALWAYS_MB) * _MB
         if held > limit:
             raise TooLargeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from robocache.output.plan import Plan, PlannedEpisode
@@ -25,6 +25,10 @@ class Shard:
     def episodes(self) -> Iterator[tuple[int, EpisodeRef]]:
         """Each with its number."""
         return zip(self.indexes, self.refs, strict=True)
+
+    def unblamed(self, blamed: Container[int]) -> list[EpisodeRef]:
+        """Those of its episodes whose number is not ``blamed``."""
+        return [ref for index, ref in self.episodes() if index not in blamed]
 
     def fingerprint(self) -> str:
         """Hash of what it reads: number, id and stamp of its episodes."""

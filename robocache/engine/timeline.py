@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,18 @@ class Timeline:
 
 
 def make_timeline(
-    spec: TimelineSpec, clocks: Mapping[str, Clock], reference: np.ndarray | None = None, offset: int = 0
+    spec: TimelineSpec,
+    clocks: Mapping[str, Clock],
+    reference: np.ndarray | None = None,
+    offset: int = 0,
+    fits: Callable[[int], None] = lambda rows: None,
 ) -> Timeline:
     """The timeline of an episode.
 
     clocks:    of each source; those without stamps have no say
     reference: its own stamps, sorted, where ``spec.reference`` is given, and its ``offset``, by how much they are off:
                every source is read at the corrected time, and the row keeps the stamp
+    fits:      is told how many rows there will be, before they are made, and may raise
     ``InputError`` where the streams leave no target: none has a sample, or they do not overlap.
     """
     spans = {s: (int(c.times[0]), int(c.times[-1])) for s, c in clocks.items() if len(c.times)}
@@ -87,17 +92,18 @@ def make_timeline(
         times = corrected[(corrected >= start) & (corrected <= stop)]
         if not len(times):
             raise InputError(f"reference {spec.reference} has no stamp in the range of the other streams")
+        fits(len(times))
         period = int(np.median(np.diff(times))) if len(times) > 1 else 0
     else:
         assert spec.rate is not None  # the config has one of the two
-        times = _fixed_rate(spec, start, stop, sum(len(c.times) for c in clocks.values()))
+        times = _fixed_rate(spec, start, stop, sum(len(c.times) for c in clocks.values()), fits)
         period = int(NANOSECONDS / spec.rate)
     kept = (stop - start) / (last - first) if last > first else 1.0
     stamps = times - offset if reference is not None else times
     return Timeline(times, stamps, period, kept, (start - first, last - stop), cut_by)
 
 
-def _fixed_rate(spec: TimelineSpec, start: int, stop: int, samples: int) -> np.ndarray:
+def _fixed_rate(spec: TimelineSpec, start: int, stop: int, samples: int, fits: Callable[[int], None]) -> np.ndarray:
     assert spec.rate is not None
     count = int((stop - start) * spec.rate / NANOSECONDS) + 2
     if count > max(PLAUSIBLE_ROWS, ROWS_PER_SAMPLE * samples):
@@ -105,5 +111,6 @@ def _fixed_rate(spec: TimelineSpec, start: int, stop: int, samples: int) -> np.n
             f"{samples} samples over {(stop - start) / NANOSECONDS:,.0f} s would make {count:,} rows at "
             f"{float(spec.rate):g} Hz; a stamp is damaged, or the unit of time is wrong"
         )
+    fits(count - 1)
     targets = start + rate_times(count, spec.rate)
     return targets[targets <= stop]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +12,7 @@ import ray
 import torch
 from ray.util.metrics import Counter
 
+from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Blamed, Processor, pick_device, run_shard
 from robocache.engine.shards import Shard
@@ -22,7 +20,6 @@ from robocache.errors import DeviceLostError
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 from robocache.stages import Stages, peak_bytes
-from robocache.types import Episode, EpisodeRef
 
 logger = logging.getLogger("robocache")
 
@@ -36,61 +33,6 @@ class Worked(NamedTuple):
     record: ShardRecord
     seconds: dict[str, float]
     peak: int
-
-
-class Prefetch:
-    """Reads the episodes of a shard, and of the next one, ahead of time and in order, on the worker's cores.
-
-    No more than ``most`` bytes of recordings are being read or wait to be taken, but one episode at least.
-    """
-
-    def __init__(self, read: Callable[[EpisodeRef], Episode], threads: int, most: int, stages: Stages):
-        self._read, self._stages, self._most = read, stages, most
-        self._pool = ThreadPoolExecutor(threads, "prefetch")
-        self._ahead: dict[EpisodeRef, Future[Episode]] = {}  # in the order in which they are to be taken
-        self._next: deque[EpisodeRef] = deque()
-        self._held = 0
-
-    def begin(self, shard: Shard, following: Shard | None) -> Callable[[EpisodeRef], Episode]:
-        """A function that hands over the episodes of ``shard``, or raises what reading one did; each is to be asked for
-        once, in order. Those of ``following`` are read once these are.
-        """
-        wanted = [*shard.refs, *(following.refs if following else ())]
-        self.forget(but=wanted)
-        self._next = deque(ref for ref in wanted if ref not in self._ahead)
-        self._fill()
-
-        def take(ref: EpisodeRef) -> Episode:
-            future = self._ahead.pop(ref, None)
-            if future is None:
-                if ref in self._next:
-                    self._next.remove(ref)
-                return self._read(ref)
-            try:
-                with self._stages.time("wait"):
-                    return future.result()
-            finally:
-                self._held -= ref.nbytes
-                self._fill()
-
-        return take
-
-    def forget(self, but: Sequence[EpisodeRef] = ()) -> None:
-        """Give up what was read ahead, or is to be."""
-        self._next.clear()
-        for ref in [ref for ref in self._ahead if ref not in set(but)]:
-            self._ahead.pop(ref).cancel()
-            self._held -= ref.nbytes
-
-    def _fill(self) -> None:
-        while self._next and (not self._ahead or self._held + self._next[0].nbytes <= self._most):
-            ref = self._next.popleft()
-            self._ahead[ref] = self._pool.submit(self._timed, ref)
-            self._held += ref.nbytes
-
-    def _timed(self, ref: EpisodeRef) -> Episode:
-        with self._stages.time("decode"):
-            return self._read(ref)
 
 
 class Worker:
@@ -113,8 +55,8 @@ class Worker:
         torch.set_num_threads(self.threads)
         self.processor = replace(self.processor, device=pick_device(self.processor.job))
         self.stages, self.idle = Stages(), time.perf_counter()
-        most = self.processor.job.compute.max_memory_mb * 2**20 // 4
-        self.prefetch = Prefetch(self.processor.read, self.threads, most, self.stages)
+        most = most_ahead(self.processor.job.compute.max_memory_mb)
+        self.ahead = Ahead(self.processor.read, self.threads, most, self.stages)
         self.seconds = Counter("robocache_seconds", "time spent", tag_keys=("stage",))
         about = f"{self.node} (process {os.getpid()}, {self.processor.device})"
         return about, ray.get_runtime_context().get_node_id()
@@ -123,8 +65,7 @@ class Worker:
         """Process and write a shard; ``following`` is most likely the next one."""
         logger.debug("shard %d, attempt %d, node %s", shard.index, attempt, self.node)
         self.stages.add({"wait": time.perf_counter() - self.idle})
-        good = [ref for index, ref in shard.episodes() if index not in blamed]
-        read = self.prefetch.begin(replace(shard, indexes=(), refs=tuple(good)), following)
+        read = self.ahead.begin(shard.unblamed(blamed), following.refs if following else ())
         try:
             record = run_shard(
                 self.processor,
@@ -146,7 +87,7 @@ class Worker:
 
     def probe(self, shard: Shard, blamed: Blamed, deaths: int) -> dict[int, str]:
         """See :func:`robocache.engine.probe.deadly_episodes`."""
-        self.prefetch.forget()
+        self.ahead.forget()
         if self.processor.device != "cpu":
             torch.cuda.empty_cache()  # the other process needs the memory
         return deadly_episodes(self.processor, shard, blamed, deaths)
