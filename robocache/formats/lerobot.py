@@ -3,7 +3,8 @@
 Layout and field names: github.com/huggingface/lerobot, ``src/lerobot/datasets`` (``meta/info.json`` holds the
 ``data_path`` template; v2.x lists its episodes in ``meta/episodes.jsonl``, v3.0 in ``meta/episodes/*/*.parquet``).
 Sources are feature names, ``observation.state``, ``action[0:7]``, or with the names that info.json gives to a
-feature's columns, ``action[kLeftElbow]``. Videos are no streams here; embedded images are payloads.
+feature's columns, ``action[kLeftElbow]``; and ``task``, the text of each row's task. Videos are no streams here;
+embedded images are payloads.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ TIMESTAMP_TOLERANCE_S = 1e-3
 #: Why a video is no source, and what to do.
 VIDEO = "videos are not decoded: leave it out, or extract its frames into image columns or encoded images of a log"
 _CLOCK = ("timestamp", "frame_index", "task_index")
+#: The source that is the text of each row's task, where no column has that name.
+_TASK = "task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,8 @@ class LeRobotReader(Reader):
             names = _names(info.features.get(column.name, {})) or ()
             kind = type_name(column.type)
             found.append(StreamInfo(column.name, kind, tuple((f"[{n}]", kind.partition("[")[0]) for n in names), times))
+        if _has_tasks(ref, schema.names):
+            found.append(StreamInfo(_TASK, "string", (), times))
         videos = [name for name, feature in info.features.items() if feature.get("dtype") == "video"]
         return found + [StreamInfo(v, "video", (), times, VIDEO) for v in videos if v not in schema.names]
 
@@ -160,6 +165,9 @@ class LeRobotReader(Reader):
         found = {}
         for source in sources:
             feature = _feature(source, schema.names, info)
+            if feature is None and source.path == _TASK and _has_tasks(ref, schema.names):
+                found[source.key] = StreamType(pa.string())
+                continue
             if feature is None:
                 _refuse_video(source, info, _where(ref))
                 continue
@@ -176,8 +184,9 @@ class LeRobotReader(Reader):
         info = _read_info(ref.files[1], spec)
         names = read_schema(ref.files[0], spec).names
         wanted = {s.key: feature for s in sources if (feature := _feature(s, names, info)) is not None}
+        of_tasks = {s.key for s in sources if s.path == _TASK and s.key not in wanted and _has_tasks(ref, names)}
         for source in sources:
-            if source.key not in wanted:
+            if source.key not in wanted and source.key not in of_tasks:
                 _refuse_video(source, info, _where(ref))
         data = _load(ref, [feature.column for feature in wanted.values()], info, spec)
         times = _times(data, info, ref)
@@ -186,6 +195,8 @@ class LeRobotReader(Reader):
         if len(ref.files) > 2 and "task_index" in data.column_names:
             tasks = _read_tasks(ref.files[2], spec)
             metadata["tasks"] = [tasks[i] for i in data.column("task_index").unique().to_pylist() if i in tasks]
+            texts = [tasks.get(i) for i in data.column("task_index").to_pylist()] if of_tasks else []
+            streams |= {key: Stream(times, pa.array(texts, pa.string())) for key in of_tasks}
         return Episode(ref.id, streams, metadata)
 
 
@@ -197,6 +208,11 @@ class _Feature:
     selector: Selector | None
     names: tuple[str, ...] | None
     shape: tuple[int, ...] | None
+
+
+def _has_tasks(ref: EpisodeRef, columns: Sequence[str]) -> bool:
+    """Whether each row says which task it is of."""
+    return len(ref.files) > 2 and "task_index" in columns and _TASK not in columns
 
 
 def _where(ref: EpisodeRef) -> str:
@@ -279,20 +295,26 @@ def _load(ref: EpisodeRef, columns: Sequence[str], info: _Info, spec: InputSpec)
 
 
 def _times(data: pa.Table, info: _Info, ref: EpisodeRef) -> np.ndarray:
-    """int64 nanoseconds ``[n]``: ``frame_index / fps`` where the stamps agree with it, else the stamps."""
+    """int64 nanoseconds ``[n]``: ``frame_index / fps`` where the stamps agree with it (but for where they begin), else
+    the stamps.
+    """
     columns = {
         name: read_column(data.column(name), where=f"{_where(ref)}: {name!r}").values
         for name in ("timestamp", "frame_index")
         if name in data.column_names
     }
     frames, stamps = columns.get("frame_index"), columns.get("timestamp")
+    if frames is None and stamps is not None:  # old datasets lack it
+        frames = np.arange(len(stamps))
     if isinstance(frames, np.ndarray) and frames.dtype.kind in "iu" and frames.ndim == 1:
         if stamps is None:
             return frame_times(frames, info.fps)
         if isinstance(stamps, np.ndarray) and stamps.shape == frames.shape:
-            drift = np.abs(stamps.astype(np.float64) - frames / info.fps)
-            if (drift < TIMESTAMP_TOLERANCE_S).all():
+            drift = stamps.astype(np.float64) - frames / info.fps
+            if (np.abs(drift) < TIMESTAMP_TOLERANCE_S).all():
                 return frame_times(frames, info.fps)
+            if len(drift) and (np.abs(drift - drift[0]) < TIMESTAMP_TOLERANCE_S).all():  # a clock that began elsewhere
+                return frame_times(frames, info.fps) + round(drift[0] * 1e9)
             if (rate := _true_rate(frames, stamps)) is not None:
                 return frame_times(frames, rate)
     if stamps is None:

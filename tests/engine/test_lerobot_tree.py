@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engine_kit import assert_same_tree, do, writing
+from engine_kit import assert_same_tree, do, environment, writing
 from tree_kit import FPS, START, job, record, write
 
 import robocache.engine.run as engine
-from robocache.config.job import Job, SplitSpec
+from robocache.config.job import ClusterSpec, Job, SplitSpec
 from robocache.engine.run import run
 from robocache.engine.tree import finalise
 from robocache.errors import ConfigError, OutputError
@@ -403,3 +407,107 @@ def test_an_output_error_names_the_part(mine, tmp_path):
     with pytest.raises(OutputError, match=part.name):
         run(job(tmp_path / "logs", out, invalid="keep"))
     assert info(out)["total_frames"] == 24  # the tree before stays
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("version", ["v3.0", pytest.param("v2.1", marks=pytest.mark.slow)])
+def test_g1_at_its_own_rate_is_what_it_was(data_dir, tmp_path, version):
+    """A v2.1 dataset of others, through RoboCache: its rows, tasks and statistics."""
+    source = data_dir / "lerobot/g1_inspire_v21"
+    features = {name: {"source": name} for name in ("observation.state", "action")} | {"what": {"source": "task"}}
+    the_job = job(source, tmp_path / "out", features=features, version=version, task_feature="what", data_mb=1)
+    do(replace(the_job, input=InputSpec((str(source),)), timeline=replace(the_job.timeline, rate=Fraction(30))))
+    rows, right = (
+        pa.concat_tables(pq.read_table(p, columns=list(COLUMNS)) for p in sorted((root / "data").glob("*/*.parquet")))
+        for root in (tmp_path / "out", source)
+    )
+    assert rows.num_rows == 22_042
+    for name in COLUMNS:
+        assert rows[name].to_pylist() == right[name].to_pylist(), name
+    shipped = [json.loads(line) for line in (source / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    if version == "v2.1":
+        found = [json.loads(line) for line in (tmp_path / "out/meta/episodes_stats.jsonl").read_text().splitlines()]
+        mine = [row["stats"] for row in found]
+    else:
+        mine = [
+            {name: {key: row[f"stats/{name}/{key}"] for key in KEYS[:4]} for name in COLUMNS}
+            for row in pq.read_table(tmp_path / "out/meta/episodes").to_pylist()
+        ]
+    for e, theirs in enumerate(shipped):
+        for name in ("observation.state", "action", "timestamp", "index"):
+            for key in ("min", "max", "mean", "std"):
+                wanted = np.array(theirs["stats"][name][key], np.float64)
+                np.testing.assert_allclose(mine[e][name][key], wanted, rtol=1e-5, atol=1e-5)
+
+
+COLUMNS = ("observation.state", "action", "timestamp", "frame_index", "episode_index", "index", "task_index")
+
+
+@pytest.mark.realdata
+def test_gr1_whose_clock_begins_a_frame_late(data_dir, tmp_path):
+    """v2.0, without frame_index, its stamps at 20.000019 Hz from 0.05 s, a folder that its template does not name."""
+    source = data_dir / "more/lerobot/gr1_picknplace_v20"
+    features = {"observation.state": {"source": "observation.state", "dtype": "float64"}, "what": {"source": "task"}}
+    the_job = job(source, tmp_path / "out", features=features, task_feature="what")
+    do(replace(the_job, input=InputSpec((str(source),))))
+    rows = loaded(tmp_path / "out")
+    files = [pq.read_table(path) for path in sorted((source / "data").glob("*/*.parquet"))]
+    assert rows["observation.state"].to_pylist() == [row for f in files for row in f["observation.state"].to_pylist()]
+    told = {t["task_index"]: t["task"] for t in map(json.loads, (source / "meta/tasks.jsonl").read_text().splitlines())}
+    texts = pq.read_table(tmp_path / "out/meta/tasks.parquet")["task"].to_pylist()
+    wanted = [told[i] for f in files for i in f["task_index"].to_pylist()]
+    assert [texts[i] for i in rows["task_index"].to_pylist()] == wanted
+    shipped = json.loads((source / "meta/stats.json").read_text())["observation.state"]
+    found = json.loads((tmp_path / "out/meta/stats.json").read_text())["observation.state"]
+    for key in ("mean", "std", "min", "max"):
+        np.testing.assert_allclose(found[key], shipped[key], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_last_of_a_hundred_thousand_frames(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "logs/0.parquet", 0, {"q": rng.random((100_000, 3)).astype(np.float32)})
+    do(job(tmp_path / "logs", tmp_path / "out", features={"observation.state": "q"}))
+    stamps = loaded(tmp_path / "out")["timestamp"].to_numpy()
+    assert len(stamps) == 100_000 and stamps[-1] == np.float32(99_999 / 20)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_workers_of_ray_and_a_run_killed_at_random_moments(tmp_path):
+    """The same tree, byte for byte, as of one run in this process; half of the kills are while it is made."""
+    logs = tmp_path / "logs"
+    for i in range(12):
+        pad = np.random.default_rng(i).bytes(1_000_000 // 50)
+        write(logs / f"{i}.parquet", i, {"q": np.full((50, 3), i, np.float32), "pad": [pad] * 50})
+    features = {"observation.state": "q"}
+
+    def the_job(name: str) -> Job:
+        return job(logs, tmp_path / name, features=features, shard_mb=1)
+
+    began = time.monotonic()
+    do(the_job("whole"))
+    seconds = time.monotonic() - began
+    cluster = ClusterSpec(mode="ray", workers=2, gpus_per_worker=0.0, address="local")
+    do(replace(the_job("ray"), cluster=cluster))
+    assert_same_tree(tmp_path / "ray", tmp_path / "whole", but=("meta/robocache/_versions/_000001/_config.yaml",))
+    out, script = tmp_path / "killed", Path(__file__).with_name("tree_kit.py")
+    command = [sys.executable, str(script), str(logs), str(out), json.dumps(features)]
+    rng, killed = np.random.default_rng(3), 0
+    for k in range(40):
+        shutil.rmtree(out / "meta/robocache/_lerobot", ignore_errors=True)  # so that there is a tree to be made
+        (out / "meta/info.json").unlink(missing_ok=True)
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        if k % 2:
+            process.stdout.readline()  # it makes the tree
+        time.sleep(rng.uniform(0, 0.5 if k % 2 else seconds))
+        process.kill()
+        killed += process.wait() != 0
+        assert loadable(out) in (None, loadable(tmp_path / "whole"))
+    run(the_job("killed"))
+    assert killed > 20
+    assert_same_tree(out, tmp_path / "whole")

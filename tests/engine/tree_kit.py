@@ -72,3 +72,20 @@ def job(logs: Path, out: Path | str, *, features: dict[str, Any] | None = None, 
             "compute": {"device": "cpu", "threads": 2},
         }
     )
+
+
+if __name__ == "__main__":  # a run in a process of its own, which says when it has begun, and when it makes the tree
+    import json
+    import sys
+
+    import robocache.engine.run as engine
+
+    finalise = engine.finalise
+
+    def said(*args: Any) -> tuple[str, ...]:
+        print("tree", flush=True)
+        return finalise(*args)
+
+    engine.finalise = said
+    print("begun", flush=True)
+    engine.run(job(Path(sys.argv[1]), sys.argv[2], features=json.loads(sys.argv[3]), shard_mb=1))

@@ -14,7 +14,7 @@ from damage import outcomes
 
 from robocache.errors import InputError
 from robocache.formats import InputSpec, list_episodes, list_streams, read_episode
-from robocache.types import EpisodeRef, frame_times
+from robocache.types import EpisodeRef, Source, frame_times
 
 LENGTHS = (4, 6, 3)
 FPS = 30
@@ -365,3 +365,22 @@ def test_a_file_of_many_episodes_is_decoded_once(tmp_path: Path, monkeypatch: py
     pq.write_table(wrong, root / "meta/episodes/chunk-000/file-000.parquet")
     values = read_episode(listed(root)[1], ["action"], InputSpec((str(root),))).streams["action"].values
     assert values[:, 1].tolist() == [1] * LENGTHS[1]  # ranges that hold another episode's rows are not believed
+
+
+def test_the_task_of_each_row_is_a_source(tmp_path):
+    spec = InputSpec((str(write_v3(tmp_path / "set")),), "lerobot")
+    ref = list_episodes(spec)[1]
+    stream = read_episode(ref, [Source("task")], spec).streams["task"]
+    assert stream.values.to_pylist() == ["place"] * 6 and len(stream.times) == 6
+    assert "task" in [s.source for s in list_streams(ref, spec)]
+
+
+def test_a_clock_that_begins_elsewhere_and_no_frame_index(tmp_path):
+    root = write_v2(tmp_path / "set")
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path).drop_columns(["frame_index"])
+        late = pa.array(np.float64(1.5) + np.arange(table.num_rows) / 30.0001)
+        pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", late), path)
+    spec = InputSpec((str(root),), "lerobot")
+    times = read_episode(list_episodes(spec)[1], [Source("action")], spec).streams["action"].times
+    assert times.tolist() == [1_500_000_000 + t for t in frame_times(np.arange(6), 30).tolist()]
