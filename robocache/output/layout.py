@@ -52,6 +52,8 @@ _PARTS = {
     "arrow": (f"{DATA}/", ".arrow"),
     "lerobot": (f"{META}/_parts/_", ".pq"),
 }
+#: What the names of parts begin with that lie beside a tree.
+TREE_PARTS = f"{META}/_parts/"
 #: Where parts may lie.
 PART_FOLDERS = tuple(dict.fromkeys(place.rpartition("/")[0] for place, _ in _PARTS.values()))
 _PART = re.compile(rf"({DATA}/\.?|{META}/_parts/\.?_)part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+(\.\d+\.tmp)?")

@@ -105,12 +105,15 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
         places.update((q.index, q.id) for q in record.quarantined)
         found.update(episodes=len(record.episodes), quarantined=len(record.quarantined))
     problems.extend(_coverage_problems(plan, places))
+    late: tuple[str, ...] = ()
     if version in (None, output.version.number) and not busy:
         problems += tree.problems(store)
+        if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not doctor.is_dataset(store):
+            late = ("there is no LeRobot tree: the last run could not make it, or no row of any episode is for it",)
     around, notes = _around(output, plan, None if damaged else total, busy=busy)
     problems += around
     counts = (found["episodes"], found["rows"], found["parts"], found["bytes"], found["quarantined"])
-    return Verification(number, *counts, tuple(problems), _passed_over(output), tuple(notes))
+    return Verification(number, *counts, tuple(problems), _passed_over(output), (*notes, *late))
 
 
 def _of_others(store: Store) -> Verification | None:

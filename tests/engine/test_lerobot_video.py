@@ -109,6 +109,19 @@ def test_a_video_an_episode_in_version_2_1(tmp_path):
     assert not list((tmp_path / "out").rglob("*.mp4"))
 
 
+def test_a_row_without_an_image_is_black(tmp_path):
+    grey = png(np.full((32, 48, 3), 99, np.uint8))
+    cam = pa.array([{"bytes": grey, "path": None} if k not in (2, 3) else None for k in range(6)])
+    write(tmp_path / "logs/0.parquet", 0, {"q": np.ones((6, 3), np.float32), "cam": cam})
+    features = {"observation.state": "q", CAMERA: {"source": "cam", "max_gap": "10ms"}}
+    do(job(tmp_path / "logs", tmp_path / "out", features=features, invalid="keep"))
+    images = [row["bytes"] for row in pq.read_table(tmp_path / "out/data")[CAMERA].to_pylist()]
+    assert [images[k] == grey for k in range(6)] == [True, True, False, False, True, True]
+    assert shown(images[2])[0][1] == 0.0
+    stats = json.loads((tmp_path / "out/meta/stats.json").read_text())[CAMERA]
+    assert stats["count"] == [4] and stats["min"] == [[[99 / 255]]] * 3
+
+
 def test_what_cannot_be_a_video(tmp_path):
     recordings(tmp_path / "logs", 31, 48)
     with pytest.raises(OutputError, match="images of 48 x 31; a video has even sides"):

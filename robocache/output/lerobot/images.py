@@ -72,9 +72,13 @@ def frames_of(column: pa.ChunkedArray | pa.Array, feature: TreeFeature, where: s
 
 
 def as_payloads(column: pa.ChunkedArray, feature: TreeFeature, where: str) -> pa.ChunkedArray | pa.Array:
-    """The column as encoded images: as it is, or raw pixels as PNG, which loses nothing."""
+    """The column as encoded images: as it is, or raw pixels as PNG, which loses nothing; black where there is none."""
     if not feature.pixels:
-        return column
+        there = column.combine_chunks().field("bytes").is_valid()
+        if there.true_count == len(column):
+            return column
+        black = {"bytes": png(np.zeros(feature.shape, np.uint8)), "path": None}
+        return pa.array([row if row and row["bytes"] else black for row in column.to_pylist()], feature.stored)
     found = [{"bytes": png(pixels(frame)), "path": None} for frame in frames_of(column, feature, where)]
     return pa.array(found, feature.stored)
 
