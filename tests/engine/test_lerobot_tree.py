@@ -501,9 +501,10 @@ def test_two_workers_of_ray_and_a_run_killed_at_random_moments(tmp_path):
     out, script = tmp_path / "killed", Path(__file__).with_name("tree_kit.py")
     command = [sys.executable, str(script), str(logs), str(out), json.dumps(features)]
     rng, killed = np.random.default_rng(3), 0
-    for k in range(16):
+    for k in range(12):
         shutil.rmtree(out / "meta/robocache/_lerobot", ignore_errors=True)  # so that there is a tree to be made
-        (out / "meta/info.json").unlink(missing_ok=True)
+        for name in ("meta/info.json", "README.md"):  # without its record the card would be another's
+            (out / name).unlink(missing_ok=True)
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()  # it has begun
@@ -514,7 +515,7 @@ def test_two_workers_of_ray_and_a_run_killed_at_random_moments(tmp_path):
         killed += process.wait() != 0
         assert loadable(out) in (None, loadable(tmp_path / "whole"))
     run(the_job("killed"))
-    assert killed > 8
+    assert killed > 6
     assert_same_tree(out, tmp_path / "whole")
 
 
