@@ -54,6 +54,7 @@ def test_failure_recovery(tmp_path, mode):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_multi_gpu_inference(tmp_path):
     out = run(tmp_path, "multi_gpu_inference.py", "--actors", "2")

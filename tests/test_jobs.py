@@ -219,6 +219,7 @@ def test_a_stopped_job_goes_on_when_submitted_again(head, shards):
     assert_same_tree(folder / "out", expected(shards))
 
 
+@pytest.mark.slow
 def test_a_driver_that_gets_sigterm_and_its_metrics(head, shards):
     """A worker killed, the run stopped and begun again: nothing is counted twice, and nothing is forgotten."""
     folder, zero = shards.parent, head.counts()

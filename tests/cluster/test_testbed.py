@@ -38,6 +38,7 @@ def left_behind(name: str) -> list[str]:
     return [n for n in namespaces if n.startswith(name)] + [str(f) for f in [testbed._folder(name)] if f.exists()]
 
 
+@pytest.mark.slow
 def test_hosts():
     with testbed.Testbed(2, env={"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "500"}) as bed:
 

@@ -39,7 +39,9 @@ def ray_job(logs: Path, out: Path, workers: int = 2, **changes: object):
     return job(logs, out, cluster=cluster, **changes)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_the_same_bytes_as_the_local_mode(tmp_path, ray_cluster, logs, local, workers):
     do(ray_job(logs, tmp_path / "out", workers))
     assert_same_tree(tmp_path / "out", local)
@@ -97,7 +99,7 @@ def test_workers_that_are_killed(tmp_path, ray_cluster, logs, local, monkeypatch
     assert_same_tree(tmp_path / "out", local)
 
 
-@pytest.mark.parametrize("shard_mb", [1, 4])
+@pytest.mark.parametrize("shard_mb", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_episode_that_kills_its_worker_is_the_only_one_blamed(tmp_path, ray_cluster, logs, monkeypatch, shard_mb):
     monkeypatch.setattr(engine, "Processor", ray_kit.Mortal)
     changes = {"output__shard_mb": shard_mb, "input__max_failed_episodes": 1}
@@ -171,6 +173,7 @@ def test_a_killed_driver(tmp_path, ray_cluster, logs, local):
     assert_same_tree(tmp_path / "out", local)
 
 
+@pytest.mark.slow
 def test_a_thousand_shards(tmp_path, ray_cluster, logs):
     """What a shard costs when there is nothing to do, each commit on the disk."""
     count = int(os.environ.get("ROBOCACHE_TEST_SHARDS", "1000"))

@@ -200,6 +200,7 @@ def test_payloads_and_recordings_that_differ(tmp_path, cluster):
 
 @pytest.mark.ray
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_real_recordings(tmp_path, cluster, data_dir, monkeypatch):
     """60 episodes of float32, which Ray joins with nothing and with one another."""
     monkeypatch.setenv("ROBOCACHE_TEST_DATA", str(data_dir))
