@@ -16,8 +16,6 @@ namespace {
 
 using namespace align;
 
-constexpr int64_t kModes = int64_t(Mode::angle) + 1;
-
 TimeType time_type(const Tensor& t) {
   switch (t.scalar_type()) {
     case at::kLong: return TimeType::i64;
@@ -107,10 +105,10 @@ Call prepare(at::TensorList values, at::TensorList times, const OptionalTensors&
     Stream s;
     s.dim = x.size(-1);
     s.mode = Mode(modes[size_t(m)]);
-    const int64_t needs = s.mode == Mode::slerp ? 4 : s.mode == Mode::pose ? 7 : s.dim;
-    TORCH_CHECK_VALUE(
-        s.dim == needs, "fuse: values[", m, "] ", x.sizes(), ": mode ",
-        s.mode == Mode::slerp ? "slerp takes 4 columns (a quaternion)" : "pose takes 7 columns (xyz and a quaternion)");
+    const int64_t columns = columns_of(s.mode);
+    TORCH_CHECK_VALUE(columns == 0 || s.dim == columns, "fuse: values[", m, "] ", x.sizes(), ": mode ",
+                      columns == 4 ? "slerp takes 4 columns (a quaternion)"
+                                   : "pose takes 7 columns (xyz and a quaternion)");
     s.values = x.const_data_ptr();
     s.times = t.const_data_ptr();
     s.offsets = o;

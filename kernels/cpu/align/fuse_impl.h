@@ -5,6 +5,8 @@
 //   1. brackets: gallop from where the last two brackets predict the next one, prefetch the samples found
 //   2. formula:  one row of accumulators a target, written straight to the output where it has the accumulator's type
 //   3. store:    else rounded to the output's type from a 64 x 128 scratch block (32-64 KiB: stays in L2)
+#include <type_traits>
+
 #include "robocache/align/ops.h"
 
 namespace robocache::align {
@@ -31,99 +33,73 @@ struct Block {
   }
 };
 
-// Width known at compile time lets the compiler keep a row in registers; 0 = any.
-template <int W> struct Width {
-  RC_INLINE static int64_t of(int64_t w) { return W ? W : w; }
+// Rows of one block: the stencils of its targets, the samples of one stream from some column on, and where the results
+// go.
+template <class V, class A, class Time> struct Rows {
+  const V* x;
+  int64_t x_stride;
+  const Time* t;
+  int64_t samples;
+  Stencil<A, int64_t>* stencils;
+  int count;
+  int64_t width;
+  A* out;
+  int64_t out_stride;
+
+  const V* row(int64_t sample) const { return x + sample * x_stride; }
 };
 
-template <int W, class V, class A>
-RC_INLINE void linear_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
-                           int64_t out_stride) {
-  const int64_t w = Width<W>::of(width);
-  for (int k = 0; k < rows; ++k) {
-    const V* a = x + s[k].first * stride;
-    A* o = out + k * out_stride;
-    if (s[k].first == s[k].second) {
-      for (int64_t c = 0; c < w; ++c) o[c] = load(a + c);
-    } else {
-      const V* b = x + s[k].second * stride;
-      const A weight = s[k].weight;
-      for (int64_t c = 0; c < w; ++c) o[c] = lerp(weight, A(load(a + c)), A(load(b + c)));
-    }
+// f(W) with the width as a constant where it is a usual one, which lets the compiler keep a row in registers; else
+// f(0).
+template <int... kUsual, class F> void with_width(int64_t width, const F& f) {
+  const bool usual = ((width == kUsual && (f(std::integral_constant<int, kUsual>()), true)) || ...);
+  if (!usual) f(std::integral_constant<int, 0>());
+}
+
+template <class Op, int W, class R> RC_INLINE void two_of(const R& rows, int k) {
+  using A = std::remove_reference_t<decltype(*rows.out)>;
+  const int64_t width = W ? W : rows.width;
+  const Stencil<A, int64_t>& s = rows.stencils[k];
+  const auto* a = rows.row(s.first);
+  A* out = rows.out + k * rows.out_stride;
+  if (s.first == s.second) {
+    for (int64_t c = 0; c < width; ++c) out[c] = Op::copy(A(load(a + c)));
+  } else {
+    const auto* b = rows.row(s.second);
+    const A weight = s.weight;
+    for (int64_t c = 0; c < width; ++c) out[c] = Op::between(weight, A(load(a + c)), A(load(b + c)));
   }
 }
 
 // Means over [first, second); `repeats` tells of samples followed by an equal stamp, which do not exist. A functor, so
 // that the usual stream without them pays nothing.
-template <int W, class V, class A, class Repeats>
-RC_INLINE void mean_rows(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
-                         int64_t out_stride, const Repeats& repeats) {
-  const int64_t w = Width<W>::of(width);
+template <class Op, int W, class R, class Repeats> RC_INLINE void bin_of(const R& rows, int k, const Repeats& repeats) {
+  using A = std::remove_reference_t<decltype(*rows.out)>;
+  const int64_t width = W ? W : rows.width;
+  const Stencil<A, int64_t>& s = rows.stencils[k];
+  if (!s.bin) return two_of<Op, W>(rows, k);
+  A* out = rows.out + k * rows.out_stride;
+  int64_t first = s.first;
+  while (repeats(first)) ++first;
+  const auto* base = rows.row(first);
   A sum[W ? W : kColumns];
-  for (int k = 0; k < rows; ++k) {
-    A* o = out + k * out_stride;
-    if (!s[k].mean) {
-      linear_rows<W>(x, stride, s + k, 1, width, o, out_stride);
-      continue;
-    }
-    int64_t first = s[k].first;
-    while (repeats(first)) ++first;
-    const V* base = x + first * stride;
-    for (int64_t c = 0; c < w; ++c) sum[c] = A(0);
-    int64_t count = 1;
-    for (int64_t j = first + 1; j < s[k].second; ++j) {
-      if (repeats(j)) continue;
-      const V* row = x + j * stride;
-      for (int64_t c = 0; c < w; ++c) sum[c] += A(load(row + c)) - A(load(base + c));
-      ++count;
-    }
-    const A per_count = A(1) / A(count);
-    for (int64_t c = 0; c < w; ++c) o[c] = fused(sum[c], per_count, A(load(base + c)));
+  for (int64_t c = 0; c < width; ++c) sum[c] = A(0);
+  int64_t count = 1;
+  for (int64_t j = first + 1; j < s.second; ++j) {
+    if (repeats(j)) continue;
+    const auto* row = rows.row(j);
+    for (int64_t c = 0; c < width; ++c) sum[c] += A(load(row + c)) - A(load(base + c));
+    ++count;
   }
-}
-
-#define RC_BY_WIDTH(width, CALL) \
-  switch (width) {               \
-    case 1: CALL(1); break;      \
-    case 2: CALL(2); break;      \
-    case 3: CALL(3); break;      \
-    case 4: CALL(4); break;      \
-    case 6: CALL(6); break;      \
-    case 7: CALL(7); break;      \
-    case 8: CALL(8); break;      \
-    case 14: CALL(14); break;    \
-    case 16: CALL(16); break;    \
-    default: CALL(0);            \
-  }
-
-template <class V, class A>
-void linear_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
-                  int64_t out_stride) {
-#define RC_CALL(W) linear_rows<W>(x, stride, s, rows, width, out, out_stride)
-  RC_BY_WIDTH(width, RC_CALL)
-#undef RC_CALL
-}
-
-template <class V, class A>
-void mean_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
-                int64_t out_stride) {
-  const auto none = [](int64_t) { return false; };
-#define RC_CALL(W) mean_rows<W>(x, stride, s, rows, width, out, out_stride, none)
-  RC_BY_WIDTH(width, RC_CALL)
-#undef RC_CALL
-}
-
-template <class V, class A, class Time>
-void mean_block_repeats(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows,
-                        int64_t width, A* out, int64_t out_stride) {
-  mean_rows<0>(x, stride, s, rows, width, out, out_stride, [=](int64_t j) { return j + 1 < n && t[j + 1] == t[j]; });
+  const A per_count = A(1) / A(count);
+  for (int64_t c = 0; c < width; ++c) out[c] = fused(sum[c], per_count, A(load(base + c)));
 }
 
 template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows) {
   int64_t low = n, high = 0;
   for (int k = 0; k < rows; ++k) {
-    if (s[k].mean && s[k].first < low) low = s[k].first;
-    if (s[k].mean && s[k].second > high) high = s[k].second;
+    if (s[k].bin && s[k].first < low) low = s[k].first;
+    if (s[k].bin && s[k].second > high) high = s[k].second;
   }
   if (high > n - 1) high = n - 1;
   bool found = false;
@@ -131,78 +107,59 @@ template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const 
   return found;
 }
 
-template <class V, class A, class Time>
-void cubic_block(const V* x, int64_t stride, const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows,
-                 int64_t width, A* out, int64_t out_stride) {
-  for (int k = 0; k < rows; ++k) {
-    const V* a = x + s[k].first * stride;
-    const V* b = x + s[k].second * stride;
-    A* o = out + k * out_stride;
-    if (s[k].first == s[k].second) {
-      for (int64_t c = 0; c < width; ++c) o[c] = load(a + c);
+template <class V, class A, class Time> void cubic_rows(const Rows<V, A, Time>& rows) {
+  for (int k = 0; k < rows.count; ++k) {
+    const Stencil<A, int64_t>& s = rows.stencils[k];
+    const V *a = rows.row(s.first), *b = rows.row(s.second);
+    A* out = rows.out + k * rows.out_stride;
+    if (s.first == s.second) {
+      for (int64_t c = 0; c < rows.width; ++c) out[c] = load(a + c);
       continue;
     }
-    const Knots<A, int64_t> knots = knots_at(t, n, s[k]);
-    const V* before = knots.before >= 0 ? x + knots.before * stride : a;
-    const V* after = knots.after >= 0 ? x + knots.after * stride : b;
-    for (int64_t c = 0; c < width; ++c) {
-      o[c] = pchip(knots, s[k].weight, A(load(before + c)), A(load(a + c)), A(load(b + c)), A(load(after + c)));
+    const Knots<A, int64_t> knots = knots_at(rows.t, rows.samples, s);
+    const V* before = knots.before >= 0 ? rows.row(knots.before) : a;
+    const V* after = knots.after >= 0 ? rows.row(knots.after) : b;
+    for (int64_t c = 0; c < rows.width; ++c) {
+      out[c] = pchip(knots, s.weight, A(load(before + c)), A(load(a + c)), A(load(b + c)), A(load(after + c)));
     }
   }
 }
 
-template <class V, class A>
-void angle_block(const V* x, int64_t stride, const Stencil<A, int64_t>* s, int rows, int64_t width, A* out,
-                 int64_t out_stride) {
-  for (int k = 0; k < rows; ++k) {
-    const V* a = x + s[k].first * stride;
-    const V* b = x + s[k].second * stride;
-    A* o = out + k * out_stride;
-    const bool copy = s[k].first == s[k].second;
-    for (int64_t c = 0; c < width; ++c) {
-      o[c] = copy ? wrap(A(load(a + c))) : lerp_angle(s[k].weight, A(load(a + c)), A(load(b + c)));
-    }
+// A row without direction is not valid.
+template <class Op, class V, class A, class Time> void quaternion_rows(const Rows<V, A, Time>& rows) {
+  for (int k = 0; k < rows.count; ++k) {
+    Stencil<A, int64_t>& s = rows.stencils[k];
+    const bool copy = s.first == s.second;
+    s.valid &= Op::row(copy, s.weight, rows.row(s.first), rows.row(s.second), rows.out + k * rows.out_stride);
   }
 }
 
-// slerp (position = 0) and pose (position = 3 linear columns first). A quaternion without direction is not valid.
-template <class V, class A>
-void quaternion_block(const V* x, int64_t stride, Stencil<A, int64_t>* s, int rows, int position, A* out,
-                      int64_t out_stride) {
-  for (int k = 0; k < rows; ++k) {
-    const V* a = x + s[k].first * stride;
-    const V* b = x + s[k].second * stride;
-    A* o = out + k * out_stride;
-    const bool copy = s[k].first == s[k].second;
-    for (int c = 0; c < position; ++c) o[c] = copy ? A(load(a + c)) : lerp(s[k].weight, A(load(a + c)), A(load(b + c)));
-    A q0[4], q1[4];
-    for (int c = 0; c < 4; ++c) {
-      q0[c] = load(a + position + c);
-      q1[c] = load(b + position + c);
+// Step 2, for one formula.
+template <class Op, class V, class A, class Time> void apply(const Rows<V, A, Time>& rows) {
+  if constexpr (Op::kShape == Shape::four) {
+    cubic_rows(rows);
+  } else if constexpr (Op::kShape == Shape::quaternion) {
+    quaternion_rows<Op>(rows);
+  } else if constexpr (Op::kShape == Shape::bin) {
+    if (any_repeats(rows.t, rows.samples, rows.stencils, rows.count)) {
+      const auto repeats = [&](int64_t j) { return j + 1 < rows.samples && rows.t[j + 1] == rows.t[j]; };
+      for (int k = 0; k < rows.count; ++k) bin_of<Op, 0>(rows, k, repeats);
+      return;
     }
-    const bool good = copy ? normalize(q0, o + position) : slerp(s[k].weight, q0, q1, o + position);
-    s[k].valid = s[k].valid && good;
+    with_width<1, 2, 3, 4, 6, 7, 8, 14, 16>(rows.width, [&](auto w) {
+      for (int k = 0; k < rows.count; ++k) bin_of<Op, decltype(w)::value>(rows, k, [](int64_t) { return false; });
+    });
+  } else {
+    with_width<1, 2, 3, 4, 6, 7, 8, 14, 16>(rows.width, [&](auto w) {
+      for (int k = 0; k < rows.count; ++k) two_of<Op, decltype(w)::value>(rows, k);
+    });
   }
 }
 
-template <class V, class A, class Time>
-void formula(Mode mode, const V* x, int64_t stride, const Time* t, int64_t n, Stencil<A, int64_t>* s, int rows,
-             int64_t width, A* out, int64_t out_stride) {
-  if (n == 0) {
-    for (int k = 0; k < rows; ++k) {
-      for (int64_t c = 0; c < width; ++c) out[k * out_stride + c] = A(NAN);
-    }
-    return;
-  }
-  switch (mode) {
-    case Mode::cubic: return cubic_block(x, stride, t, n, s, rows, width, out, out_stride);
-    case Mode::angle: return angle_block(x, stride, s, rows, width, out, out_stride);
-    case Mode::slerp: return quaternion_block(x, stride, s, rows, 0, out, out_stride);
-    case Mode::pose: return quaternion_block(x, stride, s, rows, 3, out, out_stride);
-    case Mode::mean:
-      if (any_repeats(t, n, s, rows)) return mean_block_repeats(x, stride, t, n, s, rows, width, out, out_stride);
-      return mean_block(x, stride, s, rows, width, out, out_stride);
-    default: return linear_block(x, stride, s, rows, width, out, out_stride);
+template <class V, class A, class Time> void apply(Mode mode, const Rows<V, A, Time>& rows) {
+  if (rows.samples > 0) return with_formula(mode, [&]<class Op>(Op) { apply<Op>(rows); });
+  for (int k = 0; k < rows.count; ++k) {
+    for (int64_t c = 0; c < rows.width; ++c) rows.out[k * rows.out_stride + c] = A(NAN);
   }
 }
 
@@ -236,16 +193,17 @@ void store_block(const A* rows_in, int64_t in_stride, int64_t rows, int64_t widt
 }
 
 // Step 1. bracket[0]: the last bracket found, bracket[1]: the step that led to it.
-template <class A, class Time>
+template <class Search, class A, class Time>
 void stencils(const Stream& stream, const Time* t, const char* x, int64_t row_bytes, const Block& block,
               const Time* target, int64_t count, int64_t* bracket, Stencil<A, int64_t>* s) {
   const Time shift = time_value<Time>(stream.shift), max_gap = time_value<Time>(stream.max_gap);
   int64_t at = bracket[0], step = bracket[1];
   for (int64_t k = 0; k < block.rows; ++k) {
-    int64_t found;
     const int64_t j = block.first_target + k;
-    const auto bin = [&](Time* low, Time* high) { return bin_edges(target, count, j, shift, low, high); };
-    s[k] = stencil_at<A>(stream.mode, t, block.samples, minus(target[j], shift), max_gap, at + step, bin, &found);
+    const auto edges = [&](Time* low, Time* high) { return bin_edges(target, count, j, shift, low, high); };
+    const Time time = minus(target[j], shift);
+    const int64_t found = locate<false>(t, block.samples, time, at + step);
+    s[k] = Search::template at<A>(t, block.samples, found, time, max_gap, edges);
     step = found > at ? found - at : step;
     at = found;
     const int64_t ahead = at + kAhead * step;
@@ -271,18 +229,17 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
   const int rows = int(block.rows);
 
   Stencil<A, int64_t> s[kRows];
-  stencils(stream, t, reinterpret_cast<const char*>(x), stride * int64_t(sizeof(V)), block, target, count, bracket, s);
+  with_search(stream.mode, [&]<class Search>(Search) {
+    const char* bytes = reinterpret_cast<const char*>(x);
+    stencils<Search>(stream, t, bytes, stride * int64_t(sizeof(V)), block, target, count, bracket, s);
+  });
   const bool direct = out.dtype == (sizeof(A) == 4 ? DType::f32 : DType::f64);
   A scratch[kRows * kColumns];
   for (int64_t c = 0; c < stream.dim; c += kColumns) {
     const int64_t width = stream.dim - c < kColumns ? stream.dim - c : kColumns;
-    if (direct) {
-      A* at = static_cast<A*>(out.data) + block.output_row * out.width + stream.column + c;
-      formula(stream.mode, x + c, stride, t, n, s, rows, width, at, out.width);
-    } else {
-      formula(stream.mode, x + c, stride, t, n, s, rows, width, scratch, kColumns);
-      store_block(scratch, kColumns, block.rows, width, out, block.output_row, stream.column + c);
-    }
+    A* made = direct ? static_cast<A*>(out.data) + block.output_row * out.width + stream.column + c : scratch;
+    apply(stream.mode, Rows<V, A, Time>{x + c, stride, t, n, s, rows, width, made, direct ? out.width : kColumns});
+    if (!direct) store_block(scratch, kColumns, block.rows, width, out, block.output_row, stream.column + c);
   }
   for (int k = 0; k < rows; ++k) out.valid[(block.output_row + k) * out.streams + stream_index] = s[k].valid;
 }

@@ -33,22 +33,22 @@ template <class V> constexpr bool kMixture = std::is_same_v<V, Any> || std::is_s
 
 // Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
 // x 8 64, x 7 72, x 6 80, x 5 96.
-template <class V, int VEC, bool kLinear>
-constexpr int kBlocks = kLinear                                                                ? (VEC ? 10 : 12)
-                        : std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8 ? 5
-                        : std::is_same_v<V, AnyFloat>                                          ? 6
-                        : VEC                                                                  ? 7
-                                                                                               : 8;
+template <class V, int VEC, bool kLinear> constexpr int blocks_an_sm() {
+  if (kLinear) return VEC == 0 ? 12 : 10;
+  if (std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8) return 5;
+  if (std::is_same_v<V, AnyFloat>) return 6;
+  return VEC == 0 ? 8 : 7;
+}
 
 constexpr int kNarrowBytes =
     ROBOCACHE_NARROW_BYTES;             // a row's, at most: two sectors, or one where two values are an access
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh, of streams that are not `single`; 0: all streams are narrow. kLinear: see
+// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kLinear: see
 // tasks.cuh.
 template <class Time, class V, int VEC, int Cap, bool kLinear>
-__global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
+__global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const Targets targets, const Output out) {
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -68,11 +68,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<V, VEC, kLinear>)
     const int mine = int(lane & (launch.rows - 1));
     const Cursor<Time> c(launch, s, targets, episode, row0 + (mine < rows ? mine : rows - 1));
     episode = __shfl_sync(~0u, c.batch, 0);
-    const Place here{out, launch.row_bytes, row0, rows};
+    const TileRows here{out, launch.row_bytes, row0, rows};
     const auto run = [&]<class W>(W) __attribute__((always_inline)) {
-      if (VEC == 0 || s.way >= Way::narrow) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
+      if (VEC == 0 || s.route >= Route::staged) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
       if constexpr (VEC > 1) {
-        if (s.way == Way::single) return wide_tile<kLinear, W, 1>(s, c, here, shared);
+        if (s.route == Route::values) return wide_tile<kLinear, W, 1>(s, c, here, shared);
       }
       if constexpr (VEC > 0) wide_tile<kLinear, W, VEC>(s, c, here, shared);
     };
@@ -111,7 +111,7 @@ bool aligned(const Stream& s, const Output& out, int64_t vec) {
 
 // Bytes that a narrow tile's samples take at the stream's mean rate, some more at either end included; 0 where that is
 // too much. What shared memory does not get, L1 has.
-int64_t room_for(const Stream& s, const Targets& targets) {
+int64_t staging_bytes(const Stream& s, const Targets& targets) {
   const double samples = double(s.length) * double(s.offsets ? 1 : targets.batch);
   const double bytes = (samples / double(targets.rows) * (kRows + 1) + 12) * double(s.dim * bytes_of(s.dtype)) + 32;
   return bytes <= kStaged ? int64_t(bytes) : 0;
@@ -119,13 +119,13 @@ int64_t room_for(const Stream& s, const Targets& targets) {
 
 // Narrow: packed rows that accesses of 16 bytes do not fit, or only a few of two values, unless their samples take too
 // much room.
-Way way_of(const Stream& s, const Targets& targets, const Output& out) {
-  if (s.mode == Mode::slerp && aligned_in(s, 4) && aligned_out(s, out, 4)) return Way::quaternion;
-  if (s.mode == Mode::slerp || s.mode == Mode::pose) return Way::narrow;
+Route route_of(const Stream& s, const Targets& targets, const Output& out) {
+  if (s.mode == Mode::slerp && aligned_in(s, 4) && aligned_out(s, out, 4)) return Route::quaternions;
+  if (s.mode == Mode::slerp || s.mode == Mode::pose) return Route::staged;
   const int64_t bytes = bytes_of(s.dtype), row = s.dim * bytes;
   const bool pairs = aligned(s, out, 2), packed = s.value_row_stride == s.dim && !aligned_in(s, 16 / bytes);
-  if (row > 0 && row <= kNarrowBytes / (pairs ? 2 : 1) && packed && room_for(s, targets) > 0) return Way::narrow;
-  return pairs ? Way::wide : Way::single;
+  if (row > 0 && row <= kNarrowBytes / (pairs ? 2 : 1) && packed && staging_bytes(s, targets) > 0) return Route::staged;
+  return pairs ? Route::packs : Route::values;
 }
 
 template <class Time, class V, int VEC, int Cap, bool kLinear = false>
@@ -135,8 +135,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
     bool narrow = true, fits = true;
     for (int m = 0; m < count; ++m) {
       const Source& s = p.s[m];
-      narrow = narrow && s.way >= Way::narrow;
-      fits = fits && (s.way != Way::wide || aligned(s, out, VEC));
+      narrow = narrow && s.route >= Route::staged;
+      fits = fits && (s.route != Route::packs || aligned(s, out, VEC));
     }
     if (narrow) return launch<Time, V, 0, Cap, kLinear>(p, targets, out, queue);
     if constexpr (VEC > 2) {
@@ -147,18 +147,18 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   for (int m = 0; m < count; ++m) {
     Source& s = p.s[m];
     const int64_t wider = s.dtype == DType::f64 ? 8 : 4;
-    if (s.way == Way::narrow) {
-      s.alone = out.width == s.dim && !out.scale && reinterpret_cast<uintptr_t>(out.data) % 16 == 0;
-      s.fours = aligned_out(s, out, 4) && !s.alone;
-      s.packs = Divisor::of(s.fours ? s.dim / 4 : s.dim);
+    if (s.route == Route::staged) {
+      s.whole_rows = out.width == s.dim && !out.scale && reinterpret_cast<uintptr_t>(out.data) % 16 == 0;
+      s.by_four = aligned_out(s, out, 4) && !s.whole_rows;
+      s.accesses = Divisor::of(s.by_four ? s.dim / 4 : s.dim);
       const bool packed = s.value_row_stride == s.dim && s.length > 0;
-      s.most = packed ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : -1;
-      s.end =
+      s.counted = packed ? int((kDivisible - 1) / std::max<int64_t>(s.dim, 1)) : -1;
+      s.values_end =
           (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
-      staged = std::max(staged, room_for(s, targets));
+      staged = std::max(staged, staging_bytes(s, targets));
       tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
-    } else if (s.way != Way::quaternion) {
-      s.packs = Divisor::of(std::max<int64_t>(s.dim / (s.way == Way::single ? 1 : std::max(VEC, 1)), 1));
+    } else if (s.route != Route::quaternions) {
+      s.accesses = Divisor::of(std::max<int64_t>(s.dim / (s.route == Route::values ? 1 : std::max(VEC, 1)), 1));
       const int64_t entries = kRows * (wider == 8 ? sizeof(Entry<double, double>) : sizeof(Entry<float, float>));
       const int64_t outer = kRows * (wider == 8 ? sizeof(Outer<double, double>) : sizeof(Outer<float, float>));
       wide = std::max(wide, entries + (s.mode == Mode::cubic ? outer : 0));
@@ -176,12 +176,12 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   // Where episodes have to be searched, a warp goes on to the next tiles, if there are enough for the whole card.
   const bool many = VEC == 0 && kLinear && targets.rows >= kManyRows;
   p.tiles = !many ? 1 : targets.offsets ? ROBOCACHE_JAGGED_TILES : ROBOCACHE_DENSE_TILES;
-  const int64_t step = kWarps * p.tiles * p.rows, places = (targets.rows + step - 1) / step,
-                most = (kDivisible - 1) / count;
-  for (int64_t place = 0; place < places; place += most) {
-    p.row0 = place * step;
+  const int64_t rows = kWarps * p.tiles * p.rows, blocks = (targets.rows + rows - 1) / rows;  // of one stream
+  const int64_t together = (kDivisible - 1) / count;
+  for (int64_t first = 0; first < blocks; first += together) {
+    p.row0 = first * rows;
     fuse_kernel<Time, V, VEC, Cap, kLinear>
-        <<<unsigned(std::min(most, places - place) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
+        <<<unsigned(std::min(together, blocks - first) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
   }
 }
 
@@ -195,7 +195,7 @@ void launch_streams(const Stream* streams, int first, int count, const Targets& 
   for (int m = 0; m < count; ++m) {
     static_cast<Stream&>(p.s[m]) = streams[first + m];
     p.s[m].index = first + m;
-    p.s[m].way = way_of(p.s[m], targets, out);
+    p.s[m].route = route_of(p.s[m], targets, out);
     same = same && p.s[m].dtype == dtype;
     wide = wide || p.s[m].dtype == DType::f64;
     linear = linear && p.s[m].mode == Mode::linear;

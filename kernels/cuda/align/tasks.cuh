@@ -37,19 +37,23 @@ constexpr int kRows = 32;             // targets a tile, at most: one a lane
 constexpr int kFewestRows = 2;        // of wide rows
 constexpr int kFew = 8, kMany = 240;  // streams a launch; the parameters travel by value (kMany: 30.2 of 32 KiB)
 
-// How a stream's values move. wide.cuh: several an access; one an access, whatever the other streams' are. narrow.cuh:
-// through shared memory; slerp whose samples and results are one aligned access each.
-enum class Way : uint8_t { wide, single, narrow, quaternion };
+// How a stream's values move.
+enum class Route : uint8_t {
+  packs,        // wide.cuh: several neighbours an access
+  values,       // wide.cuh: one an access, whatever the other streams' are
+  staged,       // narrow.cuh: through shared memory
+  quaternions,  // narrow.cuh: slerp whose samples and results are one aligned access each
+};
 
 // A stream as the kernels take it.
 struct Source : Stream {
-  int64_t end;    // narrow.cuh: elements up to the end of its last row
-  Divisor packs;  // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
-  int index;      // among the call's streams
-  int most;       // narrow.cuh: samples of an episode whose elements 32 bits count; -1 where rows are not packed
-  Way way;
-  bool fours;  // narrow.cuh: four neighbours of an output row are one aligned store
-  bool alone;  // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
+  int64_t values_end;  // narrow.cuh: elements up to the end of its last row
+  Divisor accesses;    // wide.cuh: accesses a row; narrow.cuh: stores a row, of four values or one
+  int index;           // among the call's streams
+  int counted;         // narrow.cuh: samples of an episode whose elements 32 bits count; -1 where rows are not packed
+  Route route;
+  bool by_four;     // narrow.cuh: four neighbours of an output row are one aligned store
+  bool whole_rows;  // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
 
 // Lean kernels (kLinear) are for streams that are all linear and whose values leave in the dtype they came in. To take
@@ -123,34 +127,36 @@ template <class Time> struct Cursor {
 };
 
 // The samples around a target, in 32-bit indices.
-template <class Time> struct Near {
+template <class Time> struct Window {
   const Time* t;
   int n, guess;  // guess: where a steady rate would have the last sample at or before the target
   int64_t base;
 };
 
-constexpr int64_t kReach = int64_t(1) << 30;
+constexpr int64_t kWindow = int64_t(1) << 30;
 
-template <class Time> __device__ Near<Time> near(const Cursor<Time>& c, const Source& s) {
+template <class Time> __device__ Window<Time> window_of(const Cursor<Time>& c, const Source& s) {
   const float part = __fdividef(float(minus(c.x, c.begins)), float(minus(c.ends, c.begins)));
-  if (c.n < kReach) {
+  if (c.n < kWindow) {
     const int n = int(c.n), guess = __float2int_rz(part * float(n - 1));  // saturates; NaN gives 0
     return {c.t, n, max(min(guess, n - 1), 0), c.base};
   }
   // An episode of a billion samples and more is searched here, and then seen through a window around the place.
   const int64_t guess = max(min(__float2ll_rz(part * float(c.n - 1)), static_cast<long long>(c.n - 1)), 0ll);
-  int64_t low = locate<false>(c.t, c.n, c.x, guess) - kReach / 2;
-  low = low < 0 ? 0 : low > c.n - kReach ? c.n - kReach : low;
-  return {c.t + low, int(kReach), int(kReach / 2), c.base + low * s.value_row_stride};
+  int64_t low = locate<false>(c.t, c.n, c.x, guess) - kWindow / 2;
+  low = low < 0 ? 0 : low > c.n - kWindow ? c.n - kWindow : low;
+  return {c.t + low, int(kWindow), int(kWindow / 2), c.base + low * s.value_row_stride};
 }
 
 template <bool kLinear, class A, class Time>
-__device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, const Near<Time>& d) {
-  const auto bin = [&](Time* low, Time* high) {
+__device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, const Window<Time>& window) {
+  const auto edges = [&](Time* low, Time* high) {
     return bin_edges(c.target, c.count, c.k, time_value<Time>(s.shift), low, high);
   };
-  int at;
-  return stencil_at<A>(mode_of<kLinear>(s), d.t, d.n, c.x, time_value<Time>(s.max_gap), d.guess, bin, &at);
+  const int i = locate<false>(window.t, window.n, c.x, window.guess);
+  return with_search(mode_of<kLinear>(s), [&]<class Search>(Search) __attribute__((always_inline)) {
+    return Search::template at<A>(window.t, window.n, i, c.x, time_value<Time>(s.max_gap), edges);
+  });
 }
 
 // ---- values ---------------------------------------------------------------------------------------------------------
@@ -165,8 +171,8 @@ struct Tile {
   DType dtype;
 };
 
-// Which rows those are, until the search is done: fewer registers.
-struct Place {
+// Which rows those are, until the search is done: fewer registers than a Tile.
+struct TileRows {
   const Output& out;
   int64_t row_bytes, row;
   int rows;

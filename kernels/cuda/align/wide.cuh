@@ -8,14 +8,18 @@
 namespace robocache::align {
 namespace {
 
-// What a row's elements need. first, second: the two rows around the target; or a bin's two, their mean lying half-way.
-// mean: first is the bin's first sample, `samples` how many it holds, and `weight` 1 / samples; mean_of_last: second is
-// the first one's stamp.
-enum class Kind : int { none, copy, two, mean, mean_of_last };
+// What a row's elements are made of.
+enum class Made : int {
+  none,
+  copy,          // of `first`
+  two,           // of the two rows around the target; or a bin's two, their mean lying half-way
+  mean,          // first: the bin's first sample, `samples` how many it holds, weight: 1 / samples
+  mean_of_last,  // as mean, where stamps repeat; second: the first one's stamp
+};
 template <class V, class A> struct Entry {
   const V *first, *second;
   A weight;
-  Kind kind;
+  Made made;
   int samples;
 };
 
@@ -27,62 +31,62 @@ template <class V, class A> struct Outer {
 };
 
 template <class V, class A, class Time>
-__device__ Entry<V, A> entry_of(const Source& s, const Near<Time>& d, const Stencil<A, int>& st) {
-  const V* x = static_cast<const V*>(s.values) + d.base;
-  if (d.n == 0) return {nullptr, nullptr, A(0), Kind::none, 0};
-  const V* first = x + st.first * s.value_row_stride;
-  if (st.mean) {
-    const int samples = st.second - st.first;
-    const Time* t = d.t + st.first;
-    if (repeats_in(t, samples)) return {first, reinterpret_cast<const V*>(t), A(0), Kind::mean_of_last, samples};
-    return {first, first + s.value_row_stride, A(1) / A(samples), samples == 2 ? Kind::two : Kind::mean, samples};
+__device__ Entry<V, A> entry_of(const Source& s, const Window<Time>& window, const Stencil<A, int>& stencil) {
+  const V* x = static_cast<const V*>(s.values) + window.base;
+  if (window.n == 0) return {nullptr, nullptr, A(0), Made::none, 0};
+  const V* first = x + stencil.first * s.value_row_stride;
+  if (stencil.bin) {
+    const int samples = stencil.second - stencil.first;
+    const Time* t = window.t + stencil.first;
+    if (repeats_in(t, samples)) return {first, reinterpret_cast<const V*>(t), A(0), Made::mean_of_last, samples};
+    return {first, first + s.value_row_stride, A(1) / A(samples), samples == 2 ? Made::two : Made::mean, samples};
   }
   // by index: where a stride of 0 makes two rows one, they are still two
-  return {first, x + st.second * s.value_row_stride, st.weight, st.first == st.second ? Kind::copy : Kind::two, 0};
+  const Made made = stencil.first == stencil.second ? Made::copy : Made::two;
+  return {first, x + stencil.second * s.value_row_stride, stencil.weight, made, 0};
 }
 
 template <class V, class A, class Time>
-__device__ Outer<V, A> outer_of(const Source& s, const Near<Time>& d, const Stencil<A, int>& st) {
-  const V* x = static_cast<const V*>(s.values) + d.base;
-  const Knots<A, int> k = knots_at(d.t, d.n, st);
-  return {x + (k.before >= 0 ? k.before : st.first) * s.value_row_stride,
-          x + (k.after >= 0 ? k.after : st.second) * s.value_row_stride, k};
+__device__ Outer<V, A> outer_of(const Source& s, const Window<Time>& window, const Stencil<A, int>& stencil) {
+  const V* x = static_cast<const V*>(s.values) + window.base;
+  const Knots<A, int> k = knots_at(window.t, window.n, stencil);
+  return {x + (k.before >= 0 ? k.before : stencil.first) * s.value_row_stride,
+          x + (k.after >= 0 ? k.after : stencil.second) * s.value_row_stride, k};
 }
 
-// Which rows the elements of a tile need: both around the target, with nothing to ask; both, one or none; one or none.
-enum class Rows : int { both, any, copies };
-
-// At most two rows an element: linear and the copying modes, angle. U elements' loads are issued before the first is
-// used: two pairs of 16 bytes are 64 KiB an SM at half occupancy, four times what 3 TB/s at 700 ns needs; narrower
-// ones, and one instead of two, are fewer bytes each, so more of them.
-template <Rows kNeeds, class O, int VEC, class V, class A, class Formula>
-__device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
-  constexpr int U = sizeof(V) * VEC == 16 && kNeeds != Rows::copies ? 2 : 4;
-  constexpr bool kPlain = kNeeds == Rows::both;
-  const unsigned packs = unsigned(s.dim / VEC), total = unsigned(tile.rows) * packs, column = unsigned(s.column);
+// At most two rows an element: linear and the copying modes, angle. kBoth: every row has both, so there is nothing to
+// ask. U elements' loads are issued before the first is used: two pairs of 16 bytes are 64 KiB an SM at half occupancy,
+// four times what 3 TB/s at 700 ns needs; narrower ones, and one instead of two, are fewer bytes each, so more of them.
+template <class Op, bool kBoth, class O, int VEC, class V, class A>
+__device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
+  constexpr bool kOne = Op::kShape == Shape::one;
+  constexpr int U = sizeof(V) * VEC == 16 && !kOne ? 2 : 4;
+  const unsigned accesses = unsigned(s.dim / VEC), total = unsigned(tile.rows) * accesses, column = unsigned(s.column);
   for (unsigned begin = threadIdx.x % 32; begin < total; begin += 32 * U) {
     Pack<V, VEC> a[U], b[U];
     unsigned row[U], at[U];
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       const unsigned e = begin + 32 * u;
-      row[u] = s.packs.quotient(e);
-      at[u] = (e - row[u] * packs) * VEC;
-      if (e < total && (kPlain || entries[row[u]].kind != Kind::none)) {
+      row[u] = s.accesses.quotient(e);
+      at[u] = (e - row[u] * accesses) * VEC;
+      if (e < total && (kBoth || entries[row[u]].made != Made::none)) {
         a[u] = load_pack<VEC>(entries[row[u]].first + at[u]);
-        b[u] = kNeeds == Rows::copies ? a[u] : load_pack<VEC>(entries[row[u]].second + at[u]);
+        b[u] = kOne ? a[u] : load_pack<VEC>(entries[row[u]].second + at[u]);
       }
     }
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       if (begin + 32 * u >= total) break;
       const A weight = entries[row[u]].weight;
-      const Kind kind = kPlain ? Kind::two : entries[row[u]].kind;
+      const Made made = kBoth ? Made::two : entries[row[u]].made;
       A y[VEC];
 #pragma unroll
-      for (int v = 0; v < VEC; ++v)
-        y[v] = formula(kind == Kind::copy, weight, A(load(a[u].v + v)), A(load(b[u].v + v)));
-      if (kind == Kind::none) {
+      for (int v = 0; v < VEC; ++v) {
+        const A x0 = load(a[u].v + v);
+        y[v] = made == Made::copy ? Op::copy(x0) : Op::between(weight, x0, A(load(b[u].v + v)));
+      }
+      if (made == Made::none) {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
       }
@@ -94,11 +98,11 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
 // One element at a time, for formulas that have loads enough of their own.
 template <int VEC, class V, class A, class Formula>
 __device__ void sweep_one(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
-  const unsigned packs = unsigned(s.dim / VEC), total = unsigned(tile.rows) * packs, column = unsigned(s.column);
+  const unsigned accesses = unsigned(s.dim / VEC), total = unsigned(tile.rows) * accesses, column = unsigned(s.column);
   for (unsigned e = threadIdx.x % 32; e < total; e += 32) {
-    const unsigned row = s.packs.quotient(e), c = (e - row * packs) * VEC;
+    const unsigned row = s.accesses.quotient(e), c = (e - row * accesses) * VEC;
     A y[VEC];
-    if (entries[row].kind == Kind::none) {
+    if (entries[row].made == Made::none) {
 #pragma unroll
       for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
     } else {
@@ -112,7 +116,7 @@ template <int VEC, class V, class A>
 __device__ void cubic_rows(const Source& s, const Entry<V, A>* entries, const Outer<V, A>* outer, const Tile& tile) {
   sweep_one<VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned row, unsigned c, A(&y)[VEC]) {
     const Pack<V, VEC> x0 = load_pack<VEC>(entry.first + c);
-    if (entry.kind == Kind::copy) {
+    if (entry.made == Made::copy) {
 #pragma unroll
       for (int v = 0; v < VEC; ++v) y[v] = load(x0.v + v);
       return;
@@ -160,8 +164,8 @@ __device__ void mean_of(const Entry<V, A>& entry, int64_t stride, unsigned c, A 
 template <int VEC, class Time, class V, class A>
 __device__ void mean_rows(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
   sweep_one<VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned, unsigned c, A(&y)[VEC]) {
-    if (entry.kind == Kind::mean) return mean_of<VEC>(entry, s.value_row_stride, c, y);
-    if (entry.kind == Kind::mean_of_last) {
+    if (entry.made == Made::mean) return mean_of<VEC>(entry, s.value_row_stride, c, y);
+    if (entry.made == Made::mean_of_last) {
       const Time* t = reinterpret_cast<const Time*>(entry.second);
 #pragma unroll
       for (int v = 0; v < VEC; ++v) y[v] = mean_of_last<A>(entry.first + c + v, s.value_row_stride, t, entry.samples);
@@ -171,41 +175,41 @@ __device__ void mean_rows(const Source& s, const Entry<V, A>* entries, const Til
 #pragma unroll
     for (int v = 0; v < VEC; ++v) {
       const A base = load(x0.v + v);
-      y[v] = entry.kind == Kind::copy ? base : lerp(entry.weight, base, A(load(x1.v + v)));
+      y[v] = entry.made == Made::copy ? base : lerp(entry.weight, base, A(load(x1.v + v)));
     }
   });
 }
 
 template <bool kLinear, class V, int VEC, class Time>
-__device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c, const Place& place, char* shared) {
+__device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
+                                          char* shared) {
   using A = typename Accumulator<V>::type;
   Entry<V, A>* entries = reinterpret_cast<Entry<V, A>*>(shared);
   Outer<V, A>* outer = reinterpret_cast<Outer<V, A>*>(entries + kRows);
   const int lane = threadIdx.x % 32;
-  const Near<Time> d = near(c, s);
-  const Stencil<A, int> st = stencil_of<kLinear, A>(s, c, d);
-  const Entry<V, A> entry = entry_of<V>(s, d, st);
+  const Window<Time> window = window_of(c, s);
+  const Stencil<A, int> stencil = stencil_of<kLinear, A>(s, c, window);
+  const Entry<V, A> entry = entry_of<V>(s, window, stencil);
   entries[lane] = entry;
-  if (mode_of<kLinear>(s) == Mode::cubic && entry.kind == Kind::two) outer[lane] = outer_of<V>(s, d, st);
-  const Tile tile = place.tile(s);
-  if (lane < tile.rows) tile.valid[lane * tile.streams] = st.valid;
+  if (mode_of<kLinear>(s) == Mode::cubic && entry.made == Made::two) outer[lane] = outer_of<V>(s, window, stencil);
+  const Tile tile = tile_rows.tile(s);
+  if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid;
   __syncwarp();
-  const auto linear = [](bool copy, A w, A x0, A x1) { return copy ? x0 : lerp(w, x0, x1); };
   if constexpr (kLinear) {
-    if (__all_sync(~0u, entry.kind == Kind::two)) return sweep_two<Rows::both, V, VEC>(s, entries, tile, linear);
-    return sweep_two<Rows::any, V, VEC>(s, entries, tile, linear);
+    if (__all_sync(~0u, entry.made == Made::two)) return sweep_two<Linear, true, V, VEC>(s, entries, tile);
+    return sweep_two<Linear, false, V, VEC>(s, entries, tile);
   }
-  switch (s.mode) {
-    case Mode::cubic: return cubic_rows<VEC>(s, entries, outer, tile);
-    case Mode::angle:
-      return sweep_two<Rows::any, void, VEC>(
-          s, entries, tile, [](bool copy, A w, A x0, A x1) { return copy ? wrap(x0) : lerp_angle(w, x0, x1); });
-    case Mode::mean:
-      if (__any_sync(~0u, entry.kind > Kind::two)) return mean_rows<VEC, Time>(s, entries, tile);
-      [[fallthrough]];
-    case Mode::linear: return sweep_two<Rows::any, void, VEC>(s, entries, tile, linear);
-    default: return sweep_two<Rows::copies, void, VEC>(s, entries, tile, [](bool, A, A x, A) { return x; });
-  }
+  // Without a bin of three and more samples a mean is linear.
+  const bool linear = s.mode == Mode::mean && !__any_sync(~0u, entry.made > Made::two);
+  with_formula(linear ? Mode::linear : s.mode, [&]<class Op>(Op) __attribute__((always_inline)) {
+    if constexpr (Op::kShape == Shape::four) {
+      cubic_rows<VEC>(s, entries, outer, tile);
+    } else if constexpr (Op::kShape == Shape::bin) {
+      mean_rows<VEC, Time>(s, entries, tile);
+    } else if constexpr (Op::kShape != Shape::quaternion) {  // those are never wide
+      sweep_two<Op, false, void, VEC>(s, entries, tile);
+    }
+  });
 }
 
 }  // namespace

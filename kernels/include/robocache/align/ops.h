@@ -1,5 +1,12 @@
-// Values from the samples of a stencil.
+// What is made of the samples of a stencil: a formula is a type with
+//
+//   kShape   what it needs: see Shape
+//   reach()  the samples that one value depends on
+//   and the value: of elements (copy, between), of four samples (pchip.h), or of a quaternion (row).
+//
+// A mode is a search (stencil.h) and a formula; with_search and with_formula are the only ones to ask for its name.
 #pragma once
+#include "robocache/align/pchip.h"
 #include "robocache/align/stencil.h"
 #include "robocache/core/storage.h"
 #include "robocache/geometry/angle.h"
@@ -8,64 +15,96 @@
 namespace robocache::align {
 inline namespace RC_ISA {
 
-// Derivative at an inner knot: Fritsch & Butland's weighted harmonic mean (SIAM J. Sci. Stat. Comput. 5, 1984), as
-// SciPy's PchipInterpolator; 0 where the slopes' signs differ or one is 0. One division, since it runs for every
-// element: the quotient is at most 1 / w1, so that neither steep nor flat slopes leave the range of floats on the way.
-// No branch: a quotient that is not wanted is 1 / 1 (0 / 0 takes a GPU's slow path).
-template <class A> RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right) {
-  const bool opposed = (int(s_left <= A(0)) & int(s_right >= A(0))) | (int(s_left >= A(0)) & int(s_right <= A(0)));
-  const A w1 = h_right + h_right + h_left, w2 = h_right + h_left + h_left;
-  const A over = opposed ? A(1) : s_right, under = opposed ? A(1) : fused(w1, s_right, w2 * s_left);
-  const A mean = (w1 + w2) * s_left * (over / under);
-  return opposed ? A(0) : mean;  // NaN is opposed to nothing
-}
-// Derivative at an end: one-sided three-point estimate, limited to keep the shape. h0, s0: the end's own interval.
-template <class A> RC_INLINE A pchip_end(A h0, A h1, A s0, A s1) {
-  const A d = ((h0 + h0 + h1) * s0 - h0 * s1) / (h0 + h1);
-  if (sign_of(d) != sign_of(s0)) return d != d ? d : A(0);
-  if (sign_of(s0) != sign_of(s1) && magnitude(d) > A(3) * magnitude(s0)) return A(3) * s0;
-  return d;
-}
-
-// The four-sample stencil of monotone cubic interpolation in [first, second], its interval taken as the unit of time.
-// before / after: -1 where there is no such sample. per_before, per_after: 1 / h, once a row.
-template <class A, class I> struct Knots {
-  I before, after;
-  A h_before, h_after, per_before, per_after;
+// What one value is made of.
+enum class Shape {
+  one,         // an element of one sample
+  two,         // elements of the two samples of the stencil
+  four,        // and of one sample more on either side
+  bin,         // elements of all samples in a bin, or as `two`
+  quaternion,  // rows of the two samples
 };
-template <class A, class Time, class I> RC_INLINE Knots<A, I> knots_at(const Time* t, I n, const Stencil<A, I>& s) {
-  Knots<A, I> k{-1, -1, A(0), A(0), A(0), A(0)};
-  const A span = A(minus(t[s.second], t[s.first]));
-  k.before = before_run(t, s.first);
-  if (k.before >= 0) {
-    k.h_before = A(minus(t[s.first], t[k.before])) / span;
-    k.per_before = A(1) / k.h_before;
+
+// Samples [first, stop) that a value depends on.
+template <class I> struct Reach {
+  I first, stop;
+};
+struct OfStencil {
+  template <class A, class Time, class I> RC_INLINE static Reach<I> reach(const Time*, I, const Stencil<A, I>& s) {
+    return {s.first, s.bin ? s.second : s.second + 1};
   }
-  if (s.second + 1 < n) {
-    k.after = last_of_run(t, n, s.second + 1);
-    k.h_after = A(minus(t[k.after], t[s.second])) / span;
-    k.per_after = A(1) / k.h_after;
+};
+
+struct Copy : OfStencil {
+  static constexpr Shape kShape = Shape::one;
+  template <class A> RC_INLINE static A copy(A x) { return x; }
+  template <class A> RC_INLINE static A between(A, A x0, A) { return x0; }
+};
+
+struct Linear : OfStencil {
+  static constexpr Shape kShape = Shape::two;
+  template <class A> RC_INLINE static A copy(A x) { return x; }
+  template <class A> RC_INLINE static A between(A w, A x0, A x1) { return lerp(w, x0, x1); }
+};
+
+struct Angle : OfStencil {
+  static constexpr Shape kShape = Shape::two;
+  template <class A> RC_INLINE static A copy(A x) { return wrap(x); }
+  template <class A> RC_INLINE static A between(A w, A x0, A x1) { return lerp_angle(w, x0, x1); }
+};
+
+struct Cubic {
+  static constexpr Shape kShape = Shape::four;
+  template <class A, class Time, class I> RC_INLINE static Reach<I> reach(const Time* t, I n, const Stencil<A, I>& s) {
+    I first = s.first, stop = s.second + 1;
+    if (s.first != s.second) {
+      const I before = before_run(t, s.first);
+      first = before < 0 ? first : before;
+      stop = stop < n ? last_of_run(t, n, stop) + 1 : stop;
+    }
+    return {first, stop};
   }
-  return k;
-}
-// The straight line, and what the end slopes m0 and m1 bend it by.
-template <class A> RC_INLINE A hermite(A w, A x0, A s1, A m0, A m1) {
-  const A rest = A(1) - w, near = w * rest * rest, far = -(w * w * rest);
-  return fused(far, m1 - s1, fused(near, m0 - s1, fused(w, s1, x0)));
-}
-// Where there is a sample on both sides.
-template <class A, class I> RC_INLINE A pchip_between(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
-  const A s0 = (x0 - xb) * k.per_before, s1 = x1 - x0, s2 = (xa - x1) * k.per_after;
-  return hermite(w, x0, s1, pchip_inner(k.h_before, A(1), s0, s1), pchip_inner(A(1), k.h_after, s1, s2));
-}
-template <class A, class I> RC_INLINE A pchip(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
-  if (k.before >= 0 && k.after >= 0) return pchip_between(k, w, xb, x0, x1, xa);
-  const A s1 = x1 - x0;
-  if (k.before < 0 && k.after < 0) return fused(w, s1, x0);
-  const A s0 = (x0 - xb) * k.per_before, s2 = (xa - x1) * k.per_after;  // one of them unused
-  const A m0 = k.before >= 0 ? pchip_inner(k.h_before, A(1), s0, s1) : pchip_end(A(1), k.h_after, s1, s2);
-  const A m1 = k.after >= 0 ? pchip_inner(A(1), k.h_after, s1, s2) : pchip_end(A(1), k.h_before, s1, s0);
-  return hermite(w, x0, s1, m0, m1);
+};
+
+// Sums over a bin in sample order, as differences from its first sample: exact for a constant signal.
+struct Mean : Linear {
+  static constexpr Shape kShape = Shape::bin;
+};
+
+// `kPosition` linear columns, and a quaternion behind them.
+template <int kPosition> struct Quaternion : OfStencil {
+  static constexpr Shape kShape = Shape::quaternion;
+  // The row y; false where a quaternion has no direction.
+  template <class A, class V> RC_INLINE static bool row(bool copy, A w, const V* a, const V* b, A* y) {
+    RC_UNROLL
+    for (int c = 0; c < kPosition; ++c) y[c] = copy ? A(load(a + c)) : lerp(w, A(load(a + c)), A(load(b + c)));
+    A q0[4], q1[4], q[4];
+    RC_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      q0[c] = load(a + kPosition + c);
+      q1[c] = load(b + kPosition + c);
+    }
+    const bool good = copy ? normalize(q0, q) : slerp(w, q0, q1, q);
+    RC_UNROLL
+    for (int c = 0; c < 4; ++c) y[kPosition + c] = q[c];
+    return good;
+  }
+};
+using Slerp = Quaternion<0>;
+using Pose = Quaternion<3>;
+
+// f(formula) with the one that a mode uses.
+template <class F> RC_INLINE auto with_formula(Mode mode, const F& f) {
+  switch (mode) {
+    case Mode::nearest:
+    case Mode::previous:
+    case Mode::next: return f(Copy());
+    case Mode::cubic: return f(Cubic());
+    case Mode::mean: return f(Mean());
+    case Mode::slerp: return f(Slerp());
+    case Mode::pose: return f(Pose());
+    case Mode::angle: return f(Angle());
+    default: return f(Linear());
+  }
 }
 
 }  // namespace RC_ISA

@@ -9,6 +9,10 @@ namespace robocache::align {
 
 // The modes' values are the positions in MODES of robocache/ops/modes.py.
 enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle };
+constexpr int64_t kModes = int64_t(Mode::angle) + 1;
+// Columns that a mode takes; 0: any number.
+constexpr int64_t columns_of(Mode mode) { return mode == Mode::slerp ? 4 : mode == Mode::pose ? 7 : 0; }
+
 enum class TimeType : int32_t { i64, f64, f32 };
 
 // A number in the call's time dtype.

@@ -9,9 +9,11 @@
 #define RC_INLINE __host__ __device__ __forceinline__
 #define RC_ISA device_code
 #define RC_ROLLED _Pragma("unroll 1")  // a loop of rare code, which must not cost the common code registers
+#define RC_UNROLL _Pragma("unroll")
 #else
 #define RC_ROLLED
 #define RC_INLINE inline __attribute__((always_inline))
+#define RC_UNROLL  // loops of constant length are unrolled anyway
 #ifndef RC_ISA
 #error "define RC_ISA: each instruction set gets its own copy of these functions"
 #endif
