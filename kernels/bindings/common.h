@@ -59,7 +59,9 @@ inline DType output_dtype(at::ScalarType type, const char* op) {
 }
 
 // The kernels take any batch and row stride, but columns (and stamps) side by side.
-inline Tensor with_unit_stride(const Tensor& x) { return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
+inline Tensor with_unit_stride(const Tensor& x) {
+  return x.dim() == 0 || x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous();
+}
 
 // Offsets of a jagged batch: their kind, and, of a host tensor, their values, which can be looked at for free; on a
 // device the caller vouches for them (validate=True looks). Contiguous.

@@ -1,7 +1,12 @@
 #include "isa.h"
 
+#include <cstdlib>
+#include <cstring>
+
 namespace robocache::cpu {
 namespace {
+
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
 Isa best() {
 #if defined(__x86_64__)
@@ -15,19 +20,23 @@ Isa best() {
   return Isa::baseline;
 }
 
+// The best, or a lesser one that ROBOCACHE_ISA names.
+Isa choose() {
+  const Isa most = best();
+  const char* wanted = std::getenv("ROBOCACHE_ISA");
+  for (int i = 0; wanted && i < int(most); ++i) {
+    if (std::strcmp(wanted, kNames[i]) == 0) return Isa(i);
+  }
+  return most;
+}
+
 }  // namespace
 
 Isa isa() {
-  static const Isa chosen = best();
+  static const Isa chosen = choose();
   return chosen;
 }
 
-const char* isa_name() {
-  switch (isa()) {
-    case Isa::avx512: return "avx512";
-    case Isa::avx2: return "avx2";
-    default: return "baseline";
-  }
-}
+const char* isa_name() { return kNames[int(isa())]; }
 
 }  // namespace robocache::cpu

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace robocache::cpu {
 constexpr int64_t kPiece = 1 << 15;
 constexpr int64_t kPiecesPerThread = 16;
 
-// work(p) for every p of [0, pieces), on up to `most` threads.
+// work(p) for every p of [0, pieces), on up to `most` threads. It must not throw.
 template <class Work>
 void in_threads(int64_t pieces, int64_t most, const Work& work, int64_t pieces_per_thread = kPiecesPerThread) {
   const int64_t threads = std::min<int64_t>(most, pieces / pieces_per_thread + 1);
@@ -23,7 +24,11 @@ void in_threads(int64_t pieces, int64_t most, const Work& work, int64_t pieces_p
     for (int64_t p; (p = taken.fetch_add(1)) < pieces;) work(p);
   };
   std::vector<std::thread> helpers;
-  for (int64_t k = 1; k < threads; ++k) helpers.emplace_back(take);
+  helpers.reserve(size_t(threads - 1));
+  try {
+    while (int64_t(helpers.size()) < threads - 1) helpers.emplace_back(take);
+  } catch (const std::system_error&) {  // no more threads are to be had (a container's limit): those there are do it
+  }
   take();
   for (std::thread& helper : helpers) helper.join();
 }

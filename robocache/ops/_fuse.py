@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robocache.ops import _library
-from robocache.ops.modes import MODES, WIDTHS
+from robocache.ops.modes import MODES, PERIODIC, WIDTHS
 
 TIME_DTYPES = (torch.int64, torch.float64, torch.float32)
 VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -27,6 +27,7 @@ class Arguments(NamedTuple):
     modes:          M positions in :data:`~robocache.ops.modes.MODES`
     max_gaps:       M limits in the unit of the times; below 0: none
     shifts:         M numbers, added to the stamps (taken off the targets, in the dtype of the times)
+    periods:        M numbers: a full turn of angle, or of a mean that is to be circular; 0 else
     targets:        ``[B, T]``, or ``[K]`` with ``target_offsets``
     target_offsets: int64 ``[B + 1]`` or None
     out_dtype:      float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8
@@ -39,6 +40,7 @@ class Arguments(NamedTuple):
     modes: Sequence[int]
     max_gaps: Sequence[float]
     shifts: Sequence[float]
+    periods: Sequence[float]
     targets: Tensor
     target_offsets: Tensor | None
     out_dtype: torch.dtype
@@ -57,7 +59,7 @@ def check(a: Arguments) -> None:
     if a.targets.dtype not in TIME_DTYPES:
         raise ValueError(f"target times are {a.targets.dtype}; use int64 nanoseconds (or float64, float32)")
     batch = _rows_of("target times", a.targets, a.target_offsets)
-    for m, (x, t, o, mode) in enumerate(zip(a.values, a.times, a.offsets, a.modes, strict=True)):
+    for m, (x, t, o, mode, period) in enumerate(zip(a.values, a.times, a.offsets, a.modes, a.periods, strict=True)):
         name = f"values[{m}] {x.dtype} {list(x.shape)}, times[{m}] {t.dtype} {list(t.shape)}"
         if x.dtype not in VALUE_DTYPES:
             raise ValueError(f"{name}: use float64, float32, float16 or bfloat16 values")
@@ -72,6 +74,8 @@ def check(a: Arguments) -> None:
         width = WIDTHS.get(MODES[mode])
         if width is not None and x.shape[-1] != width:
             raise ValueError(f"{name}: mode {MODES[mode]} takes {width} columns")
+        if (period == 0 and MODES[mode] == "angle") or (period != 0 and MODES[mode] not in PERIODIC):
+            raise ValueError(f"{name}: period {period} with mode {MODES[mode]}; angle needs one, mean may have one")
     if a.out_dtype not in VALUE_DTYPES and a.out_dtype not in SCALED_DTYPES:
         raise ValueError(
             f"out_dtype {a.out_dtype}; use float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8"
@@ -91,14 +95,46 @@ def _rows_of(name: str, times: Tensor, offsets: Tensor | None) -> int:
     return offsets.shape[0] - 1
 
 
-if _library.available():
+def empty_results(a: Arguments) -> tuple[Tensor, Tensor]:
+    """What the operator returns, without its data. ``ValueError`` as :func:`check`."""
+    check(a)
+    width = sum(x.shape[-1] for x in a.values)
+    return (
+        a.targets.new_empty((*a.targets.shape, width), dtype=a.out_dtype),
+        a.targets.new_empty((*a.targets.shape, len(a.values)), dtype=torch.bool),
+    )
 
-    @torch.library.register_fake("robocache::fuse")
-    def _fake(*flat: Any) -> tuple[Tensor, Tensor]:
-        a = Arguments(*flat)
-        check(a)
-        width = sum(x.shape[-1] for x in a.values)
-        return (
-            a.targets.new_empty((*a.targets.shape, width), dtype=a.out_dtype),
-            a.targets.new_empty((*a.targets.shape, len(a.values)), dtype=torch.bool),
+
+def _backward(
+    grad: Tensor,
+    values: Sequence[Tensor],
+    wanted: Sequence[int],
+    times: Sequence[Tensor],
+    offsets: Sequence[Tensor | None],
+    modes: Sequence[int],
+    shifts: Sequence[float],
+    targets: Tensor,
+    target_offsets: Tensor | None,
+) -> list[Tensor]:
+    """Gradients by the values of the streams that are ``wanted``."""
+    from robocache.ops.reference.align import stream_gradient
+
+    columns = grad.split([x.shape[-1] for x in values], dim=-1)
+    return [
+        stream_gradient(
+            columns[m], values[m], times[m], offsets[m], MODES[modes[m]], shifts[m], targets, target_offsets
         )
+        for m in wanted
+    ]
+
+
+_library.check_schema("fuse", Arguments._fields)
+if _library.available():
+    torch.library.register_fake("robocache::fuse", lambda *flat: empty_results(Arguments(*flat)))
+    # Checked at run time; while shapes are worked out there is nothing to look at.
+    torch.library.register_fake("robocache::first_unsorted", lambda times, offsets: (-1, -1))
+    torch.library.impl("robocache::fuse_backward", "CompositeExplicitAutograd", _backward)
+    torch.library.register_fake(
+        "robocache::fuse_backward",
+        lambda grad, values, wanted, *rest: [torch.empty_like(values[m]) for m in wanted],
+    )

@@ -49,6 +49,17 @@ def _kernels(key: str) -> frozenset[str]:
 _KERNELS = {"cpu": _kernels("CPU"), "cuda": _kernels("CUDA")}
 
 
+def check_schema(op: str, names: tuple[str, ...]) -> None:
+    """Take an extension whose operator has other arguments for none: it was built from other sources."""
+    global _REASON
+    if not available():
+        return
+    found = tuple(a.name for a in getattr(torch.ops.robocache, op).default._schema.arguments)
+    if found != names:
+        _REASON = f"the compiled extension is of other sources ({op} takes {', '.join(found)}); build it again"
+        _KERNELS.clear()
+
+
 def has_kernel(op: str, device: torch.device) -> bool:
     """True where the extension has operator ``op`` for ``device`` (a CPU build has none for CUDA)."""
     return op in _KERNELS.get(device.type, ())

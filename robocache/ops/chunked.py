@@ -18,15 +18,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from robocache.ops import _library
-from robocache.ops.align import StreamSpec, batch_size, common_dtype, fuse_multimodal
+from robocache.ops import _fuse, _library
+from robocache.ops.align import Array, StreamSpec, look, run, to_arguments
+from robocache.ops.modes import MODES
+from robocache.ops.reference.align import unshifted
 
 logger = logging.getLogger("robocache")
+T = TypeVar("T", Tensor, "Tensor | None")
 
 _MB = 2**20
 #: Working bytes of the plain-torch reference beyond its inputs and results: measured, as (a column, fixed).
@@ -90,13 +93,13 @@ def estimate_chunk_size(
 
 def fuse_multimodal_chunked(
     streams: Sequence[StreamSpec],
-    target_times: Tensor,
+    target_times: Array,
     *,
-    target_offsets: Tensor | None = None,
+    target_offsets: Array | None = None,
     max_memory_mb: float = 1024,
     device: torch.device | str | None = None,
     out_dtype: torch.dtype | None = None,
-    out_scale: Tensor | float | None = None,
+    out_scale: Array | float | None = None,
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """:func:`~robocache.ops.align.fuse_multimodal`, bit for bit, a piece of the batch at a time.
@@ -111,48 +114,47 @@ def fuse_multimodal_chunked(
     """
     if not max_memory_mb > 0:
         raise ValueError(f"max_memory_mb must be above 0, got {max_memory_mb}")
-    if not streams:
-        raise ValueError("fuse_multimodal_chunked: no streams")
+    whole = to_arguments(streams, target_times, target_offsets, out_dtype, out_scale)
+    _fuse.check(whole)
     if validate:
-        # The alignment of no columns: every check of the whole input, with its own messages, and little work.
-        bare = [s._replace(values=s.values[..., :0], mode="linear") for s in streams]
-        fuse_multimodal(bare, target_times, target_offsets=target_offsets)
-    batch = batch_size(streams[0].values, streams[0].offsets, target_times, target_offsets)
-    if target_offsets is None and target_times.dim() == 1:
-        target_times = target_times.expand(batch, -1)
-    device = torch.device(device) if device is not None else target_times.device
-    out_dtype = out_dtype or common_dtype([s.values for s in streams])
-    width = sum(s.values.shape[-1] for s in streams)
-    target_bytes = target_times.dtype.itemsize + width * out_dtype.itemsize + len(streams)
+        look(whole)
+    targets = whole.targets
+    device = torch.device(device) if device is not None else targets.device
+    width = sum(x.shape[-1] for x in whole.values)
+    target_bytes = targets.dtype.itemsize + width * whole.out_dtype.itemsize + len(streams)
     extra_sample = extra_target = (0, 0)
     if not _library.has_kernel("fuse", device):
         extra_sample, extra_target = _REFERENCE_SAMPLE_BYTES, _REFERENCE_TARGET_BYTES
         target_bytes += width * extra_target[0] + extra_target[1]
     sources = []
-    for s in streams:
-        dim = s.values.shape[-1]
-        times = s.times.expand(batch, -1) if s.offsets is None and s.times.dim() == 1 else s.times
-        nbytes = dim * (s.values.dtype.itemsize + extra_sample[0]) + times.dtype.itemsize + extra_sample[1]
-        sources.append(_Source(_Rows((s.values, times), s.offsets), nbytes, s))
-    plan = _Plan(sources, _Rows((target_times,), target_offsets), target_bytes)
-    out = target_times.new_empty((*target_times.shape, width), dtype=out_dtype)
-    valid = target_times.new_empty((*target_times.shape, len(streams)), dtype=torch.bool)
-    flat_out, flat_valid = out.view(target_times.numel(), width), valid.view(target_times.numel(), len(streams))
+    for x, times, offsets, mode, shift in zip(
+        whole.values, whole.times, whole.offsets, whole.modes, whole.shifts, strict=True
+    ):
+        nbytes = x.shape[-1] * (x.dtype.itemsize + extra_sample[0]) + times.dtype.itemsize + extra_sample[1]
+        sources.append(_Source(_Rows((x, times), offsets), nbytes, MODES[mode] == "mean", shift))
+    plan = _Plan(sources, _Rows((targets,), whole.target_offsets), target_bytes)
+    out = targets.new_empty((*targets.shape, width), dtype=whole.out_dtype)
+    valid = targets.new_empty((*targets.shape, len(streams)), dtype=torch.bool)
+    flat_out, flat_valid = out.view(targets.numel(), width), valid.view(targets.numel(), len(streams))
+    out_scale = _moved(whole.out_scale, device)
 
     def compute(piece: _Piece) -> tuple[Tensor, Tensor]:
-        value, ok = fuse_multimodal(
-            [_moved(s, device) for s in piece.streams],
-            piece.targets.to(device),
-            target_offsets=None if piece.target_offsets is None else piece.target_offsets.to(device),
-            out_dtype=out_dtype,
-            out_scale=out_scale,
-            validate=False,
+        value, ok = run(
+            whole._replace(
+                values=[_moved(s.values, device) for s in piece.sources],
+                times=[_moved(s.times, device) for s in piece.sources],
+                offsets=[_moved(s.offsets, device) for s in piece.sources],
+                targets=_moved(piece.targets, device),
+                target_offsets=_moved(piece.target_offsets, device),
+                out_scale=out_scale,
+            )
         )
-        if piece.targets.numel() == target_times.numel():  # all at once: these are the results
+        if piece.targets.numel() == targets.numel():  # all at once: these are the results
             return value.to(out.device).view(out.shape), ok.to(out.device).view(valid.shape)
         taken = slice(piece.skip, piece.skip + piece.stop - piece.start)
-        flat_out[piece.start : piece.stop] = value.reshape(-1, width)[taken]
-        flat_valid[piece.start : piece.stop] = ok.reshape(-1, len(streams))[taken]
+        count = value.shape[0] if value.dim() == 2 else value.shape[0] * value.shape[1]
+        flat_out[piece.start : piece.stop] = value.reshape(count, width)[taken]
+        flat_valid[piece.start : piece.stop] = ok.reshape(count, len(streams))[taken]
         return out, valid
 
     limit = int(max_memory_mb * _MB)
@@ -175,25 +177,26 @@ def fuse_multimodal_chunked(
 
 
 def resample_trajectories_chunked(
-    source_data: Tensor,
-    source_times: Tensor,
-    target_times: Tensor,
+    source_data: Array,
+    source_times: Array,
+    target_times: Array,
     *,
     max_memory_mb: float = 1024,
     device: torch.device | str | None = None,
     mode: str = "linear",
-    source_offsets: Tensor | None = None,
-    target_offsets: Tensor | None = None,
+    source_offsets: Array | None = None,
+    target_offsets: Array | None = None,
     max_gap: float | None = None,
+    period: float | None = None,
     out_dtype: torch.dtype | None = None,
-    out_scale: Tensor | float | None = None,
+    out_scale: Array | float | None = None,
     return_valid: bool = False,
     validate: bool = True,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time: see
     :func:`fuse_multimodal_chunked` for ``max_memory_mb`` and ``device``."""
     out, valid = fuse_multimodal_chunked(
-        [StreamSpec(source_data, source_times, mode, source_offsets, max_gap)],
+        [StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)],
         target_times,
         target_offsets=target_offsets,
         max_memory_mb=max_memory_mb,
@@ -205,9 +208,8 @@ def resample_trajectories_chunked(
     return (out, valid.squeeze(-1)) if return_valid else out
 
 
-def _moved(s: StreamSpec, device: torch.device) -> StreamSpec:
-    offsets = None if s.offsets is None else s.offsets.to(device)
-    return s._replace(values=s.values.to(device), times=s.times.to(device), offsets=offsets)
+def _moved(x: T, device: torch.device) -> T:
+    return x.to(device) if isinstance(x, Tensor) else x
 
 
 class _Position(NamedTuple):
@@ -217,10 +219,18 @@ class _Position(NamedTuple):
     target: int
 
 
+class _Samples(NamedTuple):
+    """What a piece has of one stream."""
+
+    values: Tensor
+    times: Tensor
+    offsets: Tensor | None
+
+
 class _Piece(NamedTuple):
     """One call. Its results, without the ``skip`` first, are targets ``start`` to ``stop`` of the flattened output."""
 
-    streams: list[StreamSpec]
+    sources: list[_Samples]
     targets: Tensor
     target_offsets: Tensor | None
     skip: int
@@ -255,11 +265,12 @@ class _Rows:
 
 
 class _Source(NamedTuple):
-    """One stream: its rows, the bytes of one sample, and what it was asked for."""
+    """One stream: its rows, the bytes of a sample, whether its values are of bins, and by what its stamps are late."""
 
     rows: _Rows
     sample_bytes: int
-    spec: StreamSpec
+    bins: bool
+    shift: float
 
 
 class _Plan:
@@ -267,7 +278,7 @@ class _Plan:
 
     def __init__(self, sources: Sequence[_Source], target: _Rows, target_bytes: int):
         self.sources, self.target, self.target_bytes = sources, target, target_bytes
-        self.bins = any(s.spec.mode == "mean" for s in sources)
+        self.bins = any(s.bins for s in sources)
         self.batch = len(target.bounds) - 1
         self.nbytes = target.bounds * target_bytes  # of all rows before, [B + 1]
         for s in sources:
@@ -283,8 +294,8 @@ class _Plan:
     def _rows(self, first: int, last: int) -> _Piece:
         streams = []
         for s in self.sources:
-            (data, times), offsets = s.rows.range(first, last)
-            streams.append(s.spec._replace(values=data, times=times, offsets=offsets))
+            (values, times), offsets = s.rows.range(first, last)
+            streams.append(_Samples(values, times, offsets))
         (targets,), target_offsets = self.target.range(first, last)
         return _Piece(
             streams,
@@ -306,7 +317,7 @@ class _Plan:
             # A bin's edges lie midway to the neighbouring targets, so a piece of bins sees one more on either side.
             first, last = max(0, at.target - self.bins), min(len(targets), at.target + count + self.bins)
             windows = [
-                _window(times, targets[first:last] - s.spec.offset, bins=s.spec.mode == "mean")
+                _window(times, unshifted(targets[first:last], s.shift), bins=s.bins)
                 for s, (_, times) in zip(self.sources, rows, strict=True)
             ]
             samples = sum((w.stop - w.start) * s.sample_bytes for s, w in zip(self.sources, windows, strict=True))
@@ -317,10 +328,7 @@ class _Plan:
         output = int(self.target.bounds[at.row]) + at.target
         finished = at.target + count == len(targets)
         return _Piece(
-            [
-                s.spec._replace(values=data[None, w], times=times[None, w], offsets=None)
-                for s, (data, times), w in zip(self.sources, rows, windows, strict=True)
-            ],
+            [_Samples(values[None, w], times[None, w], None) for (values, times), w in zip(rows, windows, strict=True)],
             targets[None, first:last],
             None,
             skip=at.target - first,
@@ -337,7 +345,8 @@ def _window(times: Tensor, targets: Tensor, *, bins: bool) -> slice:
         return slice(0, 0)
     low, high = targets.min(), targets.max()
     if bins and len(targets) > 1:  # the first and last bins of a row reach half a step beyond their targets
-        low, high = low - (targets[1] - targets[0]), high + (targets[-1] - targets[-2])
+        low = unshifted(low, unshifted(targets[1], targets[0]))
+        high = unshifted(high, -unshifted(targets[-1], targets[-2]))
     times = times.contiguous()
     start, stop = int(torch.searchsorted(times, low)), int(torch.searchsorted(times, high, right=True))
     for _ in range(2):  # the bracket's own sample, then cubic's beyond it, each with all its repeats

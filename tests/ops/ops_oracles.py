@@ -17,9 +17,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from robocache.ops import MODES as MODE_NAMES
 from robocache.ops import align as public
-from robocache.ops._fuse import Arguments
 from robocache.ops.align import StreamSpec
 from robocache.ops.reference import align as reference
 
@@ -295,21 +293,7 @@ def _reference_fuse(
     out_scale: Tensor | None = None,
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    dtypes = {s.values.dtype for s in streams}
-    return reference.fuse(
-        Arguments(
-            [s.values for s in streams],
-            [s.times for s in streams],
-            [s.offsets for s in streams],
-            [MODE_NAMES.index(s.mode) for s in streams],
-            [-1 if s.max_gap is None else s.max_gap for s in streams],
-            [s.offset for s in streams],
-            target_times,
-            target_offsets,
-            out_dtype or (dtypes.pop() if len(dtypes) == 1 else torch.float32),
-            out_scale,
-        )
-    )
+    return reference.fuse(public.to_arguments(streams, target_times, target_offsets, out_dtype, out_scale))
 
 
 def _reference_resample(
@@ -320,10 +304,11 @@ def _reference_resample(
     mode: str = "linear",
     source_offsets: Tensor | None = None,
     max_gap: float | int | None = None,
+    period: float | None = None,
     return_valid: bool = False,
     **options,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap)
+    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
     out, valid = _reference_fuse([stream], target_times, **options)
     return (out, valid[..., 0]) if return_valid else out
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from marks import needs_cuda
 from ops_oracles import MODES, assert_same_bits, dense, ragged
 
 from robocache.ops import StreamSpec, chunked, fuse_multimodal, resample_trajectories
+from robocache.ops.align import run
 from robocache.ops.chunked import (
     estimate_chunk_size,
     estimate_memory,
@@ -24,12 +26,11 @@ def calls(monkeypatch):
     """Shapes of the pieces that were computed: ``(source stamps, targets)`` each."""
     shapes = []
 
-    def spy(streams, target_times, **options):
-        if streams[0].values.shape[-1]:
-            shapes.append((tuple(streams[0].times.shape), tuple(target_times.shape)))
-        return fuse_multimodal(streams, target_times, **options)
+    def spy(arguments):
+        shapes.append((tuple(arguments.times[0].shape), tuple(arguments.targets.shape)))
+        return run(arguments)
 
-    monkeypatch.setattr(chunked, "fuse_multimodal", spy)
+    monkeypatch.setattr(chunked, "run", spy)
     return shapes
 
 
@@ -111,10 +112,11 @@ def test_stored_types_and_scales(monkeypatch):
         )
 
 
-@pytest.mark.parametrize(("batch", "samples", "targets"), [(0, 5, 5), (3, 0, 5), (3, 5, 0)])
-def test_nothing_in_nothing_out(batch, samples, targets):
+@pytest.mark.parametrize("width", [0, 2])
+@pytest.mark.parametrize(("batch", "samples", "targets"), [(0, 5, 5), (3, 0, 5), (3, 5, 0), (3, 5, 5)])
+def test_nothing_in_nothing_out(batch, samples, targets, width):
     arguments = (
-        torch.ones(batch, samples, 2),
+        torch.ones(batch, samples, width),
         torch.arange(samples).expand(batch, -1),
         torch.arange(targets).expand(batch, -1),
     )
@@ -170,14 +172,13 @@ def exhausted_above(monkeypatch, targets: int):
     """A device that holds pieces of at most so many targets."""
     tried = []
 
-    def allocate(streams, target_times, **options):
-        if streams[0].values.shape[-1]:
-            tried.append(target_times.numel())
-            if target_times.numel() > targets:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-        return fuse_multimodal(streams, target_times, **options)
+    def allocate(arguments):
+        tried.append(arguments.targets.numel())
+        if arguments.targets.numel() > targets:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(arguments)
 
-    monkeypatch.setattr(chunked, "fuse_multimodal", allocate)
+    monkeypatch.setattr(chunked, "run", allocate)
     return tried
 
 
@@ -203,13 +204,36 @@ def test_out_of_memory_for_a_single_target_is_raised(monkeypatch):
 
 
 def test_other_errors_are_not_retried(monkeypatch):
-    def fail(streams, *rest, **options):
-        if streams[0].values.shape[-1]:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    def fail(arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(chunked, "fuse_multimodal", fail)
+    monkeypatch.setattr(chunked, "run", fail)
     with pytest.raises(RuntimeError, match="illegal"):
         resample_trajectories_chunked(*dense(1, 2, 50, 40))
+
+
+@pytest.mark.parametrize("offset", [20_000_000, 20e6, -20e6])
+def test_an_offset_is_the_same_number_as_a_float(calls, offset):
+    """Stamps of today in nanoseconds: beside a float they would be float32, which resolves 137 s there."""
+    times = 1_790_000_000_000_000_000 + torch.arange(20_000)[None] * 1_000_000
+    targets = times[:, ::7] + 300_000
+    values = torch.arange(20_000.0)[None, :, None]
+    stream = StreamSpec(values, times, offset=offset, max_gap=1_000_000)
+    fused, valid = fuse_multimodal_chunked([stream], targets, max_memory_mb=0.05)
+    expected = np.interp(np.arange(0, 20_000, 7) + 0.3 - offset / 1e6, np.arange(20_000), np.arange(20_000))
+    assert np.allclose(fused[0, :, 0].numpy(), expected, atol=2e-3)
+    inside = (np.arange(0, 20_000, 7) + 0.3 - offset / 1e6 > 0) & (
+        np.arange(0, 20_000, 7) + 0.3 - offset / 1e6 < 19_999
+    )
+    assert np.array_equal(valid[0, :, 0].numpy(), inside)
+    assert max(samples[1] for samples, _ in calls) < 6000  # of 20,000: the limit is kept
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan"), torch.tensor([1.0, 0.0, 1.0])])
+@pytest.mark.parametrize("call", [resample_trajectories, resample_trajectories_chunked])
+def test_a_scale_that_is_none_is_refused(call, scale):
+    with pytest.raises(ValueError, match="out_scale must be above 0 and finite"):
+        call(*dense(1, 2, 5, 4), out_dtype=torch.int8, out_scale=scale)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from marks import needs_cuda, needs_extension
@@ -34,6 +36,7 @@ def operands(*ragged_batches, modes, target, max_gap=-1, out_dtype=torch.float32
         [MODE_NAMES.index(mode) for mode in modes],
         [max_gap] * len(modes),
         [0] * len(modes),
+        [2 * math.pi if mode == "angle" else 0 for mode in modes],
         target.targets,
         target.target_offsets,
         out_dtype,

@@ -6,6 +6,7 @@
 //   2. formula:  one row of accumulators a target, written straight to the output where it has the accumulator's type
 //   3. store:    else rounded to the output's type from a 64 x 128 scratch block (32-64 KiB: stays in L2)
 #include <type_traits>
+#include <utility>
 
 #include "robocache/align/ops.h"
 
@@ -35,11 +36,9 @@ struct Block {
 
 // Rows of one block: the stencils of its targets, the samples of one stream from some column on, and where the results
 // go.
-template <class V, class A, class Time> struct Rows {
+template <class V, class A> struct Rows {
   const V* x;
   int64_t x_stride;
-  const Time* t;
-  int64_t samples;
   Stencil<A, int64_t>* stencils;
   int count;
   int64_t width;
@@ -51,48 +50,97 @@ template <class V, class A, class Time> struct Rows {
 
 // f(W) with the width as a constant where it is a usual one, which lets the compiler keep a row in registers; else
 // f(0).
-template <int... kUsual, class F> void with_width(int64_t width, const F& f) {
-  const bool usual = ((width == kUsual && (f(std::integral_constant<int, kUsual>()), true)) || ...);
-  if (!usual) f(std::integral_constant<int, 0>());
+template <class F> void with_width(int64_t width, const F& f) {
+  const auto any_of = [&]<int... kUsual>(std::integer_sequence<int, kUsual...>) {
+    const bool usual = ((width == kUsual && (f(std::integral_constant<int, kUsual>()), true)) || ...);
+    if (!usual) f(std::integral_constant<int, 0>());
+  };
+  any_of(std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 14, 16>());
 }
 
-template <class Op, int W, class R> RC_INLINE void two_of(const R& rows, int k) {
-  using A = std::remove_reference_t<decltype(*rows.out)>;
+template <int W, class Op, class V, class A> RC_INLINE void two_of(const Op& op, const Rows<V, A>& rows, int k) {
   const int64_t width = W ? W : rows.width;
   const Stencil<A, int64_t>& s = rows.stencils[k];
-  const auto* a = rows.row(s.first);
+  const V* a = rows.row(s.first);
   A* out = rows.out + k * rows.out_stride;
   if (s.first == s.second) {
-    for (int64_t c = 0; c < width; ++c) out[c] = Op::copy(A(load(a + c)));
+    for (int64_t c = 0; c < width; ++c) out[c] = op.copy(A(load(a + c)));
   } else {
-    const auto* b = rows.row(s.second);
+    const V* b = rows.row(s.second);
     const A weight = s.weight;
-    for (int64_t c = 0; c < width; ++c) out[c] = Op::between(weight, A(load(a + c)), A(load(b + c)));
+    for (int64_t c = 0; c < width; ++c) out[c] = op.between(weight, A(load(a + c)), A(load(b + c)));
   }
 }
 
-// Means over [first, second); `repeats` tells of samples followed by an equal stamp, which do not exist. A functor, so
-// that the usual stream without them pays nothing.
-template <class Op, int W, class R, class Repeats> RC_INLINE void bin_of(const R& rows, int k, const Repeats& repeats) {
-  using A = std::remove_reference_t<decltype(*rows.out)>;
+// A bin's mean, all columns side by side: careful_mean() of a bin without repeated stamps, or false where it takes
+// careful_mean() itself.
+template <int W, class V, class A> RC_INLINE bool bin_of(const Rows<V, A>& rows, int k) {
   const int64_t width = W ? W : rows.width;
   const Stencil<A, int64_t>& s = rows.stencils[k];
-  if (!s.bin) return two_of<Op, W>(rows, k);
-  A* out = rows.out + k * rows.out_stride;
-  int64_t first = s.first;
-  while (repeats(first)) ++first;
-  const auto* base = rows.row(first);
+  const V* base = rows.row(s.first);
   A sum[W ? W : kColumns];
-  for (int64_t c = 0; c < width; ++c) sum[c] = A(0);
-  int64_t count = 1;
-  for (int64_t j = first + 1; j < s.second; ++j) {
-    if (repeats(j)) continue;
-    const auto* row = rows.row(j);
-    for (int64_t c = 0; c < width; ++c) sum[c] += A(load(row + c)) - A(load(base + c));
-    ++count;
+  double total[W ? W : kColumns];
+  for (int64_t c = 0; c < width; ++c) {
+    sum[c] = A(0);
+    total[c] = 0;
   }
-  const A per_count = A(1) / A(count);
-  for (int64_t c = 0; c < width; ++c) out[c] = fused(sum[c], per_count, A(load(base + c)));
+  for (int64_t stretch = s.first; stretch < s.second; stretch += kSummed) {
+    const int64_t stop = stretch + kSummed < s.second ? stretch + kSummed : s.second;
+    for (int64_t j = stretch == s.first ? stretch + 1 : stretch; j < stop; ++j) {
+      const V* row = rows.row(j);
+      for (int64_t c = 0; c < width; ++c) sum[c] += A(load(row + c)) - A(load(base + c));
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      total[c] += double(sum[c]);
+      sum[c] = A(0);
+    }
+  }
+  A* out = rows.out + k * rows.out_stride;
+  const A per_count = A(1) / A(s.second - s.first);
+  bool number = true;
+  for (int64_t c = 0; c < width; ++c) {
+    out[c] = fused(A(total[c]), per_count, A(load(base + c)));
+    number &= out[c] == out[c];
+  }
+  return number;
+}
+
+// What does not ask for stamps is compiled once for all their dtypes, hence [[gnu::noinline]].
+template <class Op, class V, class A> [[gnu::noinline]] void two_rows(const Op& op, const Rows<V, A>& rows) {
+  const auto each = [&](auto w) {
+    for (int k = 0; k < rows.count; ++k) two_of<decltype(w)::value>(op, rows, k);
+  };
+  if constexpr (std::is_same_v<Op, Linear>) {
+    with_width(rows.width, each);
+  } else {
+    each(std::integral_constant<int, 0>());
+  }
+}
+
+// Bit k of the result: row k is left to careful_mean().
+template <class V, class A> [[gnu::noinline]] uint64_t mean_rows(const Rows<V, A>& rows) {
+  static_assert(kRows <= 64);
+  uint64_t left = 0;
+  with_width(rows.width, [&](auto w) {
+    constexpr int kWidth = decltype(w)::value;
+    for (int k = 0; k < rows.count; ++k) {
+      if (!rows.stencils[k].bin) {
+        two_of<kWidth>(Mean(), rows, k);
+      } else if (!bin_of<kWidth>(rows, k)) {
+        left |= uint64_t(1) << k;
+      }
+    }
+  });
+  return left;
+}
+
+template <class Op, class V, class A, class Time>
+[[gnu::noinline]] void careful_row(const Op& op, const Rows<V, A>& rows, int k, const Time* t) {
+  const Stencil<A, int64_t>& s = rows.stencils[k];
+  for (int64_t c = 0; c < rows.width; ++c) {
+    const V* x = rows.row(s.first) + c;
+    rows.out[k * rows.out_stride + c] = careful_mean<A>(op, x, rows.x_stride, t + s.first, s.second - s.first);
+  }
 }
 
 template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const Stencil<A, int64_t>* s, int rows) {
@@ -107,7 +155,7 @@ template <class A, class Time> bool any_repeats(const Time* t, int64_t n, const 
   return found;
 }
 
-template <class V, class A, class Time> void cubic_rows(const Rows<V, A, Time>& rows) {
+template <class V, class A, class Time> void cubic_rows(const Rows<V, A>& rows, const Time* t, int64_t n) {
   for (int k = 0; k < rows.count; ++k) {
     const Stencil<A, int64_t>& s = rows.stencils[k];
     const V *a = rows.row(s.first), *b = rows.row(s.second);
@@ -116,7 +164,7 @@ template <class V, class A, class Time> void cubic_rows(const Rows<V, A, Time>& 
       for (int64_t c = 0; c < rows.width; ++c) out[c] = load(a + c);
       continue;
     }
-    const Knots<A, int64_t> knots = knots_at(rows.t, rows.samples, s);
+    const Knots<A, int64_t> knots = knots_at(t, n, s);
     const V* before = knots.before >= 0 ? rows.row(knots.before) : a;
     const V* after = knots.after >= 0 ? rows.row(knots.after) : b;
     for (int64_t c = 0; c < rows.width; ++c) {
@@ -126,7 +174,7 @@ template <class V, class A, class Time> void cubic_rows(const Rows<V, A, Time>& 
 }
 
 // A row without direction is not valid.
-template <class Op, class V, class A, class Time> void quaternion_rows(const Rows<V, A, Time>& rows) {
+template <class Op, class V, class A> [[gnu::noinline]] void quaternion_rows(const Rows<V, A>& rows) {
   for (int k = 0; k < rows.count; ++k) {
     Stencil<A, int64_t>& s = rows.stencils[k];
     const bool copy = s.first == s.second;
@@ -134,32 +182,33 @@ template <class Op, class V, class A, class Time> void quaternion_rows(const Row
   }
 }
 
-// Step 2, for one formula.
-template <class Op, class V, class A, class Time> void apply(const Rows<V, A, Time>& rows) {
-  if constexpr (Op::kShape == Shape::four) {
-    cubic_rows(rows);
+// Step 2, for one formula; t: the episode's n stamps.
+template <class Op, class V, class A, class Time>
+void apply(const Op& op, const Rows<V, A>& rows, const Time* t, int64_t n) {
+  if constexpr (Op::kShape == Shape::one) {
+    two_rows(Linear(), rows);  // which copies where both samples are one
+  } else if constexpr (Op::kShape == Shape::two) {
+    two_rows(op, rows);
+  } else if constexpr (Op::kShape == Shape::four) {
+    cubic_rows(rows, t, n);
   } else if constexpr (Op::kShape == Shape::quaternion) {
     quaternion_rows<Op>(rows);
-  } else if constexpr (Op::kShape == Shape::bin) {
-    if (any_repeats(rows.t, rows.samples, rows.stencils, rows.count)) {
-      const auto repeats = [&](int64_t j) { return j + 1 < rows.samples && rows.t[j + 1] == rows.t[j]; };
-      for (int k = 0; k < rows.count; ++k) bin_of<Op, 0>(rows, k, repeats);
-      return;
-    }
-    with_width<1, 2, 3, 4, 6, 7, 8, 14, 16>(rows.width, [&](auto w) {
-      for (int k = 0; k < rows.count; ++k) bin_of<Op, decltype(w)::value>(rows, k, [](int64_t) { return false; });
-    });
   } else {
-    with_width<1, 2, 3, 4, 6, 7, 8, 14, 16>(rows.width, [&](auto w) {
-      for (int k = 0; k < rows.count; ++k) two_of<Op, decltype(w)::value>(rows, k);
-    });
+    constexpr bool kPlain = std::is_same_v<Op, Mean>;  // where nothing forbids it
+    const bool plain = kPlain && !any_repeats(t, n, rows.stencils, rows.count);
+    const uint64_t left = plain ? mean_rows(rows) : ~uint64_t(0);
+    for (int k = 0; left && k < rows.count; ++k) {
+      if (!(left >> k & 1)) continue;
+      rows.stencils[k].bin ? careful_row(op, rows, k, t) : two_of<0>(op, rows, k);
+    }
   }
 }
 
-template <class V, class A, class Time> void apply(Mode mode, const Rows<V, A, Time>& rows) {
-  if (rows.samples > 0) return with_formula(mode, [&]<class Op>(Op) { apply<Op>(rows); });
+template <class V, class A, class Time>
+void apply(const Stream& stream, const Rows<V, A>& rows, const Time* t, int64_t n) {
+  if (n > 0) return with_formula<A>(stream.mode, stream.turn, [&](const auto& op) { apply(op, rows, t, n); });
   for (int k = 0; k < rows.count; ++k) {
-    for (int64_t c = 0; c < rows.width; ++c) rows.out[k * rows.out_stride + c] = A(NAN);
+    for (int64_t c = 0; c < rows.width; ++c) rows.out[k * rows.out_stride + c] = not_a_number<A>();
   }
 }
 
@@ -185,7 +234,7 @@ void store_block(const A* rows_in, int64_t in_stride, int64_t rows, int64_t widt
         break;
       default:
         for (int64_t c = 0; c < width; ++c) {
-          const float scaled = out.scale ? float(r[c] / A(out.scale[column + c])) : float(r[c]);
+          const A scaled = out.scale ? r[c] / A(out.scale[column + c]) : r[c];
           static_cast<uint8_t*>(out.data)[at + c] = encode8(out.dtype, scaled);
         }
     }
@@ -201,17 +250,19 @@ void stencils(const Stream& stream, const Time* t, const char* x, int64_t row_by
   for (int64_t k = 0; k < block.rows; ++k) {
     const int64_t j = block.first_target + k;
     const auto edges = [&](Time* low, Time* high) { return bin_edges(target, count, j, shift, low, high); };
-    const Time time = minus(target[j], shift);
+    const Time time = unshifted(target[j], shift);
     const int64_t found = locate<false>(t, block.samples, time, at + step);
     s[k] = Search::template at<A>(t, block.samples, found, time, max_gap, edges);
     step = found > at ? found - at : step;
     at = found;
+    if (s[k].first >= 0) {  // used up to 64 targets later
+      __builtin_prefetch(x + s[k].first * row_bytes);
+      __builtin_prefetch(x + s[k].second * row_bytes + row_bytes - 1);
+    }
     const int64_t ahead = at + kAhead * step;
     if (ahead > 0 && ahead < block.samples) {
       __builtin_prefetch(t + ahead - 1);  // the four stamps that locate() looks at may lie in two lines
       __builtin_prefetch(t + ahead + 2);
-      __builtin_prefetch(x + ahead * row_bytes);
-      __builtin_prefetch(x + ahead * row_bytes + 63);
     }
   }
   bracket[0] = at;
@@ -238,7 +289,7 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
   for (int64_t c = 0; c < stream.dim; c += kColumns) {
     const int64_t width = stream.dim - c < kColumns ? stream.dim - c : kColumns;
     A* made = direct ? static_cast<A*>(out.data) + block.output_row * out.width + stream.column + c : scratch;
-    apply(stream.mode, Rows<V, A, Time>{x + c, stride, t, n, s, rows, width, made, direct ? out.width : kColumns});
+    apply(stream, Rows<V, A>{x + c, stride, s, rows, width, made, direct ? out.width : kColumns}, t, n);
     if (!direct) store_block(scratch, kColumns, block.rows, width, out, block.output_row, stream.column + c);
   }
   for (int k = 0; k < rows; ++k) out.valid[(block.output_row + k) * out.streams + stream_index] = s[k].valid;

@@ -1,5 +1,5 @@
-// The CUDA kernel's door. No torch, no allocation, no synchronisation: one launch on the given stream for up to 240
-// streams, one more for each further 240.
+// The CUDA kernel's door. No torch, no allocation, no synchronisation: one launch on the given stream for up to 232
+// streams, one more for each further 232.
 #pragma once
 #include <cuda_runtime_api.h>
 

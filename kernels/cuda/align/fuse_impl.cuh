@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "careful.cuh"
 #include "fuse.h"
 #include "narrow.cuh"
 #include "wide.cuh"
@@ -26,10 +27,6 @@
 namespace robocache::align {
 namespace {
 
-struct AnyFloat {};  // float32, float16 and bfloat16 streams side by side
-struct Any {};       // and float64
-
-template <class V> constexpr bool kMixture = std::is_same_v<V, Any> || std::is_same_v<V, AnyFloat>;
 
 // Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
 // x 8 64, x 7 72, x 6 80, x 5 96.
@@ -49,7 +46,8 @@ constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile,
 // tasks.cuh.
 template <class Time, class V, int VEC, int Cap, bool kLinear>
 __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
-    fuse_kernel(const __grid_constant__ Streams<Cap> launch, const Targets targets, const Output out) {
+    fuse_kernel(const __grid_constant__ Streams<Cap> launch, const __grid_constant__ Targets targets,
+                const __grid_constant__ Output out) {
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int tiles = VEC == 0 && kLinear ? launch.tiles : 1;  // where search is a large part, and registers are spare
@@ -69,12 +67,19 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
     const Cursor<Time> c(launch, s, targets, episode, row0 + (mine < rows ? mine : rows - 1));
     episode = __shfl_sync(~0u, c.batch, 0);
     const TileRows here{out, launch.row_bytes, row0, rows};
+    bool care = false;
     const auto run = [&]<class W>(W) __attribute__((always_inline)) {
-      if (VEC == 0 || s.route >= Route::staged) return narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
-      if constexpr (VEC > 1) {
-        if (s.route == Route::values) return wide_tile<kLinear, W, 1>(s, c, here, shared);
+      if (VEC == 0 || s.route >= Route::staged) {
+        care = narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
+        return;
       }
-      if constexpr (VEC > 0) wide_tile<kLinear, W, VEC>(s, c, here, shared);
+      if constexpr (VEC > 1) {
+        if (s.route == Route::values) {
+          care = wide_tile<kLinear, W, 1>(s, c, here, shared);
+          return;
+        }
+      }
+      if constexpr (VEC > 0) care = wide_tile<kLinear, W, VEC>(s, c, here, shared);
     };
     if constexpr (kMixture<V>) {
       switch (s.dtype) {
@@ -87,6 +92,9 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
       }
     } else {
       run(V());
+    }
+    if constexpr (!kLinear) {
+      if (__any_sync(~0u, care)) careful_tile<V, Time>(launch, targets, out);
     }
     __syncwarp();  // before the next tile takes the shared memory
   }

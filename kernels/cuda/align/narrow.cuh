@@ -37,12 +37,24 @@ __device__ void linear_row(int dim, const Stencil<A, int>& stencil, const V* a, 
   }
 }
 
+// A row whose elements take more than linear_row's; one at a time.
+template <class Op, class V, class A>
+__device__ void elements_row(const Op& op, int dim, const Stencil<A, int>& stencil, const V* a, const V* b, A* y) {
+  const bool copy = stencil.first == stencil.second;
+#pragma unroll 1
+  for (int c = 0; c < dim; ++c) {
+    const A x0 = load(a + c);
+    y[c] = copy ? op.copy(x0) : op.between(stencil.weight, x0, A(load(b + c)));
+  }
+}
+
 // One row of a formula into y; x: the episode's samples, `stride` elements apart: in shared memory where it is an int.
 // False where the row is one for linear_row, which all formulas share. `good` becomes false where the row is not valid
-// after all (a quaternion without direction).
+// after all (a quaternion without direction), `care` true where it is one for careful_tile().
 template <class Op, class V, class A, class Time, class I>
-__device__ __forceinline__ bool formula_row(int dim, const Window<Time>& window, const Stencil<A, int>& stencil,
-                                            const V* x, I stride, A* y, bool* good) {
+__device__ __forceinline__ bool formula_row(const Op& op, int dim, const Window<Time>& window,
+                                            const Stencil<A, int>& stencil, const V* x, I stride, A* y, bool* good,
+                                            bool* care) {
   const V *a = x + stencil.first * stride, *b = x + stencil.second * stride;
   const bool copy = stencil.first == stencil.second;
   if constexpr (Op::kShape == Shape::quaternion) {
@@ -57,30 +69,20 @@ __device__ __forceinline__ bool formula_row(int dim, const Window<Time>& window,
       y[c] = pchip(k, stencil.weight, A(load(before + c)), A(load(a + c)), A(load(b + c)), A(load(after + c)));
     }
     return true;
-  } else if constexpr (Op::kShape == Shape::bin) {
+  } else if constexpr (std::is_same_v<Op, Mean>) {
     if (!stencil.bin) return false;
-    const Time* t = window.t + stencil.first;
-    const int samples = stencil.second - stencil.first;
-    const bool repeats = repeats_in(t, samples);
-    const A per_count = A(1) / A(samples);
+    const A per_count = A(1) / A(stencil.second - stencil.first);
 #pragma unroll 1
     for (int c = 0; c < dim; ++c) {
-      if (repeats) {
-        y[c] = mean_of_last<A>(a + c, stride, t, samples);
-        continue;
-      }
       const A first = load(a + c);
       A sum = A(0);
-      for (int j = 1; j < samples; ++j) sum += A(load(a + j * stride + c)) - first;
+      for (int j = 1; j < stencil.second - stencil.first; ++j) sum += A(load(a + j * stride + c)) - first;
       y[c] = fused(sum, per_count, first);
+      *care |= y[c] != y[c];
     }
     return true;
-  } else if constexpr (std::is_same_v<Op, Angle>) {
-#pragma unroll 1
-    for (int c = 0; c < dim; ++c) {
-      const A x0 = load(a + c);
-      y[c] = copy ? Op::copy(x0) : Op::between(stencil.weight, x0, A(load(b + c)));
-    }
+  } else if constexpr (std::is_same_v<Op, Angle<A>>) {
+    elements_row(op, dim, stencil, a, b, y);
     return true;
   } else {
     return false;
@@ -129,7 +131,7 @@ __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Ti
   const V* x = static_cast<const V*>(s.values) + window.base;
   if (window.n > 0) asm volatile("prefetch.global.L1 [%0];" ::"l"(x + window.guess * s.value_row_stride));
   const Stencil<A, int> stencil = stencil_of<false, A>(s, c, window);
-  A q[4] = {A(NAN), A(NAN), A(NAN), A(NAN)};
+  A q[4] = {not_a_number<A>(), not_a_number<A>(), not_a_number<A>(), not_a_number<A>()};
   bool valid = stencil.valid;
   if (window.n > 0) {
     const Pack<V, 4> first = load_pack<4>(x + stencil.first * s.value_row_stride);
@@ -146,21 +148,24 @@ __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Ti
 // Samples [first, stop) that one target's value depends on.
 template <bool kLinear, class A, class Time>
 __device__ Reach<int> reach_of(const Source& s, const Window<Time>& window, const Stencil<A, int>& stencil) {
-  return with_formula(mode_of<kLinear>(s), [&]<class Op>(Op) __attribute__((always_inline)) {
+  return with_formula<A>(mode_of<kLinear>(s), s.turn, [&]<class Op>(const Op&) __attribute__((always_inline)) {
     return Op::reach(window.t, window.n, stencil);
   });
 }
 
-// staging: bytes of `shared` for samples, kOverread of them never filled
+// staging: bytes of `shared` for samples, kOverread of them never filled. True where careful_tile() has to follow.
 template <bool kLinear, class V, class Time>
-__device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
+__device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
                                             char* shared, unsigned staging) {
   using A = typename Accumulator<V>::type;
   const int lane = threadIdx.x % 32, dim = int(s.dim);
   const V* values = static_cast<const V*>(s.values);
   const Window<Time> window = window_of(c, s);
   if constexpr (!kLinear) {
-    if (s.route == Route::quaternions) return quaternion_tile<V>(s, c, window, tile_rows);
+    if (s.route == Route::quaternions) {
+      quaternion_tile<V>(s, c, window, tile_rows);
+      return false;
+    }
   }
   // Elements are counted in 32 bits; an episode of more of them is read where it lies.
   const bool packed = __all_sync(~0u, window.n <= s.counted), some = window.n > 0;
@@ -195,11 +200,14 @@ __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>&
   using R = std::conditional_t<kLinear, V, A>;
   R* rows = reinterpret_cast<R*>(shared + staging);
   R* y = rows + lane * dim;
-  bool good = true;
+  bool good = true, care = false;
   const auto make = [&](const V* x, auto stride) __attribute__((always_inline)) {
     if constexpr (!kLinear) {
-      const bool made = with_formula(s.mode, [&]<class Op>(Op) __attribute__((always_inline)) {
-        return formula_row<Op>(dim, window, stencil, x, stride, y, &good);
+      care = stencil.bin && needs_care(s, window.t + stencil.first, stencil.second - stencil.first);
+      if (care) return;
+      const bool made = with_formula<A>(mode_but_for_bins(s), s.turn, [&](const auto& op)
+                                            __attribute__((always_inline)) {
+        return formula_row(op, dim, window, stencil, x, stride, y, &good, &care);
       });
       if (made) return;
     }
@@ -207,7 +215,7 @@ __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>&
     linear_row<kShared>(dim, stencil, x + stencil.first * stride, x + stencil.second * stride, y);
   };
   if (!some) {
-    for (int i = 0; i < dim; ++i) store(y + i, A(NAN));
+    for (int i = 0; i < dim; ++i) store(y + i, not_a_number<A>());
   } else if (staged) {
     make(reinterpret_cast<const V*>(shared + span.skip) + span.delta, dim);
   } else {
@@ -217,6 +225,7 @@ __device__ __forceinline__ void narrow_tile(const Source& s, const Cursor<Time>&
   if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid && good;
   __syncwarp();
   write_tile<std::conditional_t<kLinear, V, void>>(s, tile, rows);
+  return care;
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ constexpr int kWarps = 4;  // a block: 16 blocks of 128 threads fill an SM's 204
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 32;             // targets a tile, at most: one a lane
 constexpr int kFewestRows = 2;        // of wide rows
-constexpr int kFew = 8, kMany = 240;  // streams a launch; the parameters travel by value (kMany: 30.2 of 32 KiB)
+constexpr int kFew = 8, kMany = 208;  // streams a launch; the parameters travel by value (kMany: 31.0 of 32 KiB)
 
 // How a stream's values move.
 enum class Route : uint8_t {
@@ -122,7 +122,7 @@ template <class Time> struct Cursor {
     }
     begins = n >= 4 ? t[0] : Time(0);
     ends = n >= 4 ? t[n - 1] : Time(0);
-    x = minus(x, time_value<Time>(s.shift));  // only now: the three loads are on their way together
+    x = unshifted(x, time_value<Time>(s.shift));  // only now: the three loads are on their way together
   }
 };
 
@@ -136,7 +136,11 @@ template <class Time> struct Window {
 constexpr int64_t kWindow = int64_t(1) << 30;
 
 template <class Time> __device__ Window<Time> window_of(const Cursor<Time>& c, const Source& s) {
-  const float part = __fdividef(float(minus(c.x, c.begins)), float(minus(c.ends, c.begins)));
+  const auto apart = [](Time from, Time to) {  // a guess may be wrong: before the first sample, over 2^63 apart
+    if constexpr (std::is_same_v<Time, int64_t>) return float(int64_t(elapsed(from, to)));
+    return float(elapsed(from, to));
+  };
+  const float part = __fdividef(apart(c.begins, c.x), apart(c.begins, c.ends));
   if (c.n < kWindow) {
     const int n = int(c.n), guess = __float2int_rz(part * float(n - 1));  // saturates; NaN gives 0
     return {c.t, n, max(min(guess, n - 1), 0), c.base};
@@ -208,25 +212,11 @@ __device__ void store_values(const Tile& tile, unsigned row, unsigned column, co
       default: Pack<uint8_t, N> p;
 #pragma unroll
         for (int v = 0; v < N; ++v) {
-          p.v[v] = encode8(tile.dtype, tile.scale ? float(y[v] / A(tile.scale[column + v])) : float(y[v]));
+          p.v[v] = encode8(tile.dtype, tile.scale ? y[v] / A(tile.scale[column + v]) : y[v]);
         }
         store_streaming(reinterpret_cast<Pack<uint8_t, N>*>(tile.data + at), p);
     }
   }
-}
-
-// Mean of samples of which some share stamps: of each run only the last exists. Slow, and rare.
-template <class A, class V, class Time>
-__device__ A mean_of_last(const V* x, int64_t stride, const Time* t, int samples) {
-  int first = last_of_run(t, samples, 0), count = 1;
-  const A base = load(x + first * stride);
-  A sum = A(0);
-  for (int j = first + 1; j < samples; ++j) {
-    if (j + 1 < samples && t[j + 1] == t[j]) continue;
-    sum += A(load(x + j * stride)) - base;
-    ++count;
-  }
-  return fused(sum, A(1) / A(count), base);
 }
 
 template <class Time> __device__ bool repeats_in(const Time* t, int samples) {
@@ -234,6 +224,14 @@ template <class Time> __device__ bool repeats_in(const Time* t, int samples) {
   for (int j = 1; j < samples; ++j) repeats |= t[j] == t[j - 1];
   return repeats;
 }
+
+// True where a bin's mean is left to careful_tile().
+template <class Time> __device__ bool needs_care(const Source& s, const Time* t, int samples) {
+  return s.mode == Mode::circular_mean || samples > kSummed || repeats_in(t, samples);
+}
+
+// A circular mean is an angle but for its bins, which are all left to careful_tile().
+__device__ Mode mode_but_for_bins(const Source& s) { return s.mode == Mode::circular_mean ? Mode::angle : s.mode; }
 
 }  // namespace
 }  // namespace robocache::align

@@ -11,10 +11,11 @@ namespace {
 // What a row's elements are made of.
 enum class Made : int {
   none,
-  copy,          // of `first`
-  two,           // of the two rows around the target; or a bin's two, their mean lying half-way
-  mean,          // first: the bin's first sample, `samples` how many it holds, weight: 1 / samples
-  mean_of_last,  // as mean, where stamps repeat; second: the first one's stamp
+  bin,   // as mean, and left to careful_tile()
+  copy,  // of `first`
+  two,   // of the two rows around the target
+  pair,  // of a bin's two
+  mean,  // of a bin; first: its first sample, `samples` how many it holds, weight: 1 / samples
 };
 template <class V, class A> struct Entry {
   const V *first, *second;
@@ -38,8 +39,9 @@ __device__ Entry<V, A> entry_of(const Source& s, const Window<Time>& window, con
   if (stencil.bin) {
     const int samples = stencil.second - stencil.first;
     const Time* t = window.t + stencil.first;
-    if (repeats_in(t, samples)) return {first, reinterpret_cast<const V*>(t), A(0), Made::mean_of_last, samples};
-    return {first, first + s.value_row_stride, A(1) / A(samples), samples == 2 ? Made::two : Made::mean, samples};
+    const Made made = needs_care(s, t, samples) ? Made::bin : Made::mean;
+    if (samples == 2 && made == Made::mean) return {first, first + s.value_row_stride, A(0.5), Made::pair, 2};
+    return {first, first, A(1) / A(samples), made, samples};
   }
   // by index: where a stride of 0 makes two rows one, they are still two
   const Made made = stencil.first == stencil.second ? Made::copy : Made::two;
@@ -54,11 +56,14 @@ __device__ Outer<V, A> outer_of(const Source& s, const Window<Time>& window, con
           x + (k.after >= 0 ? k.after : stencil.second) * s.value_row_stride, k};
 }
 
+// Where the difference of a pair is NaN: with an infinity, whose mean is one.
+template <class A> __device__ A mean_of_pair(A x0, A x1) { return (x0 + x1) * A(0.5); }
+
 // At most two rows an element: linear and the copying modes, angle. kBoth: every row has both, so there is nothing to
 // ask. U elements' loads are issued before the first is used: two pairs of 16 bytes are 64 KiB an SM at half occupancy,
 // four times what 3 TB/s at 700 ns needs; narrower ones, and one instead of two, are fewer bytes each, so more of them.
-template <class Op, bool kBoth, class O, int VEC, class V, class A>
-__device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
+template <bool kBoth, class O, int VEC, class Op, class V, class A>
+__device__ void sweep_two(const Op& op, const Source& s, const Entry<V, A>* entries, const Tile& tile) {
   constexpr bool kOne = Op::kShape == Shape::one;
   constexpr int U = sizeof(V) * VEC == 16 && !kOne ? 2 : 4;
   const unsigned accesses = unsigned(s.dim / VEC), total = unsigned(tile.rows) * accesses, column = unsigned(s.column);
@@ -70,7 +75,7 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
       const unsigned e = begin + 32 * u;
       row[u] = s.accesses.quotient(e);
       at[u] = (e - row[u] * accesses) * VEC;
-      if (e < total && (kBoth || entries[row[u]].made != Made::none)) {
+      if (e < total && (kBoth || entries[row[u]].made >= Made::copy)) {
         a[u] = load_pack<VEC>(entries[row[u]].first + at[u]);
         b[u] = kOne ? a[u] : load_pack<VEC>(entries[row[u]].second + at[u]);
       }
@@ -84,11 +89,15 @@ __device__ void sweep_two(const Source& s, const Entry<V, A>* entries, const Til
 #pragma unroll
       for (int v = 0; v < VEC; ++v) {
         const A x0 = load(a[u].v + v);
-        y[v] = made == Made::copy ? Op::copy(x0) : Op::between(weight, x0, A(load(b[u].v + v)));
+        const A x1 = load(b[u].v + v);
+        y[v] = made == Made::copy ? op.copy(x0) : op.between(weight, x0, x1);
+        if constexpr (Op::kShape == Shape::bin) {
+          if (made == Made::pair && y[v] != y[v]) y[v] = mean_of_pair(x0, x1);
+        }
       }
-      if (made == Made::none) {
+      if (made < Made::copy) {
 #pragma unroll
-        for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
+        for (int v = 0; v < VEC; ++v) y[v] = not_a_number<A>();
       }
       store_values<O>(tile, row[u], column + at[u], y);
     }
@@ -102,9 +111,9 @@ __device__ void sweep_one(const Source& s, const Entry<V, A>* entries, const Til
   for (unsigned e = threadIdx.x % 32; e < total; e += 32) {
     const unsigned row = s.accesses.quotient(e), c = (e - row * accesses) * VEC;
     A y[VEC];
-    if (entries[row].made == Made::none) {
+    if (entries[row].made < Made::copy) {
 #pragma unroll
-      for (int v = 0; v < VEC; ++v) y[v] = A(NAN);
+      for (int v = 0; v < VEC; ++v) y[v] = not_a_number<A>();
     } else {
       formula(entries[row], row, c, y);
     }
@@ -161,14 +170,15 @@ __device__ void mean_of(const Entry<V, A>& entry, int64_t stride, unsigned c, A 
   for (int v = 0; v < VEC; ++v) y[v] = fused(sum[v], entry.weight, A(load(x0.v + v)));
 }
 
-template <int VEC, class Time, class V, class A>
-__device__ void mean_rows(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
+// True where a lane made a NaN of a bin.
+template <int VEC, class V, class A>
+__device__ bool mean_rows(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
+  bool numbers = true;
   sweep_one<VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned, unsigned c, A(&y)[VEC]) {
-    if (entry.made == Made::mean) return mean_of<VEC>(entry, s.value_row_stride, c, y);
-    if (entry.made == Made::mean_of_last) {
-      const Time* t = reinterpret_cast<const Time*>(entry.second);
+    if (entry.made == Made::mean) {
+      mean_of<VEC>(entry, s.value_row_stride, c, y);
 #pragma unroll
-      for (int v = 0; v < VEC; ++v) y[v] = mean_of_last<A>(entry.first + c + v, s.value_row_stride, t, entry.samples);
+      for (int v = 0; v < VEC; ++v) numbers &= y[v] == y[v];
       return;
     }
     const Pack<V, VEC> x0 = load_pack<VEC>(entry.first + c), x1 = load_pack<VEC>(entry.second + c);
@@ -176,12 +186,15 @@ __device__ void mean_rows(const Source& s, const Entry<V, A>* entries, const Til
     for (int v = 0; v < VEC; ++v) {
       const A base = load(x0.v + v);
       y[v] = entry.made == Made::copy ? base : lerp(entry.weight, base, A(load(x1.v + v)));
+      if (entry.made == Made::pair && y[v] != y[v]) y[v] = mean_of_pair(base, A(load(x1.v + v)));
     }
   });
+  return !numbers;
 }
 
+// True where careful_tile() has to follow.
 template <bool kLinear, class V, int VEC, class Time>
-__device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
+__device__ __forceinline__ bool wide_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
                                           char* shared) {
   using A = typename Accumulator<V>::type;
   Entry<V, A>* entries = reinterpret_cast<Entry<V, A>*>(shared);
@@ -196,20 +209,22 @@ __device__ __forceinline__ void wide_tile(const Source& s, const Cursor<Time>& c
   if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid;
   __syncwarp();
   if constexpr (kLinear) {
-    if (__all_sync(~0u, entry.made == Made::two)) return sweep_two<Linear, true, V, VEC>(s, entries, tile);
-    return sweep_two<Linear, false, V, VEC>(s, entries, tile);
+    const bool both = __all_sync(~0u, entry.made == Made::two);
+    both ? sweep_two<true, V, VEC>(Linear(), s, entries, tile) : sweep_two<false, V, VEC>(Linear(), s, entries, tile);
+    return false;
   }
-  // Without a bin of three and more samples a mean is linear.
-  const bool linear = s.mode == Mode::mean && !__any_sync(~0u, entry.made > Made::two);
-  with_formula(linear ? Mode::linear : s.mode, [&]<class Op>(Op) __attribute__((always_inline)) {
+  bool care = entry.made == Made::bin;
+  with_formula<A>(mode_but_for_bins(s), s.turn, [&]<class Op>(const Op& op) __attribute__((always_inline)) {
     if constexpr (Op::kShape == Shape::four) {
       cubic_rows<VEC>(s, entries, outer, tile);
-    } else if constexpr (Op::kShape == Shape::bin) {
-      mean_rows<VEC, Time>(s, entries, tile);
-    } else if constexpr (Op::kShape != Shape::quaternion) {  // those are never wide
-      sweep_two<Op, false, void, VEC>(s, entries, tile);
-    }
+    } else if constexpr (std::is_same_v<Op, Mean>) {
+      if (!__any_sync(~0u, entry.made == Made::mean)) return sweep_two<false, void, VEC>(op, s, entries, tile);
+      care |= mean_rows<VEC>(s, entries, tile);
+    } else if constexpr (Op::kShape == Shape::one || Op::kShape == Shape::two) {
+      sweep_two<false, void, VEC>(op, s, entries, tile);
+    }  // quaternions are never wide
   });
+  return care;
 }
 
 }  // namespace

@@ -18,15 +18,12 @@ from torch import Tensor
 
 from robocache.ops._fuse import Arguments, check
 from robocache.ops.modes import MODES
+from robocache.ops.reference.rounding import fma, store
 
-#: Largest finite value of each narrow output type: values beyond it are stored as it.
-_SATURATE = {
-    torch.float8_e4m3fn: (-448.0, 448.0),
-    torch.float8_e5m2: (-57344.0, 57344.0),
-    torch.int8: (-128.0, 127.0),
-}
 #: Below this angle (radians) sin(a)/sin(b) and a/b agree to float64, and slerp is a plain weighted sum.
 _SMALL_ANGLE = 1e-6
+#: Samples of a bin that are summed in their accumulator's dtype, as the kernels do.
+_SUMMED = 256
 
 
 def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
@@ -56,9 +53,10 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
             value = value.reshape(time.numel(), value.shape[-1])
         else:
             offset = _rising(f"offsets[{m}]", offset, len(time))
-        query = _Query(targets - _scalar(a.shifts[m], targets), target_offsets, row)
-        max_gap = a.max_gaps[m] if a.max_gaps[m] >= 0 else None
-        column, ok = _align_stream(value, time.reshape(-1), offset, MODES[a.modes[m]], max_gap, query)
+        query = _Query(unshifted(targets, a.shifts[m]), target_offsets, row)
+        max_gap = a.max_gaps[m] if a.max_gaps[m] >= 0 else _most(targets.dtype)
+        mode = MODES[a.modes[m]]
+        column, ok = _align_stream(value, time.reshape(-1), offset, mode, max_gap, a.periods[m], query)
         columns.append(column)
         valid.append(ok)
 
@@ -66,7 +64,7 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
     scales: Sequence[Tensor | None] = [None] * len(columns)
     if a.out_scale is not None:
         scales = a.out_scale.expand(sum(widths)).split(widths)
-    out = torch.cat([_store(c, a.out_dtype, s) for c, s in zip(columns, scales, strict=True)], dim=1)
+    out = torch.cat([store(c, a.out_dtype, s) for c, s in zip(columns, scales, strict=True)], dim=1)
     return out.reshape(*shape, sum(widths)), torch.stack(valid, dim=1).reshape(*shape, len(columns))
 
 
@@ -75,6 +73,63 @@ def _rising(name: str, offsets: Tensor, total: int) -> Tensor:
     if offsets[0] != 0 or offsets[-1] != total or bool((offsets.diff() < 0).any()):
         raise ValueError(f"{name} must rise from 0 to {total}, got {offsets}")
     return offsets
+
+
+def stream_gradient(
+    grad: Tensor,
+    values: Tensor,
+    times: Tensor,
+    offsets: Tensor | None,
+    mode: str,
+    shift: float,
+    targets: Tensor,
+    target_offsets: Tensor | None,
+) -> Tensor:
+    """What the gradient ``[..., D]`` by one stream's columns is by its values, of their shape and dtype.
+
+    ``mode``: one of :data:`~robocache.ops.modes.DIFFERENTIABLE`. Sums are taken in a fixed order, in float64 for
+    float64 values, else in float32.
+    """
+    shape, width = values.shape, values.shape[-1]
+    accumulator = torch.float64 if values.dtype == torch.float64 else torch.float32
+    if target_offsets is None:
+        target_offsets = _dense_offsets(*targets.shape, device=targets.device)
+    if offsets is None:
+        offsets = _dense_offsets(*times.shape, device=times.device)
+    times, targets, grad = times.reshape(-1), targets.reshape(-1), grad.reshape(-1, width).to(accumulator)
+    result = grad.new_zeros(len(times), width)
+    if len(times) == 0 or len(targets) == 0:
+        return result.reshape(shape).to(values.dtype)
+    row = torch.repeat_interleave(torch.diff(target_offsets), output_size=len(targets))
+    query = _Query(unshifted(targets, shift), target_offsets, row)
+    kept, offsets = _without_repeats(times, offsets)
+    times = times[kept]
+    at = _bracket(times, offsets, query)
+    exists = at.start < at.stop
+
+    def by_sample(samples: Tensor, amounts: Tensor, where: Tensor) -> Tensor:
+        """``[len(times), D]``: the sums of what each sample gets, in the order of the targets."""
+        samples, order = samples[where].sort(stable=True)
+        return _segment_sums(amounts[where][order], torch.bincount(samples, minlength=len(times)))
+
+    if mode in ("nearest", "previous", "next"):
+        chosen, _ = _select(times, at, mode, _most(times.dtype), query.times)
+        sums = by_sample(chosen, grad, exists)
+    else:
+        w, between = _weights(times, at, query.times, accumulator)[:, None], at.between[:, None]
+        shares = torch.zeros_like(exists)
+        if mode == "mean":
+            first, count = _bins(times, at, query)
+            shares = count > 0
+        alone = exists & ~shares
+        sums = by_sample(at.lo, torch.where(between, grad - w * grad, grad), alone)
+        sums = sums + by_sample(at.hi, w * grad, alone & at.between)
+        if mode == "mean":
+            member, bin_of = _members(first, count)
+            share = (grad / count.clamp(min=1).to(accumulator)[:, None])[bin_of]
+            sums = sums + by_sample(member, share, torch.ones_like(member, dtype=torch.bool))
+    result[kept] = sums
+    return result.reshape(shape).to(values.dtype)
 
 
 class _Query(NamedTuple):
@@ -103,7 +158,7 @@ class _Bracket(NamedTuple):
 
 
 def _align_stream(
-    values: Tensor, times: Tensor, offsets: Tensor, mode: str, max_gap: float | int | None, query: _Query
+    values: Tensor, times: Tensor, offsets: Tensor, mode: str, max_gap: float, period: float, query: _Query
 ) -> tuple[Tensor, Tensor]:
     """One jagged stream at the targets: ``[K, D]`` in the accumulator type, and bool ``[K]``."""
     accumulator = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -111,14 +166,17 @@ def _align_stream(
         nothing = torch.full((len(query.times), values.shape[1]), math.nan, dtype=accumulator, device=values.device)
         return nothing, torch.zeros_like(query.times, dtype=torch.bool)
 
-    values, times, offsets = _drop_repeats(values, times, offsets)
+    kept, offsets = _without_repeats(times, offsets)
+    values, times = values[kept].to(accumulator), times[kept]
     at = _bracket(times, offsets, query)
     if mode in ("nearest", "previous", "next"):
-        value, valid = _select(values.to(accumulator), times, at, mode, max_gap, query.times)
+        chosen, valid = _select(times, at, mode, max_gap, query.times)
+        value = values[chosen]
     else:
-        value, valid = _interpolate(values.to(accumulator), times, at, mode, max_gap, query.times)
+        between = "angle" if mode == "mean" and period else mode
+        value, valid = _interpolate(values, times, at, between, max_gap, period, query.times)
         if mode == "mean":
-            mean, full = _bin_means(values.to(accumulator), times, at, query)
+            mean, full = _bin_means(values, times, at, query, period)
             value, valid = torch.where(full[:, None], mean, value), full | valid
     empty = at.start == at.stop
     return value.masked_fill(empty[:, None], math.nan), valid & ~empty
@@ -133,48 +191,42 @@ def _bracket(times: Tensor, offsets: Tensor, query: _Query) -> _Bracket:
     return _Bracket(start, stop, lo, hi, hit, (after > start) & (after < stop) & ~hit)
 
 
-def _select(
-    values: Tensor, times: Tensor, at: _Bracket, mode: str, max_gap: float | int | None, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The modes that copy one sample."""
-    before, after = targets - times[at.lo], times[at.hi] - targets  # negative on the far side of the recording
+def _select(times: Tensor, at: _Bracket, mode: str, max_gap: float, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The modes that copy one sample: which, and whether it is valid."""
+    before, after = times[at.lo] <= targets, times[at.hi] >= targets
     if mode == "nearest":
-        later = at.between & (after < before)
+        later = at.between & _shorter(times[at.hi] - targets, targets - times[at.lo])
         exists = torch.ones_like(at.hit)
     else:
         later = at.between & (mode == "next")
-        exists = (before >= 0) if mode == "previous" else at.hit | (after >= 0)
+        exists = before if mode == "previous" else after
     chosen = torch.where(later, at.hi, at.lo)
-    distance = (targets - times[chosen]).abs()
-    return values[chosen], exists & _within(distance, max_gap)
+    stamp = times[chosen]
+    return chosen, exists & _within(torch.where(stamp <= targets, targets - stamp, stamp - targets), max_gap)
 
 
 def _interpolate(
-    values: Tensor, times: Tensor, at: _Bracket, mode: str, max_gap: float | int | None, targets: Tensor
+    values: Tensor, times: Tensor, at: _Bracket, mode: str, max_gap: float, period: float, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The modes that compute between two samples, and copy one elsewhere. ``mean`` without a bin is ``linear``."""
     x0, x1 = values[at.lo], values[at.hi]
-    gap = times[at.hi] - times[at.lo]
-    w = (targets - times[at.lo]).to(values.dtype) / gap.to(values.dtype)
-    w = torch.where(at.between, w, 0)[:, None]
-    between = at.between[:, None]
-    valid = at.hit | (at.between & _within(gap, max_gap))
+    w, between = _weights(times, at, targets, values.dtype)[:, None], at.between[:, None]
+    valid = at.hit | (at.between & _within(times[at.hi] - times[at.lo], max_gap))
 
     if mode == "slerp":
         value, usable = _slerp(x0, x1, w, between)
         return value, valid & usable
     if mode == "pose":
-        position = torch.where(between, _fma(w, x1[:, :3] - x0[:, :3], x0[:, :3]), x0[:, :3])
+        position = torch.where(between, fma(w, x1[:, :3] - x0[:, :3], x0[:, :3]), x0[:, :3])
         rotation, usable = _slerp(x0[:, 3:], x1[:, 3:], w, between)
         return torch.cat([position, rotation], dim=1), valid & usable
     if mode == "angle":
-        turned = _fma(w, _wrap(x1 - x0), x0)
-        value = _wrap(torch.where(between, turned, x0))
-        return torch.where(value == -_pi(value.dtype), -value, value), valid
+        turned = fma(w, _remainder(x1 - x0, period), x0)
+        return _wrap(torch.where(between, turned, x0), period), valid
     if mode == "cubic":
         return torch.where(between, _pchip(values, times, at, x0, x1, w), x0), valid
     if mode in ("linear", "mean"):
-        return torch.where(between, _fma(w, x1 - x0, x0), x0), valid
+        return torch.where(between, fma(w, x1 - x0, x0), x0), valid
     raise ValueError(f"unknown mode {mode!r}")
 
 
@@ -182,9 +234,9 @@ def _pchip(values: Tensor, times: Tensor, at: _Bracket, x0: Tensor, x1: Tensor, 
     """Monotone cubic between ``lo`` and ``hi``; all lengths in units of that interval, slopes per it."""
     left, right = (at.lo - 1).clamp(min=0), (at.hi + 1).clamp(max=len(times) - 1)
     has_left, has_right = (at.lo > at.start)[:, None], (at.hi + 1 < at.stop)[:, None]
-    unit = (times[at.hi] - times[at.lo]).double()
-    h0 = ((times[at.lo] - times[left]).double() / unit)[:, None]
-    h2 = ((times[right] - times[at.hi]).double() / unit)[:, None]
+    unit = _length(times[at.hi] - times[at.lo], torch.float64)
+    h0 = (_length(times[at.lo] - times[left], torch.float64) / unit)[:, None]
+    h2 = (_length(times[right] - times[at.hi], torch.float64) / unit)[:, None]
     one = torch.ones_like(h0)
     s0 = (x0.double() - values[left].double()) / h0
     s1 = x1.double() - x0.double()
@@ -193,7 +245,7 @@ def _pchip(values: Tensor, times: Tensor, at: _Bracket, x0: Tensor, x1: Tensor, 
     m1 = torch.where(has_right, _slope(one, h2, s1, s2), torch.where(has_left, _end_slope(one, h0, s1, s0), s1))
     w64 = w.double()
     value = x0.double() + w64 * (m0 + w64 * ((3 * s1 - 2 * m0 - m1) + w64 * (m0 + m1 - 2 * s1)))
-    return torch.where(has_left | has_right, value.to(x0.dtype), _fma(w, x1 - x0, x0))
+    return torch.where(has_left | has_right, value.to(x0.dtype), fma(w, x1 - x0, x0))
 
 
 def _slope(h_left: Tensor, h_right: Tensor, s_left: Tensor, s_right: Tensor) -> Tensor:
@@ -218,7 +270,7 @@ def _opposed(a: Tensor, b: Tensor) -> Tensor:
 def _slerp(q0: Tensor, q1: Tensor, w: Tensor, between: Tensor) -> tuple[Tensor, Tensor]:
     """Unit quaternions ``[K, 4]`` on the shorter arc, and where they exist: zero and non-finite ones have none."""
     dtype = q0.dtype
-    q0, q1, w = q0.double(), q1.double(), w.double()
+    q0, q1, w = _scaled(q0.double()), _scaled(q1.double()), w.double()
     norm0, norm1 = q0.norm(dim=1, keepdim=True), q1.norm(dim=1, keepdim=True)
     usable = _positive_finite(norm0) & (_positive_finite(norm1) | ~between)
     q0, q1 = q0 / norm0, q1 / norm1
@@ -232,24 +284,59 @@ def _slerp(q0: Tensor, q1: Tensor, w: Tensor, between: Tensor) -> tuple[Tensor, 
     return torch.where(usable, q, 0).to(dtype), usable[:, 0]
 
 
-def _bin_means(values: Tensor, times: Tensor, at: _Bracket, query: _Query) -> tuple[Tensor, Tensor]:
+def _bin_means(values: Tensor, times: Tensor, at: _Bracket, query: _Query, period: float) -> tuple[Tensor, Tensor]:
     """Mean of the samples in each target's bin ``[K, D]``, and where there are any ``[K]``."""
+    first, count = _bins(times, at, query)
+    member, bin_of = _members(first, count)
+    # Differences from the bin's first sample: exact for a constant signal, and small numbers are summed. One bin's
+    # samples are added one after the other, in time order, so the sum does not depend on what else is in the batch.
+    base = values[first.clamp(max=len(times) - 1)]
+    excess = values[member] - base[bin_of]
+    if period and len(member):
+        starts = count.cumsum(0) - count  # of each bin among the members
+        begins = torch.zeros_like(bin_of, dtype=torch.bool).index_fill_(0, starts[count > 0], True)
+        step = torch.where(begins[:, None], 0, values[member] - values[member].roll(1, 0))
+        turns = (step.double() / period).round().cumsum(0)
+        turns = turns - turns[starts.clamp(max=len(member) - 1)][bin_of]
+        excess = (excess.double() - turns * period).to(excess.dtype)
+    per_count = (1 / count.clamp(min=1).to(values.dtype))[:, None]
+    mean = fma(_bin_sums(excess, count), per_count, base)
+    if period:
+        return _wrap(torch.where((count == 1)[:, None], base, mean), period), count > 0
+    plain = _bin_sums(values[member], count) * per_count  # of bins with an infinity
+    mean = torch.where(mean.isnan(), plain, mean)
+    return torch.where((count == 1)[:, None], base, mean), count > 0
+
+
+def _bins(times: Tensor, at: _Bracket, query: _Query) -> tuple[Tensor, Tensor]:
+    """The first sample in each target's bin, and how many there are; both ``[K]``."""
     lower, upper, alone = _bin_edges(query)
     first = _search(times, at.start, at.stop, lower, right=False)
     count = (_search(times, at.start, at.stop, upper, right=False) - first).clamp(min=0)
-    count = torch.where(alone, 0, count)
+    return first, torch.where(alone, 0, count)
+
+
+def _members(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples of all bins, one bin after the other, and the bin of each."""
     total = int(count.sum())
     bin_of = torch.repeat_interleave(count, output_size=total)
-    member = torch.arange(total, device=count.device) + (first - count.cumsum(0) + count)[bin_of]
-    # Differences from the bin's first sample: exact for a constant signal, and small numbers are summed. One bin's
-    # samples are added one after the other, in time order, so the sum does not depend on what else is in the batch.
-    sums = values.new_zeros(len(count), values.shape[1])
-    if total and values.shape[1]:
-        excess = values[member] - values[first[bin_of]]
-        sums = torch.segment_reduce(excess, "sum", lengths=count, axis=0, initial=0)
-    base = values[first.clamp(max=len(times) - 1)]
-    mean = _fma(sums, (1 / count.clamp(min=1).to(values.dtype))[:, None], base)
-    return torch.where((count == 1)[:, None], base, mean), count > 0
+    return torch.arange(total, device=count.device) + (first - count.cumsum(0) + count)[bin_of], bin_of
+
+
+def _bin_sums(samples: Tensor, count: Tensor) -> Tensor:
+    """Sums ``[K, D]`` of consecutive samples, ``count`` of them each: of up to _SUMMED in their own dtype, and of these
+    in float64."""
+    stretches = -(-count // _SUMMED)
+    of_stretch = torch.repeat_interleave(stretches)
+    place = torch.arange(len(of_stretch), device=count.device) - (stretches.cumsum(0) - stretches)[of_stretch]
+    lengths = (count[of_stretch] - place * _SUMMED).clamp(max=_SUMMED)
+    return _segment_sums(_segment_sums(samples, lengths).double(), stretches).to(samples.dtype)
+
+
+def _segment_sums(samples: Tensor, lengths: Tensor) -> Tensor:
+    if not len(lengths) or not samples.numel():
+        return samples.new_zeros(len(lengths), samples.shape[1])
+    return torch.segment_reduce(samples, "sum", lengths=lengths, axis=0, initial=0)
 
 
 def _bin_edges(query: _Query) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,10 +353,16 @@ def _bin_edges(query: _Query) -> tuple[Tensor, Tensor, Tensor]:
     if t.is_floating_point():
         lower = torch.where(is_first, t - step_back * 0.5, t.roll(1) + step_back * 0.5)
         upper = t + step_on * 0.5
-    else:
-        lower = t - torch.div(step_back, 2, rounding_mode="floor")
-        upper = t + torch.div(step_on + 1, 2, rounding_mode="floor")
+    else:  # a step of 2^63 and more is a negative number, whose half by bits is the half all the same
+        half_back, half_on = _half(step_back), _half(step_on) + (step_on & 1)
+        lower = torch.where(is_first, unshifted(t, half_back), t - half_back)
+        upper = torch.where(is_last, unshifted(t, -half_on), t + half_on)
     return lower, upper, is_first & is_last
+
+
+def _half(step: Tensor) -> Tensor:
+    """Half of an unsigned int64, rounded down."""
+    return (step >> 1) & (2**63 - 1)
 
 
 def _search(times: Tensor, start: Tensor, stop: Tensor, query: Tensor, *, right: bool) -> Tensor:
@@ -283,88 +376,78 @@ def _search(times: Tensor, start: Tensor, stop: Tensor, query: Tensor, *, right:
     return lo
 
 
-def _drop_repeats(values: Tensor, times: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows without all but the last sample of each run of equal stamps."""
+def _without_repeats(times: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the samples without all but the last of each run of equal stamps, and the offsets of those."""
     keep = torch.ones_like(times, dtype=torch.bool)
     keep[:-1] = times[1:] != times[:-1]
     ends = offsets[1:]
     keep[ends[ends > 0] - 1] = True  # a row's last sample stays, whatever the next row begins with
-    if bool(keep.all()):
-        return values, times, offsets
-    kept = torch.cat([offsets.new_zeros(1), keep.cumsum(0)])
-    return values[keep], times[keep], kept[offsets]
+    return keep.nonzero()[:, 0], torch.cat([offsets.new_zeros(1), keep.cumsum(0)])[offsets]
 
 
-def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a * b + c`` rounded once, in the dtype of ``c``.
-
-    float32: the product is exact in float64; rounding the sum to float64 first changes the result about once in
-    1e9. float64: the rounding errors of product (Dekker) and sum (Knuth) are added back, with the same caveat.
-    """
-    if c.dtype != torch.float64:
-        return (a.double() * b.double() + c.double()).to(c.dtype)
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
-    product_error = a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-    total = product + c
-    part = total - product
-    total_error = (product - (total - part)) + (c - part)
-    error = product_error + total_error
-    return torch.where(error.isfinite(), total + error, total)
+def _wrap(x: Tensor, period: float) -> Tensor:
+    """Angles brought to ``(-period/2, period/2]``, half a period in the dtype; those inside are untouched."""
+    half = torch.tensor(period / 2, dtype=x.dtype).item()
+    inside = torch.where(x.abs() <= half, x, _remainder(x, period))
+    return torch.where(inside == -half, half, inside)
 
 
-def _split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Two 26-bit halves whose sum is ``x`` (Veltkamp)."""
-    scaled = x * (2.0**27 + 1)
-    high = scaled - (scaled - x)
-    return high, x - high
-
-
-def _wrap(x: Tensor) -> Tensor:
-    """Radians brought to ``[-pi, pi]``, where pi is the nearest value of the dtype; those inside are untouched."""
+def _remainder(x: Tensor, period: float) -> Tensor:
+    """Without its whole turns: in ``[-period/2, period/2]``."""
     wide = x.double()
-    turns = torch.round(wide / (2 * math.pi))
-    return torch.where(x.abs() <= _pi(x.dtype), x, (wide - turns * (2 * math.pi)).to(x.dtype))
+    return (wide - torch.round(wide / period) * period).to(x.dtype)
 
 
-def _pi(dtype: torch.dtype) -> float:
-    return torch.tensor(math.pi, dtype=dtype).item()
+def _scaled(q: Tensor) -> Tensor:
+    """Quaternions brought near to 1 by a power of two, so that squares neither over- nor underflow."""
+    largest = q.abs().amax(dim=1, keepdim=True)
+    exponent = torch.frexp(torch.where(_positive_finite(largest), largest, 1)).exponent
+    return torch.ldexp(torch.ldexp(q, -(exponent // 2)), -(exponent - exponent // 2))
 
 
 def _positive_finite(x: Tensor) -> Tensor:
     return (x > 0) & x.isfinite()
 
 
-def _within(distance: Tensor, limit: float | int | None) -> Tensor:
-    return torch.ones_like(distance, dtype=torch.bool) if limit is None else distance <= _scalar(limit, distance)
+def _within(duration: Tensor, limit: float) -> Tensor:
+    """One that does not fit into the times' dtype (negative, infinite) is too wide for any limit."""
+    return (duration >= 0) & (duration <= torch.tensor(limit, dtype=duration.dtype, device=duration.device))
 
 
-def _scalar(value: float | int, like: Tensor) -> Tensor:
-    """The number in the dtype of the times: a Python float beside int64 would turn both to float32."""
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+def _most(dtype: torch.dtype) -> float:
+    """The limit where there is none: the largest number of the times' dtype."""
+    return torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
+def _shorter(a: Tensor, b: Tensor) -> Tensor:
+    """``a < b`` of durations, which as int64 are unsigned."""
+    return a < b if a.is_floating_point() else (a ^ -(2**63)) < (b ^ -(2**63))
+
+
+def _length(duration: Tensor, dtype: torch.dtype) -> Tensor:
+    """A duration rounded once; int64: unsigned. Beyond 2^63 the last bit is kept by the one before it."""
+    if duration.is_floating_point():
+        return duration.to(dtype)
+    halved = (_half(duration) | (duration & 1)).to(dtype) * 2
+    return torch.where(duration < 0, halved, duration.to(dtype))
+
+
+def _weights(times: Tensor, at: _Bracket, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where each target lies between its two samples ``[K]``; 0 where it is not between two."""
+    w = _length(targets - times[at.lo], dtype) / _length(times[at.hi] - times[at.lo], dtype)
+    return torch.where(at.between, w, 0)
+
+
+def unshifted(times: Tensor, shift: Tensor | float) -> Tensor:
+    """Times on the clock of a stream whose stamps are ``shift`` late, in their own dtype; int64 stops at its ends."""
+    if not isinstance(shift, Tensor):  # a Python float beside int64 would turn both to float32
+        shift = torch.tensor(shift, dtype=times.dtype, device=times.device)
+    moved = times - shift
+    if times.is_floating_point():
+        return moved
+    ends = torch.where(times < 0, -(2**63), 2**63 - 1)
+    return torch.where(((times ^ shift) & (times ^ moved)) < 0, ends, moved)
 
 
 def _dense_offsets(rows: int, length: int, *, device: torch.device) -> Tensor:
     return torch.arange(rows + 1, dtype=torch.int64, device=device) * length
-
-
-def _store(value: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
-    """Rounded half to even from the accumulator; the 8-bit types scaled first and saturated, NaN being 0 in int8."""
-    if dtype in _SATURATE:
-        if scale is not None:
-            value = value / scale.to(value.dtype)
-        value = value.clamp(*_SATURATE[dtype])
-    if dtype == torch.int8:
-        value = value.round().nan_to_num(nan=0.0)
-    elif value.dtype == torch.float64 and dtype.itemsize < 4:
-        value = _float32_to_odd(value)
-    return value.to(dtype)
-
-
-def _float32_to_odd(value: Tensor) -> Tensor:
-    """float64 as float32 with the last bit set where inexact, so that rounding on to a narrower type is as if direct
-    (Boldo & Melquiond, IEEE Trans. Computers 57, 2008)."""
-    rounded = value.float()
-    inexact = (rounded.double() != value) & ~value.isnan()
-    toward_zero = rounded.view(torch.int32) - (rounded.double().abs() > value.abs()).int()
-    return torch.where(inexact, (toward_zero | 1).view(torch.float32), rounded)

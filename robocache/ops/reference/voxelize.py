@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robocache.ops import _voxel
 from robocache.ops._voxel import Arguments, TsdfArguments
-from robocache.ops.reference.align import _float32_to_odd
 from robocache.ops.reference.exact_sum import exact_sums
+from robocache.ops.reference.rounding import float32_to_odd
 
 
 class _Batch(NamedTuple):
@@ -121,7 +121,7 @@ def _reduce(reduce: int, features: Tensor, row: Tensor, rows: int) -> Tensor:
         total = exact_sums(features, row, rows)
         if reduce == _voxel.MEAN:
             total = total / torch.bincount(row, minlength=rows)[:, None]
-        return (_float32_to_odd(total) if features.dtype.itemsize < 4 else total).to(features.dtype)
+        return (float32_to_odd(total) if features.dtype.itemsize < 4 else total).to(features.dtype)
     # Integers in the order of the floats, -0 before +0; a NaN is beyond all of them, whichever end is asked for.
     bits = features.double().contiguous().view(torch.int64)
     key = bits ^ ((bits >> 63) & (2**63 - 1))

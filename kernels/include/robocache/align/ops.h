@@ -46,10 +46,12 @@ struct Linear : OfStencil {
   template <class A> RC_INLINE static A between(A w, A x0, A x1) { return lerp(w, x0, x1); }
 };
 
-struct Angle : OfStencil {
+// On the shorter arc.
+template <class A> struct Angle : OfStencil {
   static constexpr Shape kShape = Shape::two;
-  template <class A> RC_INLINE static A copy(A x) { return wrap(x); }
-  template <class A> RC_INLINE static A between(A w, A x0, A x1) { return lerp_angle(w, x0, x1); }
+  Turn<A> turn;
+  RC_INLINE A copy(A x) const { return turn.wrap(x); }
+  RC_INLINE A between(A w, A x0, A x1) const { return turn.wrap(fused(w, turn.remainder(x1 - x0), x0)); }
 };
 
 struct Cubic {
@@ -65,10 +67,61 @@ struct Cubic {
   }
 };
 
-// Sums over a bin in sample order, as differences from its first sample: exact for a constant signal.
+// Over a bin, in sample order, of differences from its first sample: exact for a constant signal. This many are summed
+// in the accumulator's type, these sums in double: as quick as one running sum, and two million float32 are no problem.
+constexpr int kSummed = 256;
 struct Mean : Linear {
   static constexpr Shape kShape = Shape::bin;
+  template <class A> struct Difference {
+    A origin;
+    RC_INLINE Difference(const Mean&, A, A start) : origin(start) {}
+    RC_INLINE A of(A x) { return x - origin; }
+  };
 };
+
+// The mean of an angle without its jumps: each sample is taken as the nearest to the one before it.
+template <class A> struct CircularMean : Angle<A> {
+  static constexpr Shape kShape = Shape::bin;
+  template <class> struct Difference {
+    const Turn<A>& turn;
+    A origin, before, turns;
+    RC_INLINE Difference(const CircularMean& op, A first, A start)
+        : turn(op.turn), origin(start), before(first), turns(A(0)) {}
+    RC_INLINE A of(A x) {
+      turns += turn.count(x - before);
+      before = x;
+      return turn.less(turns, x - origin);
+    }
+  };
+};
+
+// One column's mean of n samples, whatever they are: of a run of equal stamps only the last exists, there may be more
+// than kSummed, and where the differences give NaN the samples themselves are summed, so that a mean with an infinity
+// is one.
+template <class A, class Op, class V, class S, class Time, class I>
+RC_INLINE A careful_mean(const Op& op, const V* x, S stride, const Time* t, I n) {
+  const I start = last_of_run(t, n, I(0));
+  const A first = load(x + start * stride);
+  A origin = first;
+  for (;;) {
+    typename Op::template Difference<A> difference(op, first, origin);
+    A sum = difference.of(first);
+    double total = 0;
+    I count = 1;
+    for (I j = start + 1; j < n; ++j) {
+      if (j + 1 < n && t[j + 1] == t[j]) continue;
+      if (count % kSummed == 0) {
+        total += double(sum);
+        sum = A(0);
+      }
+      sum += difference.of(A(load(x + j * stride)));
+      ++count;
+    }
+    const A mean = fused(A(total + double(sum)), A(1) / A(count), origin);
+    if (mean == mean || origin == A(0)) return op.copy(mean);
+    origin = A(0);
+  }
+}
 
 // `kPosition` linear columns, and a quaternion behind them.
 template <int kPosition> struct Quaternion : OfStencil {
@@ -92,8 +145,8 @@ template <int kPosition> struct Quaternion : OfStencil {
 using Slerp = Quaternion<0>;
 using Pose = Quaternion<3>;
 
-// f(formula) with the one that a mode uses.
-template <class F> RC_INLINE auto with_formula(Mode mode, const F& f) {
+// f(formula) with the one that a mode uses; A: the accumulator's type; turn: Stream's.
+template <class A, class F> RC_INLINE auto with_formula(Mode mode, const double (&turn)[3], const F& f) {
   switch (mode) {
     case Mode::nearest:
     case Mode::previous:
@@ -102,7 +155,8 @@ template <class F> RC_INLINE auto with_formula(Mode mode, const F& f) {
     case Mode::mean: return f(Mean());
     case Mode::slerp: return f(Slerp());
     case Mode::pose: return f(Pose());
-    case Mode::angle: return f(Angle());
+    case Mode::angle: return f(Angle<A>{{}, Turn<A>::from(turn)});
+    case Mode::circular_mean: return f(CircularMean<A>{{{}, Turn<A>::from(turn)}});
     default: return f(Linear());
   }
 }

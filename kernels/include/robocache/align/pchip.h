@@ -32,15 +32,15 @@ template <class A, class I> struct Knots {
 };
 template <class A, class Time, class I> RC_INLINE Knots<A, I> knots_at(const Time* t, I n, const Stencil<A, I>& s) {
   Knots<A, I> k{-1, -1, A(0), A(0), A(0), A(0)};
-  const A span = A(minus(t[s.second], t[s.first]));
+  const A span = A(elapsed(t[s.first], t[s.second]));
   k.before = before_run(t, s.first);
   if (k.before >= 0) {
-    k.h_before = A(minus(t[s.first], t[k.before])) / span;
+    k.h_before = A(elapsed(t[k.before], t[s.first])) / span;
     k.per_before = A(1) / k.h_before;
   }
   if (s.second + 1 < n) {
     k.after = last_of_run(t, n, s.second + 1);
-    k.h_after = A(minus(t[k.after], t[s.second])) / span;
+    k.h_after = A(elapsed(t[s.second], t[k.after])) / span;
     k.per_after = A(1) / k.h_after;
   }
   return k;

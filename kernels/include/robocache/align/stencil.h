@@ -28,8 +28,8 @@ struct Bracket {
     if (early) first = last_of_run(t, n, first);
     if (early || hit || second == first) return {first, first, A(0), hit, false};
     if (third > second && t2 == t1) second = last_of_run(t, n, third);
-    const Time span = minus(t1, t0);
-    return {first, second, A(minus(x, t0)) / A(span), max_gap < Time(0) || span <= max_gap, false};
+    const auto span = elapsed(t0, t1);
+    return {first, second, A(elapsed(t0, x)) / A(span), within(span, max_gap), false};
   }
 };
 
@@ -37,14 +37,9 @@ struct Nearest {
   template <class A, class Time, class I, class Edges>
   RC_INLINE static Stencil<A, I> at(const Time* t, I n, I i, Time x, Time max_gap, const Edges&) {
     if (n == 0) return {-1, -1, A(0), false, false};
-    I pick = i;
-    if (i < 0) {
-      pick = last_of_run(t, n, I(0));
-    } else if (i + 1 < n && minus(t[i + 1], x) < minus(x, t[i])) {
-      pick = last_of_run(t, n, i + 1);
-    }
-    const Time distance = t[pick] < x ? minus(x, t[pick]) : minus(t[pick], x);
-    return {pick, pick, A(0), max_gap < Time(0) || distance <= max_gap, false};
+    const bool after = i < 0 || (i + 1 < n && elapsed(x, t[i + 1]) < elapsed(t[i], x));
+    const I pick = after ? last_of_run(t, n, i + 1) : i;
+    return {pick, pick, A(0), within(after ? elapsed(x, t[pick]) : elapsed(t[pick], x), max_gap), false};
   }
 };
 
@@ -56,7 +51,7 @@ struct Previous {
       const I edge = last_of_run(t, n, I(0));
       return {edge, edge, A(0), false, false};
     }
-    return {i, i, A(0), max_gap < Time(0) || minus(x, t[i]) <= max_gap, false};
+    return {i, i, A(0), within(elapsed(t[i], x), max_gap), false};
   }
 };
 
@@ -67,7 +62,7 @@ struct Next {
     if (i >= 0 && t[i] == x) return {i, i, A(0), true, false};
     if (i + 1 >= n) return {i, i, A(0), false, false};
     const I pick = last_of_run(t, n, i + 1);
-    return {pick, pick, A(0), max_gap < Time(0) || minus(t[pick], x) <= max_gap, false};
+    return {pick, pick, A(0), within(elapsed(x, t[pick]), max_gap), false};
   }
 };
 
@@ -91,7 +86,8 @@ template <class F> RC_INLINE auto with_search(Mode mode, const F& f) {
     case Mode::nearest: return f(Nearest());
     case Mode::previous: return f(Previous());
     case Mode::next: return f(Next());
-    case Mode::mean: return f(Bin());
+    case Mode::mean:
+    case Mode::circular_mean: return f(Bin());
     default: return f(Bracket());
   }
 }

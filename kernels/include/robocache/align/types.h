@@ -7,8 +7,9 @@
 
 namespace robocache::align {
 
-// The modes' values are the positions in MODES of robocache/ops/modes.py.
-enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle };
+// The modes' values are the positions in MODES of robocache/ops/modes.py; behind them what a mode becomes by another
+// argument: a mean with a period is circular.
+enum class Mode : int32_t { linear, cubic, nearest, previous, next, mean, slerp, pose, angle, circular_mean };
 constexpr int64_t kModes = int64_t(Mode::angle) + 1;
 // Columns that a mode takes; 0: any number.
 constexpr int64_t columns_of(Mode mode) { return mode == Mode::slerp ? 4 : mode == Mode::pose ? 7 : 0; }
@@ -33,8 +34,9 @@ struct Stream {
   int64_t length;
   int64_t dim;
   int64_t column;     // where its columns start in the fused row
-  TimeValue max_gap;  // below 0: no limit
+  TimeValue max_gap;  // the largest finite number of the dtype: no limit
   TimeValue shift;    // added to the stream's stamps
+  double turn[3];     // of an angle, in the unit of the values: Turn<A>'s numbers; angle and circular_mean only
   DType dtype;
   Mode mode;
 };

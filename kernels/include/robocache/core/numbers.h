@@ -15,13 +15,15 @@ RC_INLINE double root(double x) { return ::sqrt(x); }
 RC_INLINE float magnitude(float x) { return ::fabsf(x); }
 RC_INLINE double magnitude(double x) { return ::fabs(x); }
 
-// Time arithmetic in the given dtype; int64 wraps instead of being undefined.
-RC_INLINE int64_t minus(int64_t a, int64_t b) { return int64_t(uint64_t(a) - uint64_t(b)); }
-RC_INLINE double minus(double a, double b) { return a - b; }
-RC_INLINE float minus(float a, float b) { return a - b; }
-RC_INLINE int64_t plus(int64_t a, int64_t b) { return int64_t(uint64_t(a) + uint64_t(b)); }
-RC_INLINE double plus(double a, double b) { return a + b; }
-RC_INLINE float plus(float a, float b) { return a + b; }
+// NaN, the same bits everywhere: NAN has others in device code, and what arithmetic gives differs between machines.
+template <class A> RC_INLINE A not_a_number();
+template <> RC_INLINE float not_a_number<float>() {
+  const uint32_t bits = 0x7fc00000u;
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+template <> RC_INLINE double not_a_number<double>() { return not_a_number<float>(); }
 
 RC_INLINE float round_even(float x) { return ::rintf(x); }
 RC_INLINE double round_even(double x) { return ::rint(x); }

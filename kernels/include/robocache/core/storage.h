@@ -88,16 +88,17 @@ RC_INLINE float to_odd(double x) {
 RC_INLINE void store(BFloat16* p, double x) { store(p, to_odd(x)); }
 RC_INLINE void store(Half* p, double x) { store(p, to_odd(x)); }
 
-// 8-bit codes: saturating, round half to even, NaN kept (0 for int8).
+// 8-bit codes: saturating, round half to even; NaN has one code (0 for int8).
 RC_INLINE uint8_t encode8(DType dtype, float x) {
+  if (x != x) return dtype == DType::i8 ? 0 : 0x7f;
   const uint8_t sign = uint8_t((as_bits(x) >> 24) & 0x80);
   const float m = magnitude(x);
-  if (dtype == DType::e4m3) return sign | uint8_t(x != x ? 0x7f : m >= 448.0f ? 0x7e : round_to_format<4, 3>(m));
-  if (dtype == DType::e5m2) return sign | uint8_t(x != x ? 0x7f : m >= 57344.0f ? 0x7b : round_to_format<5, 2>(m));
-  if (x != x) return 0;
+  if (dtype == DType::e4m3) return sign | uint8_t(m >= 448.0f ? 0x7e : round_to_format<4, 3>(m));
+  if (dtype == DType::e5m2) return sign | uint8_t(m >= 57344.0f ? 0x7b : round_to_format<5, 2>(m));
   const float r = round_even(x);
   return uint8_t(int8_t(r < -128.0f ? -128.0f : r > 127.0f ? 127.0f : r));
 }
+RC_INLINE uint8_t encode8(DType dtype, double x) { return encode8(dtype, to_odd(x)); }
 
 }  // namespace RC_ISA
 }  // namespace robocache

@@ -1,31 +1,36 @@
-// Angles in radians, on the circle.
+// Angles, in any unit: numbers on a circle.
 #pragma once
 #include "robocache/core/numbers.h"
 
 namespace robocache {
 inline namespace RC_ISA {
 
-// Angles, radians. Reduction by 2 pi in two parts (Cody & Waite) so that the remainder is exact for a few turns.
-template <class A> struct Turn;
-template <> struct Turn<float> {
-  static constexpr float pi = 3.14159274f, high = 6.28318548f, low = -1.74845553e-7f, inverse = 0.159154943f;
+// A full turn. Reduction by its two parts (Cody & Waite) leaves a remainder that is exact for a few turns.
+template <class A> struct Turn {
+  A high, low, inverse;
+
+  RC_INLINE static Turn of(double period) {
+    const A high = A(period);
+    // The double next to 2 pi stands for 2 pi itself.
+    const double rest = sizeof(A) == 8 && period == 6.283185307179586 ? 2.4492935982947064e-16 : period - double(high);
+    return {high, A(rest), A(1) / high};
+  }
+  // What of() made and a caller kept as doubles: the quotient costs the kernels registers.
+  RC_INLINE static Turn from(const double (&kept)[3]) { return {A(kept[0]), A(kept[1]), A(kept[2])}; }
+
+  RC_INLINE A half() const { return high * A(0.5); }
+  RC_INLINE A count(A x) const { return round_even(x * inverse); }
+  RC_INLINE A less(A turns, A x) const { return fused(-turns, low, fused(-turns, high, x)); }
+  RC_INLINE A remainder(A x) const { return less(count(x), x); }  // in about [-half, half]
+  // In (-half, half]; a NaN is not_a_number().
+  RC_INLINE A wrap(A x) const {
+    if (magnitude(x) <= half()) return x == -half() ? half() : x;
+    A r = remainder(x);
+    if (r > half()) r = fused(A(-1), low, r - high);
+    if (r <= -half()) r = r == -half() ? half() : r + high + low;
+    return r == r ? r : not_a_number<A>();
+  }
 };
-template <> struct Turn<double> {
-  static constexpr double pi = 3.141592653589793, high = 6.283185307179586, low = 2.4492935982947064e-16,
-                          inverse = 0.15915494309189535;
-};
-template <class A> RC_INLINE A remainder_turn(A x) {  // in about [-pi, pi]
-  const A k = round_even(x * Turn<A>::inverse);
-  return fused(-k, Turn<A>::low, fused(-k, Turn<A>::high, x));
-}
-template <class A> RC_INLINE A wrap(A x) {  // in (-pi, pi], pi being the accumulator's nearest value of it
-  if (magnitude(x) <= Turn<A>::pi) return x == -Turn<A>::pi ? Turn<A>::pi : x;
-  A r = remainder_turn(x);
-  if (r > Turn<A>::pi) r = fused(A(-1), Turn<A>::low, r - Turn<A>::high);
-  if (r <= -Turn<A>::pi) r = r == -Turn<A>::pi ? Turn<A>::pi : r + Turn<A>::high + Turn<A>::low;
-  return r;
-}
-template <class A> RC_INLINE A lerp_angle(A w, A x0, A x1) { return wrap(fused(w, remainder_turn(x1 - x0), x0)); }
 
 }  // namespace RC_ISA
 }  // namespace robocache

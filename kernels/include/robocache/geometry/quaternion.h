@@ -40,12 +40,28 @@ RC_INLINE double per_sinc(double y) {
                     0.019444444444587199, 0.16666666666666198, 1.0);
 }
 
-// Quaternions, any component order: unit output; false and zeros where one has no direction.
+// Squared norms between which nothing over- or underflows, and what brings the others there.
+template <class A> struct Norms;
+template <> struct Norms<float> {
+  static constexpr float least = 0x1p-90f, most = 0x1p126f, up = 0x1p100f, down = 0x1p-100f;
+};
+template <> struct Norms<double> {
+  static constexpr double least = 0x1p-900, most = 0x1p1000, up = 0x1p600, down = 0x1p-600;
+};
+template <class A> RC_INLINE A norm2_of(const A* q) {
+  return fused(q[3], q[3], fused(q[2], q[2], fused(q[1], q[1], q[0] * q[0])));
+}
+// Quaternions, any component order: unit output; false and zeros where one has no direction (zero, not finite).
 template <class A> RC_INLINE bool normalize(const A* q, A* out) {
-  const A norm2 = fused(q[3], q[3], fused(q[2], q[2], fused(q[1], q[1], q[0] * q[0])));
+  A v[4] = {q[0], q[1], q[2], q[3]}, norm2 = norm2_of(q);
+  if (!(norm2 >= Norms<A>::least && norm2 <= Norms<A>::most)) {
+    const A by = norm2 < A(1) ? Norms<A>::up : Norms<A>::down;
+    for (int c = 0; c < 4; ++c) v[c] *= by;
+    norm2 = norm2_of(v);
+  }
   const bool good = norm2 > A(0) && norm2 - norm2 == A(0);
   const A scale = good ? A(1) / root(norm2) : A(0);
-  for (int c = 0; c < 4; ++c) out[c] = good ? q[c] * scale : A(0);
+  for (int c = 0; c < 4; ++c) out[c] = good ? v[c] * scale : A(0);
   return good;
 }
 // Shoemake's slerp (SIGGRAPH 1985) on the shorter arc, the angle by Kahan's 2 atan2(|b-a|, |b+a|), which is exact to
@@ -66,8 +82,7 @@ template <class A> RC_INLINE bool slerp(A w, const A* q0, const A* q1, A* out) {
   const A w0 = rest * sinc(rest * rest * square) * unit;  // sin(rest * angle) / sin(angle)
   const A w1 = w * sinc(w * w * square) * unit;
   for (int c = 0; c < 4; ++c) out[c] = fused(w1, b[c], w0 * a[c]);
-  const A norm2 = fused(out[3], out[3], fused(out[2], out[2], fused(out[1], out[1], out[0] * out[0])));
-  const A scale = fused(A(-0.5), norm2, A(1.5));
+  const A scale = fused(A(-0.5), norm2_of(out), A(1.5));
   for (int c = 0; c < 4; ++c) out[c] = good ? out[c] * scale : A(0);
   return good;
 }
