@@ -193,51 +193,70 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   }
 }
 
-template <class Time, int Cap>
-void launch_streams(const Stream* streams, int first, int count, const Targets& targets, const Output& out,
-                    cudaStream_t queue) {
+// The streams [first, first + count) as a launch takes them.
+template <int Cap>
+Streams<Cap> streams_of(const Stream* streams, int first, int count, const Targets& targets, const Output& out) {
   Streams<Cap> p{};
   p.count = Divisor::of(count);
-  const DType dtype = streams[first].dtype;
-  bool same = true, wide = false, linear = out.dtype == dtype;
   for (int m = 0; m < count; ++m) {
     static_cast<Stream&>(p.s[m]) = streams[first + m];
     p.s[m].index = first + m;
     p.s[m].route = route_of(p.s[m], targets, out);
-    same = same && p.s[m].dtype == dtype;
-    wide = wide || p.s[m].dtype == DType::f64;
-    linear = linear && p.s[m].mode == Mode::linear;
   }
-  // To spare half of the build, float32 stamps (which resolve too little for real clocks) and 16-bit values under
-  // float64 stamps take the kernels of mixtures.
-  if constexpr (Cap == kFew && std::is_same_v<Time, int64_t>) {
-    linear = linear && ROBOCACHE_LEAN;
-    if (same && linear && dtype == DType::f32) return launch<Time, float, 4, Cap, true>(p, targets, out, queue);
-    if (same && linear && dtype == DType::bf16) return launch<Time, BFloat16, 8, Cap, true>(p, targets, out, queue);
-    if (same && linear && dtype == DType::f16) return launch<Time, Half, 8, Cap, true>(p, targets, out, queue);
+  return p;
+}
+
+template <class Time, int Cap>
+void fuse_mixture(const Stream* streams, int first, int count, const Targets& targets, const Output& out,
+                  cudaStream_t queue) {
+  const auto is_double = [](const Stream& s) { return s.dtype == DType::f64; };
+  const Streams<Cap> p = streams_of<Cap>(streams, first, count, targets, out);
+  if (std::any_of(streams + first, streams + first + count, is_double)) {
+    return launch<Time, Any, 1>(p, targets, out, queue);
   }
-  if constexpr (Cap == kFew && sizeof(Time) == 8) {
-    if (same && dtype == DType::f32) return launch<Time, float, 4>(p, targets, out, queue);
-    if (same && dtype == DType::f64) return launch<Time, double, 2>(p, targets, out, queue);
-  }
-  if constexpr (Cap == kFew && std::is_same_v<Time, int64_t>) {
-    if (same && dtype == DType::bf16) return launch<Time, BFloat16, 8>(p, targets, out, queue);
-    if (same && dtype == DType::f16) return launch<Time, Half, 8>(p, targets, out, queue);
-  }
-  return wide ? launch<Time, Any, 1>(p, targets, out, queue) : launch<Time, AnyFloat, 1>(p, targets, out, queue);
+  launch<Time, AnyFloat, 1>(p, targets, out, queue);
 }
 
 }  // namespace
 
-// One time dtype's kernels; fuse_*.cu instantiate one each, so that they compile side by side.
+// Streams of values V alone, at most kFew of them. Each V of a Time is instantiated in a file of its own, so that they
+// compile side by side.
+template <class Time, class V>
+void fuse_same(const Stream* streams, const Targets& targets, const Output& out, cudaStream_t queue) {
+  constexpr int kVec = 16 / int(sizeof(V));  // values an access of 16 bytes
+  const int count = int(out.streams);
+  const Streams<kFew> p = streams_of<kFew>(streams, 0, count, targets, out);
+  if constexpr (std::is_same_v<Time, int64_t> && sizeof(V) <= 4 && ROBOCACHE_LEAN) {
+    bool linear = out.dtype == streams[0].dtype;
+    for (int m = 0; m < count; ++m) linear = linear && streams[m].mode == Mode::linear;
+    if (linear) return launch<Time, V, kVec, kFew, true>(p, targets, out, queue);
+  }
+  launch<Time, V, kVec>(p, targets, out, queue);
+}
+
+// One time dtype's kernels: those of mixtures, and fuse_same where there is one. To spare half of the build, float32
+// stamps (which resolve too little for real clocks) and 16-bit values under float64 stamps take those of mixtures.
 template <class Time>
 void fuse_as(const Stream* streams, const Targets& targets, const Output& out, cudaStream_t queue) {
   if (targets.rows == 0) return;
   const int count = int(out.streams);
-  if (count <= kFew) return launch_streams<Time, kFew>(streams, 0, count, targets, out, queue);
-  for (int first = 0; first < count; first += kMany) {
-    launch_streams<Time, kMany>(streams, first, std::min(count - first, kMany), targets, out, queue);
+  if (count > kFew) {
+    for (int first = 0; first < count; first += kMany) {
+      fuse_mixture<Time, kMany>(streams, first, std::min(count - first, kMany), targets, out, queue);
+    }
+    return;
   }
+  const DType dtype = streams[0].dtype;
+  const bool same = std::all_of(streams, streams + count, [&](const Stream& s) { return s.dtype == dtype; });
+  if constexpr (sizeof(Time) == 8) {
+    if (same && dtype == DType::f32) return fuse_same<Time, float>(streams, targets, out, queue);
+    if (same && dtype == DType::f64) return fuse_same<Time, double>(streams, targets, out, queue);
+  }
+  if constexpr (std::is_same_v<Time, int64_t>) {
+    if (same && dtype == DType::bf16) return fuse_same<Time, BFloat16>(streams, targets, out, queue);
+    if (same && dtype == DType::f16) return fuse_same<Time, Half>(streams, targets, out, queue);
+  }
+  fuse_mixture<Time, kFew>(streams, 0, count, targets, out, queue);
 }
 
 }  // namespace robocache::align

@@ -1,0 +1,8 @@
+// The CUDA kernels for int64_t times and Half values alone.
+#include "fuse_impl.cuh"
+
+namespace robocache::align {
+
+template void fuse_same<int64_t, Half>(const Stream*, const Targets&, const Output&, cudaStream_t);
+
+}  // namespace robocache::align
