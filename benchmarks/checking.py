@@ -75,6 +75,7 @@ def _reference(batch: Batch) -> tuple[Tensor, Tensor]:
         modes=[MODES.index(s.mode) for s in streams],
         max_gaps=[-1 for _ in streams],
         shifts=[0 for _ in streams],
+        periods=[math.tau if s.mode == "angle" else 0.0 for s in streams],
         targets=batch.targets,
         target_offsets=None,
         out_dtype=streams[0].values.dtype,
