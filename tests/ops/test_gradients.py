@@ -162,7 +162,7 @@ def test_cuda_has_the_gradient_of_the_cpu(mode):
     r = ragged(8, mode, lengths=(600, 1, 0, 2, 333), targets=(500, 4, 3, 0, 400))
     grads = []
     for device in ("cpu", "cuda", "cuda"):
-        arguments = {name: x.to(device) for name, x in r.arguments().items()}
+        arguments = {name: x.detach().to(device, copy=True) for name, x in r.arguments().items()}
         leaf = arguments.pop("source_data").requires_grad_()
         out = resample_trajectories(leaf, **arguments, mode=mode)
         out.nan_to_num().mul(torch.linspace(-1, 1, out.numel(), device=device).view(out.shape)).sum().backward()

@@ -28,17 +28,17 @@ struct TileOf {
   }
 };
 
-template <class V, class Time, class A = typename Accumulator<V>::type>
+template <Mode kOnly, class V, class Time, class A = typename Accumulator<V>::type>
 __device__ __forceinline__ A careful_mean_at(const Source& s, int64_t element, const Time* t, int samples) {
   const V* x = static_cast<const V*>(s.values) + element;
-  if (s.mode == Mode::circular_mean) {
+  if (mode_of<kOnly>(s) == Mode::circular_mean) {
     return careful_mean<A>(CircularMean<A>{{{}, Turn<A>::from(s.turn)}}, x, s.value_row_stride, t, samples);
   }
   return careful_mean<A>(Mean(), x, s.value_row_stride, t, samples);
 }
 
 // The bins of the warp's tile, a lane an element. V: the launch's value dtype.
-template <class V, class Time, int Cap>
+template <Mode kOnly, class V, class Time, int Cap>
 __device__ __forceinline__ void careful_tile(const Streams<Cap>& launch, const Targets& targets, const Output& out) {
   __syncwarp();  // what is stored here comes after what was
   const TileOf at(launch, targets);
@@ -50,7 +50,7 @@ __device__ __forceinline__ void careful_tile(const Streams<Cap>& launch, const T
   {
     const Cursor<Time> c(launch, s, targets, 0, at.row0 + min(lane, at.rows - 1));
     const Window<Time> window = window_of(c, s);
-    const Stencil<float, int> stencil = stencil_of<false, float>(s, c, window);
+    const Stencil<float, int> stencil = stencil_of<kOnly, float>(s, c, window);
     if (stencil.bin) own = stencil.second - stencil.first;
     first = window.base + stencil.first * s.value_row_stride;
     stamps = window.t + stencil.first;
@@ -64,8 +64,8 @@ __device__ __forceinline__ void careful_tile(const Streams<Cap>& launch, const T
     if (samples == 0 || begin + lane >= total) continue;
     const Tile tile = TileRows{out, launch.row_bytes, at.row0, at.rows}.tile(s);
     const auto make = [&]<class W>(W) {
-      const typename Accumulator<W>::type y[1] = {careful_mean_at<W>(s, element, t, samples)};
-      store_values<void>(tile, row, unsigned(s.column) + column, y);
+      const typename Accumulator<W>::type y[1] = {careful_mean_at<kOnly, W>(s, element, t, samples)};
+      store_values<OutputOf<kOnly, W>>(tile, row, unsigned(s.column) + column, y);
     };
     if constexpr (kMixture<V>) {
       switch (s.dtype) {

@@ -13,8 +13,8 @@
 // Bytes:   reads two samples (D values) and the bracket's stamps a target, writes D values and one valid flag. Two
 //          neighbouring targets share samples through L1/L2.
 //
-// One kernel, instantiated for launches whose streams share a value dtype, again for those that are linear and nothing
-// else (kLinear), and, once, for any mixture.
+// One kernel, instantiated for launches whose streams share a value dtype, again for those that share a mode too (kOnly),
+// and, once, for any mixture.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -30,8 +30,11 @@ namespace {
 
 // Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
 // x 8 64, x 7 72, x 6 80, x 5 96.
-template <class V, int VEC, bool kLinear> constexpr int blocks_an_sm() {
-  if (kLinear) return VEC == 0 ? 12 : 10;
+template <class V, int VEC, Mode kOnly> constexpr int blocks_an_sm() {
+  if (kOnly == Mode::linear) return VEC == 0 ? 12 : 10;
+  if (kOnly == Mode::mean) return 7;
+  if (kOnly == Mode::cubic || kOnly == Mode::angle) return ROBOCACHE_LEAN_BLOCKS;
+  if (kOnly != kAnyMode) return 12;
   if (std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8) return 5;
   if (std::is_same_v<V, AnyFloat>) return 6;
   return VEC == 0 ? 8 : 7;
@@ -42,15 +45,15 @@ constexpr int kNarrowBytes =
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kLinear: see
+// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kOnly: see
 // tasks.cuh.
-template <class Time, class V, int VEC, int Cap, bool kLinear>
-__global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
+template <class Time, class V, int VEC, int Cap, Mode kOnly>
+__global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kOnly>()))
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const __grid_constant__ Targets targets,
                 const __grid_constant__ Output out) {
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int tiles = VEC == 0 && kLinear ? launch.tiles : 1;  // where search is a large part, and registers are spare
+  const int tiles = VEC == 0 && kOnly == Mode::linear ? launch.tiles : 1;  // where search is a large part, and registers are spare
   const uint32_t place = launch.count.quotient(blockIdx.x);
   const int m = int(blockIdx.x - place * launch.count.d);
   const Source& s = launch.s[m];
@@ -69,17 +72,19 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
     const TileRows here{out, launch.row_bytes, row0, rows};
     bool care = false;
     const auto run = [&]<class W>(W) __attribute__((always_inline)) {
-      if (VEC == 0 || s.route >= Route::staged) {
-        care = narrow_tile<kLinear, W>(s, c, here, shared, launch.staged);
-        return;
-      }
-      if constexpr (VEC > 1) {
-        if (s.route == Route::values) {
-          care = wide_tile<kLinear, W, 1>(s, c, here, shared);
+      if constexpr (VEC == 0 || kAnyRoute<kOnly>) {
+        if (VEC == 0 || s.route >= Route::staged) {
+          care = narrow_tile<kOnly, W>(s, c, here, shared, launch.staged);
           return;
         }
       }
-      if constexpr (VEC > 0) care = wide_tile<kLinear, W, VEC>(s, c, here, shared);
+      if constexpr (VEC > 1 && kAnyRoute<kOnly>) {
+        if (s.route == Route::values) {
+          care = wide_tile<kOnly, W, 1>(s, c, here, shared);
+          return;
+        }
+      }
+      if constexpr (VEC > 0) care = wide_tile<kOnly, W, VEC>(s, c, here, shared);
     };
     if constexpr (kMixture<V>) {
       switch (s.dtype) {
@@ -93,8 +98,8 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kLinear>()))
     } else {
       run(V());
     }
-    if constexpr (!kLinear) {
-      if (__any_sync(~0u, care)) careful_tile<V, Time>(launch, targets, out);
+    if constexpr (kBins<kOnly>) {
+      if (__any_sync(~0u, care)) careful_tile<kOnly, V, Time>(launch, targets, out);
     }
     __syncwarp();  // before the next tile takes the shared memory
   }
@@ -136,19 +141,19 @@ Route route_of(const Stream& s, const Targets& targets, const Output& out) {
   return pairs ? Route::packs : Route::values;
 }
 
-template <class Time, class V, int VEC, int Cap, bool kLinear = false>
+template <class Time, class V, int VEC, int Cap, Mode kOnly = kAnyMode>
 void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStream_t queue) {
   const int count = int(p.count.d);
-  if constexpr (VEC > 1) {  // the widest access that all wide streams allow, but those that go value by value
+  if constexpr (VEC > 1 && kAnyRoute<kOnly>) {  // the widest access that all wide streams allow, but those that go value by value
     bool narrow = true, fits = true;
     for (int m = 0; m < count; ++m) {
       const Source& s = p.s[m];
       narrow = narrow && s.route >= Route::staged;
       fits = fits && (s.route != Route::packs || aligned(s, out, VEC));
     }
-    if (narrow) return launch<Time, V, 0, Cap, kLinear>(p, targets, out, queue);
+    if (narrow) return launch<Time, V, 0, Cap, kOnly>(p, targets, out, queue);
     if constexpr (VEC > 2) {
-      if (!fits) return launch<Time, V, 2, Cap, kLinear>(p, targets, out, queue);
+      if (!fits) return launch<Time, V, 2, Cap, kOnly>(p, targets, out, queue);
     }
   }
   int64_t staged = 0, tile = 0, wide = 0, row = 0;
@@ -164,7 +169,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       s.values_end =
           (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, staging_bytes(s, targets));
-      tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
+      tile = std::max(tile, kRows * s.dim * (kOnly == Mode::linear ? bytes_of(s.dtype) : wider));
     } else if (s.route != Route::quaternions) {
       s.accesses = Divisor::of(std::max<int64_t>(s.dim / (s.route == Route::values ? 1 : std::max(VEC, 1)), 1));
       const int64_t entries = kRows * (wider == 8 ? sizeof(Entry<double, double>) : sizeof(Entry<float, float>));
@@ -174,7 +179,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
     }
   }
   p.rows = kRows;  // the other kernels spend more on a row's stencil, so that fewer rows pay less
-  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kLinear ? 1 : 4) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
+  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kOnly == Mode::linear ? 1 : 4) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
   p.staged = unsigned(staged + 15) / 16 * 16 + kOverread;
   p.shared = unsigned(std::max(p.staged + tile, wide) + 15) / 16 * 16;
   p.row_bytes = out.width * bytes_of(out.dtype);
@@ -182,13 +187,13 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   if (!p.large) p.length = Divisor::of(targets.length);
   // Blocks are numbered in 31 bits: 2^38 rows of one narrow stream, more than fits; the loop is for the principle.
   // Where episodes have to be searched, a warp goes on to the next tiles, if there are enough for the whole card.
-  const bool many = VEC == 0 && kLinear && targets.rows >= kManyRows;
+  const bool many = VEC == 0 && kOnly == Mode::linear && targets.rows >= kManyRows;
   p.tiles = !many ? 1 : targets.offsets ? ROBOCACHE_JAGGED_TILES : ROBOCACHE_DENSE_TILES;
   const int64_t rows = kWarps * p.tiles * p.rows, blocks = (targets.rows + rows - 1) / rows;  // of one stream
   const int64_t together = (kDivisible - 1) / count;
   for (int64_t first = 0; first < blocks; first += together) {
     p.row0 = first * rows;
-    fuse_kernel<Time, V, VEC, Cap, kLinear>
+    fuse_kernel<Time, V, VEC, Cap, kOnly>
         <<<unsigned(std::min(together, blocks - first) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
   }
 }
@@ -227,9 +232,22 @@ void fuse_same(const Stream* streams, const Targets& targets, const Output& out,
   const int count = int(out.streams);
   const Streams<kFew> p = streams_of<kFew>(streams, 0, count, targets, out);
   if constexpr (std::is_same_v<Time, int64_t> && sizeof(V) <= 4 && ROBOCACHE_LEAN) {
-    bool linear = out.dtype == streams[0].dtype;
-    for (int m = 0; m < count; ++m) linear = linear && streams[m].mode == Mode::linear;
-    if (linear) return launch<Time, V, kVec, kFew, true>(p, targets, out, queue);
+    const Mode mode = streams[0].mode;
+    bool one = out.dtype == streams[0].dtype, wide = true;
+    for (int m = 0; m < count; ++m) {
+      one = one && streams[m].mode == mode;
+      wide = wide && p.s[m].route == Route::packs && aligned(streams[m], out, kVec);
+    }
+    if (one && mode == Mode::linear) return launch<Time, V, kVec, kFew, Mode::linear>(p, targets, out, queue);
+    if constexpr (!std::is_same_v<V, Half>) {  // float16 is rare: it takes the kernel of any mode
+      if (one && mode == Mode::slerp) return launch<Time, V, 0, kFew, Mode::slerp>(p, targets, out, queue);
+      if (one && mode == Mode::pose) return launch<Time, V, 0, kFew, Mode::pose>(p, targets, out, queue);
+      if (one && wide) {
+        if (mode == Mode::cubic) return launch<Time, V, kVec, kFew, Mode::cubic>(p, targets, out, queue);
+        if (mode == Mode::mean) return launch<Time, V, kVec, kFew, Mode::mean>(p, targets, out, queue);
+        if (mode == Mode::angle) return launch<Time, V, kVec, kFew, Mode::angle>(p, targets, out, queue);
+      }
+    }
   }
   launch<Time, V, kVec>(p, targets, out, queue);
 }

@@ -123,14 +123,14 @@ template <class O, class R> __device__ void write_tile(const Source& s, const Ti
 
 // slerp where a quaternion is one aligned access, of the samples and of the output: not through shared memory. The
 // guess is fetched ahead, so that it is on its way while the stamps are searched.
-template <class V, class Time>
+template <class O, class V, class Time>
 __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Time>& c, const Window<Time>& window,
                                                 const TileRows& tile_rows) {
   using A = typename Accumulator<V>::type;
   const int lane = threadIdx.x % 32;
   const V* x = static_cast<const V*>(s.values) + window.base;
   if (window.n > 0) asm volatile("prefetch.global.L1 [%0];" ::"l"(x + window.guess * s.value_row_stride));
-  const Stencil<A, int> stencil = stencil_of<false, A>(s, c, window);
+  const Stencil<A, int> stencil = stencil_of<Mode::slerp, A>(s, c, window);
   A q[4] = {not_a_number<A>(), not_a_number<A>(), not_a_number<A>(), not_a_number<A>()};
   bool valid = stencil.valid;
   if (window.n > 0) {
@@ -141,29 +141,29 @@ __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Ti
   const Tile tile = tile_rows.tile(s);
   if (lane < tile.rows) {
     tile.valid[lane * tile.streams] = valid;
-    store_values<void>(tile, lane, unsigned(s.column), q);
+    store_values<O>(tile, lane, unsigned(s.column), q);
   }
 }
 
 // Samples [first, stop) that one target's value depends on.
-template <bool kLinear, class A, class Time>
+template <Mode kOnly, class A, class Time>
 __device__ Reach<int> reach_of(const Source& s, const Window<Time>& window, const Stencil<A, int>& stencil) {
-  return with_formula<A>(mode_of<kLinear>(s), s.turn, [&]<class Op>(const Op&) __attribute__((always_inline)) {
+  return with_formula<A>(mode_of<kOnly>(s), s.turn, [&]<class Op>(const Op&) __attribute__((always_inline)) {
     return Op::reach(window.t, window.n, stencil);
   });
 }
 
 // staging: bytes of `shared` for samples, kOverread of them never filled. True where careful_tile() has to follow.
-template <bool kLinear, class V, class Time>
+template <Mode kOnly, class V, class Time>
 __device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
                                             char* shared, unsigned staging) {
   using A = typename Accumulator<V>::type;
   const int lane = threadIdx.x % 32, dim = int(s.dim);
   const V* values = static_cast<const V*>(s.values);
   const Window<Time> window = window_of(c, s);
-  if constexpr (!kLinear) {
+  if constexpr (kOnly == kAnyMode || kOnly == Mode::slerp) {
     if (s.route == Route::quaternions) {
-      quaternion_tile<V>(s, c, window, tile_rows);
+      quaternion_tile<OutputOf<kOnly, V>, V>(s, c, window, tile_rows);
       return false;
     }
   }
@@ -179,10 +179,10 @@ __device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>&
   };
   if (packed) copy_rows(max(window.guess - 2, 0), min(window.guess + 4, window.n));
 
-  const Stencil<A, int> stencil = stencil_of<kLinear, A>(s, c, window);
+  const Stencil<A, int> stencil = stencil_of<kOnly, A>(s, c, window);
   bool staged = packed;
   if (packed) {
-    const Reach<int> reach = some ? reach_of<kLinear>(s, window, stencil) : Reach<int>{0, 0};
+    const Reach<int> reach = some ? reach_of<kOnly>(s, window, stencil) : Reach<int>{0, 0};
     // one comparison for both ends: what lies before the span is a huge unsigned number
     const auto held = [&] {
       const int spare = span.size - (reach.stop - reach.first) * dim;
@@ -197,15 +197,17 @@ __device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>&
   }
   end_copy();
 
-  using R = std::conditional_t<kLinear, V, A>;
+  using R = std::conditional_t<kOnly == Mode::linear, V, A>;
   R* rows = reinterpret_cast<R*>(shared + staging);
   R* y = rows + lane * dim;
   bool good = true, care = false;
   const auto make = [&](const V* x, auto stride) __attribute__((always_inline)) {
-    if constexpr (!kLinear) {
+    if constexpr (kBins<kOnly>) {
       care = stencil.bin && needs_care(s, window.t + stencil.first, stencil.second - stencil.first);
       if (care) return;
-      const bool made = with_formula<A>(mode_but_for_bins(s), s.turn, [&](const auto& op)
+    }
+    if constexpr (kOnly != Mode::linear) {
+      const bool made = with_formula<A>(mode_but_for_bins<kOnly>(s), s.turn, [&](const auto& op)
                                             __attribute__((always_inline)) {
         return formula_row(op, dim, window, stencil, x, stride, y, &good, &care);
       });
@@ -224,7 +226,7 @@ __device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>&
   const Tile tile = tile_rows.tile(s);
   if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid && good;
   __syncwarp();
-  write_tile<std::conditional_t<kLinear, V, void>>(s, tile, rows);
+  write_tile<OutputOf<kOnly, V>>(s, tile, rows);
   return care;
 }
 

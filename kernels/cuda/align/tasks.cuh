@@ -24,6 +24,9 @@
 #ifndef ROBOCACHE_DENSE_TILES
 #define ROBOCACHE_DENSE_TILES 1
 #endif
+#ifndef ROBOCACHE_LEAN_BLOCKS
+#define ROBOCACHE_LEAN_BLOCKS 9
+#endif
 #ifndef ROBOCACHE_LEAN
 #define ROBOCACHE_LEAN 1
 #endif
@@ -56,9 +59,17 @@ struct Source : Stream {
   bool whole_rows;  // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
 
-// Lean kernels (kLinear) are for streams that are all linear and whose values leave in the dtype they came in. To take
-// that for granted saves a third of the instructions and of the registers.
-template <bool kLinear> __device__ Mode mode_of(const Source& s) { return kLinear ? Mode::linear : s.mode; }
+// Lean kernels are for streams that share one mode, kOnly, and whose values leave in the dtype they came in. To take that
+// for granted saves linear a third of the instructions and of the registers; the others have registers of their own
+// formula alone. kAnyMode: each stream has its own.
+constexpr Mode kAnyMode = Mode(-1);
+template <Mode kOnly> __device__ Mode mode_of(const Source& s) { return kOnly == kAnyMode ? s.mode : kOnly; }
+// True where a launch may have streams of several routes.
+template <Mode kOnly> constexpr bool kAnyRoute = kOnly == kAnyMode || kOnly == Mode::linear;
+// True where a bin may be left to careful_tile().
+template <Mode kOnly> constexpr bool kBins = kOnly == kAnyMode || kOnly == Mode::mean;
+// The output's dtype where it is a constant, else void.
+template <Mode kOnly, class V> using OutputOf = std::conditional_t<kOnly == kAnyMode, void, V>;
 
 template <int Cap> struct Streams {
   Source s[Cap];
@@ -152,13 +163,13 @@ template <class Time> __device__ Window<Time> window_of(const Cursor<Time>& c, c
   return {c.t + low, int(kWindow), int(kWindow / 2), c.base + low * s.value_row_stride};
 }
 
-template <bool kLinear, class A, class Time>
+template <Mode kOnly, class A, class Time>
 __device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, const Window<Time>& window) {
   const auto edges = [&](Time* low, Time* high) {
     return bin_edges(c.target, c.count, c.k, time_value<Time>(s.shift), low, high);
   };
   const int i = locate<false>(window.t, window.n, c.x, window.guess);
-  return with_search(mode_of<kLinear>(s), [&]<class Search>(Search) __attribute__((always_inline)) {
+  return with_search(mode_of<kOnly>(s), [&]<class Search>(Search) __attribute__((always_inline)) {
     return Search::template at<A>(window.t, window.n, i, c.x, time_value<Time>(s.max_gap), edges);
   });
 }
@@ -231,7 +242,10 @@ template <class Time> __device__ bool needs_care(const Source& s, const Time* t,
 }
 
 // A circular mean is an angle but for its bins, which are all left to careful_tile().
-__device__ Mode mode_but_for_bins(const Source& s) { return s.mode == Mode::circular_mean ? Mode::angle : s.mode; }
+template <Mode kOnly> __device__ Mode mode_but_for_bins(const Source& s) {
+  const Mode mode = mode_of<kOnly>(s);
+  return mode == Mode::circular_mean ? Mode::angle : mode;
+}
 
 }  // namespace
 }  // namespace robocache::align

@@ -105,7 +105,7 @@ __device__ void sweep_two(const Op& op, const Source& s, const Entry<V, A>* entr
 }
 
 // One element at a time, for formulas that have loads enough of their own.
-template <int VEC, class V, class A, class Formula>
+template <class O, int VEC, class V, class A, class Formula>
 __device__ void sweep_one(const Source& s, const Entry<V, A>* entries, const Tile& tile, const Formula& formula) {
   const unsigned accesses = unsigned(s.dim / VEC), total = unsigned(tile.rows) * accesses, column = unsigned(s.column);
   for (unsigned e = threadIdx.x % 32; e < total; e += 32) {
@@ -117,13 +117,13 @@ __device__ void sweep_one(const Source& s, const Entry<V, A>* entries, const Til
     } else {
       formula(entries[row], row, c, y);
     }
-    store_values<void>(tile, row, column + c, y);
+    store_values<O>(tile, row, column + c, y);
   }
 }
 
-template <int VEC, class V, class A>
+template <class O, int VEC, class V, class A>
 __device__ void cubic_rows(const Source& s, const Entry<V, A>* entries, const Outer<V, A>* outer, const Tile& tile) {
-  sweep_one<VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned row, unsigned c, A(&y)[VEC]) {
+  sweep_one<O, VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned row, unsigned c, A(&y)[VEC]) {
     const Pack<V, VEC> x0 = load_pack<VEC>(entry.first + c);
     if (entry.made == Made::copy) {
 #pragma unroll
@@ -171,10 +171,10 @@ __device__ void mean_of(const Entry<V, A>& entry, int64_t stride, unsigned c, A 
 }
 
 // True where a lane made a NaN of a bin.
-template <int VEC, class V, class A>
+template <class O, int VEC, class V, class A>
 __device__ bool mean_rows(const Source& s, const Entry<V, A>* entries, const Tile& tile) {
   bool numbers = true;
-  sweep_one<VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned, unsigned c, A(&y)[VEC]) {
+  sweep_one<O, VEC>(s, entries, tile, [&](const Entry<V, A>& entry, unsigned, unsigned c, A(&y)[VEC]) {
     if (entry.made == Made::mean) {
       mean_of<VEC>(entry, s.value_row_stride, c, y);
 #pragma unroll
@@ -193,7 +193,7 @@ __device__ bool mean_rows(const Source& s, const Entry<V, A>* entries, const Til
 }
 
 // True where careful_tile() has to follow.
-template <bool kLinear, class V, int VEC, class Time>
+template <Mode kOnly, class V, int VEC, class Time>
 __device__ __forceinline__ bool wide_tile(const Source& s, const Cursor<Time>& c, const TileRows& tile_rows,
                                           char* shared) {
   using A = typename Accumulator<V>::type;
@@ -201,27 +201,28 @@ __device__ __forceinline__ bool wide_tile(const Source& s, const Cursor<Time>& c
   Outer<V, A>* outer = reinterpret_cast<Outer<V, A>*>(entries + kRows);
   const int lane = threadIdx.x % 32;
   const Window<Time> window = window_of(c, s);
-  const Stencil<A, int> stencil = stencil_of<kLinear, A>(s, c, window);
+  const Stencil<A, int> stencil = stencil_of<kOnly, A>(s, c, window);
   const Entry<V, A> entry = entry_of<V>(s, window, stencil);
   entries[lane] = entry;
-  if (mode_of<kLinear>(s) == Mode::cubic && entry.made == Made::two) outer[lane] = outer_of<V>(s, window, stencil);
+  if (mode_of<kOnly>(s) == Mode::cubic && entry.made == Made::two) outer[lane] = outer_of<V>(s, window, stencil);
   const Tile tile = tile_rows.tile(s);
   if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid;
   __syncwarp();
-  if constexpr (kLinear) {
+  if constexpr (kOnly == Mode::linear) {
     const bool both = __all_sync(~0u, entry.made == Made::two);
     both ? sweep_two<true, V, VEC>(Linear(), s, entries, tile) : sweep_two<false, V, VEC>(Linear(), s, entries, tile);
     return false;
   }
+  using O = OutputOf<kOnly, V>;
   bool care = entry.made == Made::bin;
-  with_formula<A>(mode_but_for_bins(s), s.turn, [&]<class Op>(const Op& op) __attribute__((always_inline)) {
+  with_formula<A>(mode_but_for_bins<kOnly>(s), s.turn, [&]<class Op>(const Op& op) __attribute__((always_inline)) {
     if constexpr (Op::kShape == Shape::four) {
-      cubic_rows<VEC>(s, entries, outer, tile);
+      cubic_rows<O, VEC>(s, entries, outer, tile);
     } else if constexpr (std::is_same_v<Op, Mean>) {
-      if (!__any_sync(~0u, entry.made == Made::mean)) return sweep_two<false, void, VEC>(op, s, entries, tile);
-      care |= mean_rows<VEC>(s, entries, tile);
+      if (!__any_sync(~0u, entry.made == Made::mean)) return sweep_two<false, O, VEC>(op, s, entries, tile);
+      care |= mean_rows<O, VEC>(s, entries, tile);
     } else if constexpr (Op::kShape == Shape::one || Op::kShape == Shape::two) {
-      sweep_two<false, void, VEC>(op, s, entries, tile);
+      sweep_two<false, O, VEC>(op, s, entries, tile);
     }  // quaternions are never wide
   });
   return care;

@@ -25,9 +25,10 @@ struct Bracket {
     const I third = second + 1 < n ? second + 1 : second;
     const Time t0 = t[first], t1 = t[second], t2 = t[third];  // three loads that do not wait for each other
     const bool hit = !early && t0 == x;
-    if (early) first = last_of_run(t, n, first);
-    if (early || hit || second == first) return {first, first, A(0), hit, false};
-    if (third > second && t2 == t1) second = last_of_run(t, n, third);
+    const I last = early || t2 == t1 ? last_of_run(t, n, early ? first : second) : second;
+    if (early) return {last, last, A(0), false, false};
+    if (hit || second == first) return {first, first, A(0), hit, false};
+    second = last;
     const auto span = elapsed(t0, t1);
     return {first, second, A(elapsed(t0, x)) / A(span), within(span, max_gap), false};
   }
