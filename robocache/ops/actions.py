@@ -58,12 +58,12 @@ def to_delta(
     if kind == "step":
         if state is not None:
             raise ValueError("to_delta: kind step takes no state")
-        after = _ahead(actions, start, 1)
+        after = _ahead(actions, start, 2)[:, 1]
         return alike(_as_seen(after, actions, columns, poses), given)
     state = _state("to_delta", state, actions)
     if kind == "state":
         return alike(_as_seen(actions, state, columns, poses), given)
-    ahead = torch.stack([_ahead(actions, start, k) for k in range(cast(int, chunk))], 1)
+    ahead = _ahead(actions, start, cast(int, chunk))
     return alike(_as_seen(ahead, state[:, None].expand_as(ahead), columns, poses), given)
 
 
@@ -214,15 +214,15 @@ def _state(op: str, state: Any, like: Tensor) -> Tensor:
     return state.to(like.dtype)
 
 
-def _ahead(x: Tensor, start: Tensor, k: int) -> Tensor:
-    """Rows ``k`` later in the same episode, NaN where it has ended."""
-    if not k:
-        return x
-    out = torch.full_like(x, torch.nan)
-    if k < len(x):
-        inside = start[k:] == start[:-k]
-        out[: len(x) - k] = torch.where(inside[:, None], x[k:], torch.nan)
-    return out
+def _ahead(x: Tensor, start: Tensor, count: int) -> Tensor:
+    """Each row ``[N, D]`` and those behind it, ``[N, count, D]``; NaN where the episode has ended."""
+    if not len(x):
+        return x.new_empty(0, count, x.shape[1])
+    row = torch.arange(len(x), device=x.device)[:, None] + torch.arange(count, device=x.device)
+    inside = row < len(x)
+    row.clamp_(max=len(x) - 1)
+    inside &= start[row] == start[:, None]
+    return torch.where(inside[..., None], x[row], torch.nan)
 
 
 def _as_seen(x: Tensor, base: Tensor, columns: Tensor, poses: tuple[int, ...]) -> Tensor:

@@ -19,6 +19,14 @@ DTYPES = [(torch.float64, 1e-14), (torch.float32, 4e-6)]
 ONE = """<robot name="one"><link name="a"/><link name="b"/>
 <joint name="j" type="continuous"><parent link="a"/><child link="b"/><axis xyz="0 0 1"/></joint></robot>"""
 
+SLIDING = """<robot name="arm"><link name="a"/><link name="b"/><link name="c"/><link name="d"/><link name="side"/>
+<joint name="turns" type="continuous"><parent link="a"/><child link="b"/><origin xyz="0.1 0 0.3" rpy="0.2 0 1"/>
+<axis xyz="0 1 0"/></joint>
+<joint name="slides" type="prismatic"><parent link="b"/><child link="c"/><origin xyz="0 0.2 0" rpy="1 0.5 0"/>
+<axis xyz="1 0 1"/><limit lower="-0.5" upper="0.7" effort="1" velocity="1"/></joint>
+<joint name="bends" type="revolute"><parent link="c"/><child link="d"/><origin xyz="0.3 0 0" rpy="0 0 0.4"/>
+<axis xyz="0 0 -1"/><limit lower="-2" upper="2" effort="1" velocity="1"/></joint></robot>"""
+
 
 def chains() -> list[KinematicChain]:
     return [
@@ -100,3 +108,13 @@ def test_the_same_bits_on_a_gpu(dtype):
             on_card = chain.jacobian(q.cuda(), frame).cpu()
             assert torch.equal(on_card.nan_to_num(7), chain.jacobian(q, frame).nan_to_num(7))
         assert torch.equal(chain.forward(q[:0].cuda()).cpu(), chain.forward(q[:0]))
+    # An arm goes through shared memory: counts about a warp's tile, rows that begin at no 16 bytes, joints that slide.
+    arm = KinematicChain.from_urdf(SLIDING, "a", "d")
+    for chain in (chains()[0], arm):
+        q = torch.from_numpy(within(chain, 300)).to(dtype)
+        for first, count in ((0, 1), (0, 31), (1, 32), (0, 33), (1, 64), (3, 65), (0, 128), (2, 257)):
+            some, on_card = q[first : first + count], q.cuda()[first : first + count]
+            for form in ("pose", "rot6d", "matrix"):
+                assert torch.equal(chain.forward(on_card, form).cpu(), chain.forward(some, form))
+            for frame in ("world", "body"):
+                assert torch.equal(chain.jacobian(on_card, frame).cpu(), chain.jacobian(some, frame))

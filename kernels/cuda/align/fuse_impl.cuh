@@ -27,7 +27,6 @@
 namespace robocache::align {
 namespace {
 
-
 // Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
 // x 8 64, x 7 72, x 6 80, x 5 96.
 template <class V, int VEC, Mode kOnly> constexpr int blocks_an_sm() {
@@ -45,12 +44,13 @@ constexpr int kNarrowBytes =
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kOnly: see
-// tasks.cuh.
-template <class Time, class V, int VEC, int Cap, Mode kOnly>
-__global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, kOnly>()))
+// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kMode: the one that
+// all streams share, or kAnyMode, see tasks.cuh; as a number, which nvcc's host stubs can name.
+template <class Time, class V, int VEC, int Cap, int kMode>
+__global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, Mode(kMode)>()))
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const __grid_constant__ Targets targets,
                 const __grid_constant__ Output out) {
+  constexpr Mode kOnly = Mode(kMode);
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int tiles = VEC == 0 && kOnly == Mode::linear ? launch.tiles : 1;  // where search is a large part, and registers are spare
@@ -193,7 +193,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   const int64_t together = (kDivisible - 1) / count;
   for (int64_t first = 0; first < blocks; first += together) {
     p.row0 = first * rows;
-    fuse_kernel<Time, V, VEC, Cap, kOnly>
+    fuse_kernel<Time, V, VEC, Cap, int(kOnly)>
         <<<unsigned(std::min(together, blocks - first) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
   }
 }

@@ -1,8 +1,18 @@
-// Forward kinematics and Jacobians: a thread a row. The chain is the launch's argument, which every thread of a warp
-// reads at the same place at once. Bytes: the coordinates once, the outputs once; frames of a chain without branches
-// stay in registers, a branch's are kept in the thread's own memory.
+// Forward kinematics and Jacobians. The chain is the launch's argument, which every thread of a warp reads at the same
+// place at once: constant memory.
+//
+// Arms (one link, no branch): a warp takes 32 rows a thread's count of rows (kRowsEach), which lie together. It copies
+// their coordinates into its shared memory and its results from there, 16 bytes an access; a row of 7 numbers is no
+// width for a thread's own. A thread's frames stay in registers, and each constant of the chain serves all its rows.
+// Other chains: a thread a row, straight from and to memory; the frames at which branches begin are kept in the thread's
+// own memory.
+// Shared: each warp's own: `rows` x joints coordinates, then `rows` x width results. Odd widths have no bank conflicts.
+// Bytes:  the coordinates once, the results once.
+#include <algorithm>
+
 #include "forward.h"
 
+#include "cuda/common/pack.cuh"
 #include "robocache/kinematics/chain.h"
 
 namespace robocache {
@@ -11,7 +21,8 @@ namespace {
 using kinematics::Chain;
 using kinematics::Form;
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kShared = 48 << 10;  // bytes a block has without asking
 
 template <class A>
 __global__ void __launch_bounds__(kThreads)
@@ -30,25 +41,170 @@ __global__ void __launch_bounds__(kThreads)
   kinematics::jacobian(chain, q + r * chain.joints, body, out + r * chain.links * 6 * chain.joints);
 }
 
+// A warp's copy of `count` numbers that lie together, one end of it in shared memory: 16 bytes an access where both ends
+// allow it.
+template <class A> __device__ void copy(const A* from, A* to, int count) {
+  constexpr int N = 16 / int(sizeof(A));
+  const int lane = threadIdx.x % 32;
+  int done = 0;
+  if (((reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) & 15) == 0) {
+    done = count & ~(N - 1);
+#pragma unroll 4
+    for (int i = lane * N; i < done; i += 32 * N) {
+      *reinterpret_cast<Pack<A, N>*>(to + i) = *reinterpret_cast<const Pack<A, N>*>(from + i);
+    }
+  }
+  for (int i = done + lane; i < count; i += 32) to[i] = from[i];
+}
+
+// Where a warp's rows are, and its shared memory, in which their coordinates lie when this is made.
+template <class A> struct Rows {
+  int64_t first;
+  int count;
+  A *q, *results;
+
+  __device__ Rows(const A* all, int joints, int width, int each, int64_t rows) {
+    extern __shared__ uint4 shared[];
+    const int tile = 32 * each;
+    first = (int64_t(blockIdx.x) * kWarps + threadIdx.x / 32) * tile;
+    count = rows - first < tile ? int(rows - first > 0 ? rows - first : 0) : tile;
+    q = reinterpret_cast<A*>(shared) + (threadIdx.x / 32) * tile * (joints + width);
+    results = q + tile * joints;
+    copy(all + first * joints, q, count * joints);
+    __syncwarp();
+  }
+  __device__ void write(A* out, int width) const {
+    __syncwarp();
+    copy(results, out + first * width, count * width);
+  }
+};
+
+// Two rows a thread read each constant of the chain once, and hide each other's latencies; of float64 one has registers
+// enough.
+template <class A> constexpr int kRowsEach = sizeof(A) == 4 ? 2 : 1;
+
+template <class A, Form kForm>
+__global__ void __launch_bounds__(kThreads)
+    arm_forward_kernel(const __grid_constant__ Chain<A> chain, const A* q, A* out, int64_t rows) {
+  constexpr int R = kRowsEach<A>;
+  const int joints = chain.joints, width = kinematics::width_of(kForm), lane = threadIdx.x % 32;
+  const Rows<A> mine(q, joints, width, R, rows);
+  const A* x[R];
+  A f[R][12];
+  bool good[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    x[r] = mine.q + (lane + 32 * r) * joints;
+    good[r] = lane + 32 * r < mine.count && kinematics::finite(x[r], joints);
+    kinematics::identity(f[r]);
+  }
+#pragma unroll 1
+  for (int k = 0; k < chain.nodes; ++k) {
+    const int j = chain.coordinate[k];
+#pragma unroll
+    for (int r = 0; r < R; ++r) kinematics::pass(chain, k, good[r] ? x[r][j] : A(0), f[r]);
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    kinematics::advance(f[r], chain.behind[0]);
+    A* y = mine.results + (lane + 32 * r) * width;
+    if (good[r]) {
+      kinematics::write(f[r], kForm, y);
+    } else {
+      for (int i = 0; i < width; ++i) y[i] = A(NAN);
+    }
+  }
+  mine.write(out, width);
+}
+
+// The axis and origin of each node wait in its column of the result for the link's frame.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    arm_jacobian_kernel(const __grid_constant__ Chain<A> chain, const A* q, bool body, A* out, int64_t rows) {
+  const int joints = chain.joints, width = 6 * joints, lane = threadIdx.x % 32;
+  const Rows<A> mine(q, joints, width, 1, rows);
+  const A* x = mine.q + lane * joints;
+  A* y = mine.results + lane * width;
+  if (lane < mine.count) {
+    const bool good = kinematics::finite(x, joints);
+    if (!good || chain.nodes < joints) {
+      for (int i = 0; i < width; ++i) y[i] = good ? A(0) : A(NAN);
+    }
+    A f[12];
+    kinematics::identity(f);
+#pragma unroll 1
+    for (int k = 0; good && k < chain.nodes; ++k) {
+      const int j = chain.coordinate[k];
+      kinematics::pass(chain, k, x[j], f);
+      for (int i = 0; i < 3; ++i) {
+        y[i * joints + j] = f[4 * i + 2];
+        y[(3 + i) * joints + j] = f[4 * i + 3];
+      }
+    }
+    kinematics::advance(f, chain.behind[0]);
+#pragma unroll 1
+    for (int k = 0; good && k < chain.nodes; ++k) {
+      A* column = y + chain.coordinate[k];
+      A z[6], own[6];
+      for (int i = 0; i < 6; ++i) z[i] = column[i * joints];
+      kinematics::velocity(chain.sliding[k] != 0, z, f, body, own);
+      for (int i = 0; i < 6; ++i) column[i * joints] = fused(chain.factor[k], own[i], A(0));
+    }
+  }
+  mine.write(out, width);
+}
+
 // Grids of at most 2^31 - 1 blocks: 2^38 rows, more than any memory holds.
-unsigned blocks_of(int64_t rows) { return unsigned((rows + kThreads - 1) / kThreads); }
+unsigned blocks_of(int64_t rows, int each = 1) {
+  return unsigned((rows + kThreads * each - 1) / (int64_t(kThreads) * each));
+}
+
+template <class A> int shared_bytes(const Chain<A>& chain, int width, int each) {
+  return kThreads * each * (chain.joints + width) * int(sizeof(A));
+}
+
+template <class A>
+void launch_forward(const Chain<A>& chain, const A* q, Form form, A* out, int64_t rows, cudaStream_t queue) {
+  constexpr int R = kRowsEach<A>;
+  const int shared = shared_bytes(chain, kinematics::width_of(form), R);
+  if (rows == 0) return;
+  if (!kinematics::serial(chain) || shared > kShared) {
+    forward_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, form, out, rows);
+    return;
+  }
+  const auto kernel = form == Form::pose    ? &arm_forward_kernel<A, Form::pose>
+                      : form == Form::rot6d ? &arm_forward_kernel<A, Form::rot6d>
+                                            : &arm_forward_kernel<A, Form::frame>;
+  kernel<<<blocks_of(rows, R), kThreads, shared, queue>>>(chain, q, out, rows);
+}
+
+template <class A>
+void launch_jacobian(const Chain<A>& chain, const A* q, bool body, A* out, int64_t rows, cudaStream_t queue) {
+  const int shared = shared_bytes(chain, 6 * chain.joints, 1);
+  if (rows == 0) return;
+  if (kinematics::serial(chain) && kinematics::without_mimics(chain) && shared <= kShared) {
+    arm_jacobian_kernel<<<blocks_of(rows), kThreads, shared, queue>>>(chain, q, body, out, rows);
+  } else {
+    jacobian_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, body, out, rows);
+  }
+}
 
 }  // namespace
 
 void cuda::forward(const Chain<float>& chain, const float* q, Form form, float* out, int64_t rows, cudaStream_t queue) {
-  if (rows) forward_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, form, out, rows);
+  launch_forward(chain, q, form, out, rows, queue);
 }
 void cuda::forward(const Chain<double>& chain, const double* q, Form form, double* out, int64_t rows,
                    cudaStream_t queue) {
-  if (rows) forward_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, form, out, rows);
+  launch_forward(chain, q, form, out, rows, queue);
 }
 void cuda::jacobian(const Chain<float>& chain, const float* q, bool body, float* out, int64_t rows,
                     cudaStream_t queue) {
-  if (rows) jacobian_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, body, out, rows);
+  launch_jacobian(chain, q, body, out, rows, queue);
 }
 void cuda::jacobian(const Chain<double>& chain, const double* q, bool body, double* out, int64_t rows,
                     cudaStream_t queue) {
-  if (rows) jacobian_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, body, out, rows);
+  launch_jacobian(chain, q, body, out, rows, queue);
 }
 
 }  // namespace robocache

@@ -87,6 +87,50 @@ template <class A> RC_INLINE void write(const A* f, Form form, A* out) {
   }
 }
 
+// f, the frame of node k's parent, becomes that of the node; x: the number of the row that moves it.
+template <class A> RC_INLINE void pass(const Chain<A>& chain, int k, A x, A* f) {
+  advance(f, chain.before[k]);
+  move(f, fused(chain.factor[k], x, chain.offset[k]), chain.sliding[k] != 0);
+}
+
+// The velocity (3 linear, 3 angular) of a link's origin, f being its frame, by a unit of a node's own; z: the node's axis
+// and origin. Along the base's axes, or (body) along the link's.
+template <class A> RC_INLINE void velocity(bool sliding, const A* z, const A* f, bool body, A* out) {
+  A v[6] = {z[0], z[1], z[2], A(0), A(0), A(0)};
+  if (!sliding) {
+    const A arm[3] = {f[3] - z[3], f[7] - z[4], f[11] - z[5]};
+    RC_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      const int m = (i + 1) % 3, n = (i + 2) % 3;
+      v[i] = fused(z[m], arm[n], -(z[n] * arm[m]));
+      v[3 + i] = z[i];
+    }
+  }
+  RC_UNROLL
+  for (int i = 0; i < 6; ++i) {
+    const int row = i % 3, half = i - row;
+    out[i] = body ? fused(f[8 + row], v[half + 2], fused(f[4 + row], v[half + 1], f[row] * v[half])) : v[i];
+  }
+}
+
+// True of an arm: one link behind a chain of nodes without a branch.
+template <class A> bool serial(const Chain<A>& chain) {
+  for (int k = 0; k < chain.nodes; ++k) {
+    if (chain.parent[k] != k - 1) return false;
+  }
+  return chain.links == 1 && chain.node[0] == chain.nodes - 1;
+}
+// True where no number of a row moves two nodes.
+template <class A> bool without_mimics(const Chain<A>& chain) {
+  uint64_t seen = 0;
+  for (int k = 0; k < chain.nodes; ++k) {
+    const uint64_t bit = uint64_t(1) << chain.coordinate[k];
+    if (seen & bit) return false;
+    seen |= bit;
+  }
+  return true;
+}
+
 template <class A> RC_INLINE bool finite(const A* q, int joints) {
   A sum = A(0);
   for (int j = 0; j < joints; ++j) sum += q[j] - q[j];  // 0, or NaN
@@ -115,8 +159,7 @@ RC_INLINE void walk(const Chain<A>& chain, const A* q, const AtNode& at_node, co
     } else if (parent != k - 1) {
       for (int i = 0; i < 12; ++i) f[i] = kept[parent][i];
     }
-    advance(f, chain.before[k]);
-    move(f, fused(chain.factor[k], q[chain.coordinate[k]], chain.offset[k]), chain.sliding[k] != 0);
+    pass(chain, k, q[chain.coordinate[k]], f);
     if (chain.kept[k]) {
       for (int i = 0; i < 12; ++i) kept[k][i] = f[i];
     }
@@ -151,23 +194,10 @@ template <class A> RC_INLINE void jacobian(const Chain<A>& chain, const A* q, bo
       [&](int l, const A* f) {
         A* j = out + chain.place[l] * 6 * joints;
         for (int k = chain.node[l]; k >= 0; k = chain.parent[k]) {
-          const A* z = axis[k];
-          const A by = chain.factor[k];
-          A v[6] = {z[0], z[1], z[2], A(0), A(0), A(0)};
-          if (!chain.sliding[k]) {
-            const A arm[3] = {f[3] - z[3], f[7] - z[4], f[11] - z[5]};
-            for (int i = 0; i < 3; ++i) {
-              const int m = (i + 1) % 3, n = (i + 2) % 3;
-              v[i] = fused(z[m], arm[n], -(z[n] * arm[m]));
-              v[3 + i] = z[i];
-            }
-          }
+          A own[6];
+          velocity(chain.sliding[k] != 0, axis[k], f, body, own);
           A* column = j + chain.coordinate[k];
-          for (int i = 0; i < 6; ++i) {
-            const int row = i % 3, half = i - row;
-            const A own = body ? fused(f[8 + row], v[half + 2], fused(f[4 + row], v[half + 1], f[row] * v[half])) : v[i];
-            column[i * joints] = fused(by, own, column[i * joints]);
-          }
+          for (int i = 0; i < 6; ++i) column[i * joints] = fused(chain.factor[k], own[i], column[i * joints]);
         }
       });
 }
