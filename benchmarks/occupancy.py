@@ -21,6 +21,8 @@ from common import read_csv, write_csv
 from documents import fill, table
 from gpu_common import commit
 
+from robocache.ops.modes import MODES
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture" / "occupancy_analysis.md"
 REGISTERS_90 = ROOT / "benchmarks" / "results" / "occupancy_sm_90.csv"
@@ -30,7 +32,7 @@ VALUES = {"f": "f32", "d": "f64", "Half": "f16", "BFloat16": "bf16", "AnyFloat":
 REGISTERS, UNIT, WARPS_A_BLOCK = 65_536, 256, 4  # of a multiprocessor; a warp gets registers in units of 256
 WARPS = {"86": 48, "89": 48, "120": 48}  # a multiprocessor holds, where it is not 64
 
-_KERNEL = re.compile(r"11fuse_kernelI([ldf])([fd]|N\w*?\d+([A-Z][A-Za-z]+\d*)E)Li(\d+)ELi(\d+)ELb([01])E")
+_KERNEL = re.compile(r"11fuse_kernelI([ldf])([fd]|N\w*?\d+([A-Z][A-Za-z]+\d*)E)Li(\d+)ELi(\d+)ELi(n?\d+)E")
 _COMPILED = re.compile(r"Compiling entry function '(\w+)'(.*?)(?=Compiling entry function|\Z)", re.DOTALL)
 _ENTRY = re.compile(r"\.entry (\w+)\((.*?)\{", re.DOTALL)
 
@@ -44,7 +46,7 @@ class Kernel:
     values: str
     vec: int
     streams: int
-    lean: bool
+    mode: str
     launch_bound_blocks: int
     registers: int
     static_shared_bytes: int
@@ -57,12 +59,16 @@ class Kernel:
     commit: str
 
 
-def template_arguments(mangled: str) -> tuple[str, str, int, int, bool]:
-    """Time, V, VEC, Cap, kLinear of a kernel's mangled name. ``ValueError`` where it is none of ours."""
+def template_arguments(mangled: str) -> tuple[str, str, int, int, str]:
+    """Time, V, VEC, Cap, and the mode that all streams share ("any": none) of a kernel's mangled name.
+
+    ``ValueError`` where it is none of ours.
+    """
     if not (found := _KERNEL.search(mangled)):
-        raise ValueError(f"{mangled} is no fuse_kernel<Time, V, VEC, Cap, kLinear>")
-    time, values, name, vec, cap, lean = found.groups()
-    return TIMES[time], VALUES[name or values], int(vec), int(cap), lean == "1"
+        raise ValueError(f"{mangled} is no fuse_kernel<Time, V, VEC, Cap, kMode>")
+    time, values, name, vec, cap, mode = found.groups()
+    lean = "any" if mode.startswith("n") else MODES[int(mode)]
+    return TIMES[time], VALUES[name or values], int(vec), int(cap), lean
 
 
 def blocks_by_registers(registers: int, warps: int) -> int:
@@ -108,7 +114,7 @@ def compiled(arch: str, at_commit: str) -> list[Kernel]:
             command = ["ptxas", f"-arch=sm_{arch}", "-v", str(ptx), "-o", f"{ptx}.o"]
             log = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
             kernels += parse(ptx.read_text(), log, arch, at_commit)
-    return sorted(kernels, key=lambda k: (not k.lean, k.values.lower(), k.time, k.streams, -k.vec))
+    return sorted(kernels, key=lambda k: (k.mode == "any", k.mode, k.values.lower(), k.time, k.streams, -k.vec))
 
 
 def registers_table() -> str:
@@ -116,7 +122,7 @@ def registers_table() -> str:
     sizes = ("static_shared_bytes", "stack_bytes", "spill_bytes", "parameter_bytes")
     lines = []
     for row in read_csv(REGISTERS_90) if REGISTERS_90.exists() else []:
-        lean = ", lean" if row["lean"] == "True" else ""
+        lean = "" if row["mode"] == "any" else f", {row['mode']}"
         name = f"`<{row['time']}, {row['values']}, {row['vec']}, {row['streams']}{lean}>`"
         lines.append([name, *(row[c] for c in columns), f"{float(row['occupancy']):.1%}", *(row[c] for c in sizes)])
     header = ["`fuse_kernel`", "blocks asked for", "registers", "blocks", "warps", "occupancy", "static shared"]

@@ -347,7 +347,7 @@ def test_counters_are_read_from_a_raw_page(tmp_path):
 
 
 PTX = """
-.visible .entry _ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELb1EEEvNS0_7StreamsIXT2_EEE(
+.visible .entry _ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELi0EEEvNS0_7StreamsIXT2_EEE(
 \t.param .align 8 .b8 _ZN9robocache11fuse_kernelIlE_param_0[1088],
 \t.param .align 8 .b8 _ZN9robocache11fuse_kernelIlE_param_1[48]
 )
@@ -355,7 +355,7 @@ PTX = """
 .minnctapersm 12
 {
 }
-.visible .entry _ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELb0EEEvNS0_7StreamsIXT2_EEE(
+.visible .entry _ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELin1EEEvNS0_7StreamsIXT2_EEE(
 \t.param .align 8 .b8 _ZN9robocache11fuse_kernelIdE_param_0[30784]
 )
 .maxntid 128, 1, 1
@@ -364,13 +364,13 @@ PTX = """
 }
 """
 PTXAS = """ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function '_ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELb1EEEvNS0_7StreamsIXT2_EEE' for 'sm_90'
-ptxas info    : Function properties for _ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELb1EEEvNS0_7StreamsIXT2_EEE
+ptxas info    : Compiling entry function '_ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELi0EEEvNS0_7StreamsIXT2_EEE' for 'sm_90'
+ptxas info    : Function properties for _ZN9robocache11fuse_kernelIlNS_11device_code8BFloat16ELi0ELi8ELi0EEEvNS0_7StreamsIXT2_EEE
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 40 registers, used 1 barriers
 ptxas info    : Compile time = 893.568 ms
-ptxas info    : Compiling entry function '_ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELb0EEEvNS0_7StreamsIXT2_EEE' for 'sm_90'
-ptxas info    : Function properties for _ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELb0EEEvNS0_7StreamsIXT2_EEE
+ptxas info    : Compiling entry function '_ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELin1EEEvNS0_7StreamsIXT2_EEE' for 'sm_90'
+ptxas info    : Function properties for _ZN9robocache11fuse_kernelIdNS0_3AnyELi1ELi240ELin1EEEvNS0_7StreamsIXT2_EEE
     24 bytes stack frame, 16 bytes spill stores, 20 bytes spill loads
 ptxas info    : Used 84 registers, used 1 barriers, 512 bytes smem
 """  # noqa: E501
@@ -378,11 +378,11 @@ ptxas info    : Used 84 registers, used 1 barriers, 512 bytes smem
 
 def test_registers_are_read_from_the_compilers_words():
     lean, mixture = occupancy.parse(PTX, PTXAS, "90", "abc")
-    assert (lean.time, lean.values, lean.vec, lean.streams, lean.lean) == ("int64", "bf16", 0, 8, True)
+    assert (lean.time, lean.values, lean.vec, lean.streams, lean.mode) == ("int64", "bf16", 0, 8, "linear")
     assert (lean.registers, lean.launch_bound_blocks, lean.blocks, lean.warps, lean.occupancy) == (40, 12, 12, 48, 0.75)
     assert (lean.static_shared_bytes, lean.stack_bytes, lean.spill_bytes, lean.parameter_bytes) == (0, 0, 0, 1136)
     assert (mixture.time, mixture.values, mixture.vec, mixture.streams) == ("float64", "Any", 1, 240)
-    assert not mixture.lean
+    assert mixture.mode == "any"
     assert (mixture.registers, mixture.blocks, mixture.warps) == (84, 5, 20)  # 84 are 88: units of 8 a thread
     assert (mixture.static_shared_bytes, mixture.stack_bytes, mixture.spill_bytes) == (512, 24, 36)
     with pytest.raises(ValueError, match="no fuse_kernel"):
@@ -393,8 +393,8 @@ def test_registers_are_read_from_the_compilers_words():
     ("values", "name"), [("f", "f32"), ("d", "f64"), ("NS_11device_code4HalfE", "f16"), ("NS0_8AnyFloatE", "AnyFloat")]
 )
 def test_template_arguments_have_names(values, name):
-    mangled = f"_ZN9robocache50_GLOBAL__N__3ee86ba7_11_fuse_i64_cu_bb45c755_3075911fuse_kernelIf{values}Li4ELi8ELb0EEEv"
-    assert occupancy.template_arguments(mangled) == ("float32", name, 4, 8, False)
+    mangled = f"_ZN9robocache50_GLOBAL__N__3ee86ba7_11_fuse_i64_cu_bb45c755_3075911fuse_kernelIf{values}Li4ELi8ELi6EEEv"
+    assert occupancy.template_arguments(mangled) == ("float32", name, 4, 8, "slerp")
 
 
 @pytest.mark.parametrize(

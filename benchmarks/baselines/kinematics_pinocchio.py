@@ -1,5 +1,5 @@
-"""Pinocchio from Python: a loop over the rows, which is how its Python interface takes a batch; on a thread a core, each
-with its own data, as its C++ lets go of the interpreter for none of these calls but costs most of the time.
+"""Pinocchio from Python: a loop over the rows, which is how its Python interface takes a batch; a thread a core, each
+with data of its own.
 """
 
 from __future__ import annotations

@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 @triton.jit
-def _forward(q, out, numbers, rows, J: tl.constexpr, BLOCK: tl.constexpr):
-    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def _forward(q, out, numbers, rows, joints: tl.constexpr, block: tl.constexpr):
+    r = tl.program_id(0) * block + tl.arange(0, block)
     keep = r < rows
     r = r.to(tl.int64)
-    a, b, c = tl.full([BLOCK], 1.0, tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    d, e, f = tl.zeros([BLOCK], tl.float32), tl.full([BLOCK], 1.0, tl.float32), tl.zeros([BLOCK], tl.float32)
-    g, h, i = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.full([BLOCK], 1.0, tl.float32)
-    x, y, z = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for k in tl.static_range(J + 1):
+    a, b, c = tl.full([block], 1.0, tl.float32), tl.zeros([block], tl.float32), tl.zeros([block], tl.float32)
+    d, e, f = tl.zeros([block], tl.float32), tl.full([block], 1.0, tl.float32), tl.zeros([block], tl.float32)
+    g, h, i = tl.zeros([block], tl.float32), tl.zeros([block], tl.float32), tl.full([block], 1.0, tl.float32)
+    x, y, z = tl.zeros([block], tl.float32), tl.zeros([block], tl.float32), tl.zeros([block], tl.float32)
+    for k in tl.static_range(joints + 1):
         m = numbers + 12 * k
         m0, m1, m2, m3 = tl.load(m), tl.load(m + 1), tl.load(m + 2), tl.load(m + 3)
         m4, m5, m6, m7 = tl.load(m + 4), tl.load(m + 5), tl.load(m + 6), tl.load(m + 7)
@@ -31,8 +31,8 @@ def _forward(q, out, numbers, rows, J: tl.constexpr, BLOCK: tl.constexpr):
         a, b, c = a * m0 + b * m4 + c * m8, a * m1 + b * m5 + c * m9, a * m2 + b * m6 + c * m10
         d, e, f = d * m0 + e * m4 + f * m8, d * m1 + e * m5 + f * m9, d * m2 + e * m6 + f * m10
         g, h, i = g * m0 + h * m4 + i * m8, g * m1 + h * m5 + i * m9, g * m2 + h * m6 + i * m10
-        if k < J:
-            angle = tl.load(q + r * J + k, mask=keep, other=0.0)
+        if k < joints:
+            angle = tl.load(q + r * joints + k, mask=keep, other=0.0)
             s, co = tl.sin(angle), tl.cos(angle)
             a, b = a * co + b * s, b * co - a * s
             d, e = d * co + e * s, e * co - d * s
@@ -72,7 +72,7 @@ def build(case: Any) -> Callable[[Tensor], Tensor] | None:
 
     def call(q: Tensor, block: int, warps: int) -> Tensor:
         out = torch.empty(len(q), 7, dtype=q.dtype, device=q.device)
-        _forward[(triton.cdiv(len(q), block),)](q, out, steps, len(q), J=nodes, BLOCK=block, num_warps=warps)
+        _forward[(triton.cdiv(len(q), block),)](q, out, steps, len(q), joints=nodes, block=block, num_warps=warps)
         return out
 
     best = min(

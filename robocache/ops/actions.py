@@ -58,13 +58,14 @@ def to_delta(
     if kind == "step":
         if state is not None:
             raise ValueError("to_delta: kind step takes no state")
-        after = _ahead(actions, start, 2)[:, 1]
-        return alike(_as_seen(after, actions, columns, poses), given)
+        rows, inside = _ahead(actions, start, 2)
+        return alike(_as_seen(rows[:, 1], actions, columns, poses).masked_fill_(~inside[:, 1], torch.nan), given)
     state = _state("to_delta", state, actions)
     if kind == "state":
         return alike(_as_seen(actions, state, columns, poses), given)
-    ahead = _ahead(actions, start, cast(int, chunk))
-    return alike(_as_seen(ahead, state[:, None].expand_as(ahead), columns, poses), given)
+    ahead, inside = _ahead(actions, start, cast(int, chunk))
+    seen = _as_seen(ahead, state[:, None].expand_as(ahead), columns, poses)
+    return alike(seen.masked_fill_(~inside, torch.nan), given)
 
 
 def from_delta(
@@ -214,15 +215,11 @@ def _state(op: str, state: Any, like: Tensor) -> Tensor:
     return state.to(like.dtype)
 
 
-def _ahead(x: Tensor, start: Tensor, count: int) -> Tensor:
-    """Each row ``[N, D]`` and those behind it, ``[N, count, D]``; NaN where the episode has ended."""
-    if not len(x):
-        return x.new_empty(0, count, x.shape[1])
-    row = torch.arange(len(x), device=x.device)[:, None] + torch.arange(count, device=x.device)
-    inside = row < len(x)
-    row.clamp_(max=len(x) - 1)
-    inside &= start[row] == start[:, None]
-    return torch.where(inside[..., None], x[row], torch.nan)
+def _ahead(x: Tensor, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Each row ``[N, D]`` and those behind it, ``[N, count, D]``, and which are of its episode, ``[N, count, 1]``."""
+    rows = torch.cat([x, x.new_zeros(count - 1, x.shape[1])]).unfold(0, count, 1).transpose(1, 2)  # a view
+    starts = torch.cat([start, start.new_full((count - 1,), -1)]).unfold(0, count, 1)
+    return rows, (starts == start[:, None]).unsqueeze(-1)
 
 
 def _as_seen(x: Tensor, base: Tensor, columns: Tensor, poses: tuple[int, ...]) -> Tensor:

@@ -24,14 +24,14 @@ def digest() -> str:
     """Of results of every mode, dtype and kind of width, from samples that also hold infinities and both NaN."""
     total = hashlib.sha256()
     for seed, (mode, dtype) in enumerate(itertools.product(MODES, DTYPES)):
-        for width, hurt in ((1, False), (7, True), (33, True)):
-            r = ragged(seed, mode, lengths=(150, 1, 0, 2, 133), targets=(120, 4, 3, 0, 200), dtype=dtype, width=width)
+        for width, hurt in ((7, True), (33, False)):
+            r = ragged(seed, mode, lengths=(90, 1, 0, 2, 33), targets=(60, 4, 3, 0, 70), dtype=dtype, width=width)
             if hurt:
                 holes = torch.rand(r.values.shape, generator=torch.Generator().manual_seed(seed))
                 odd = torch.tensor([float("inf"), -float("inf"), float("nan"), -float("nan")]).to(dtype)
                 for k, value in enumerate(odd):
                     r.values[(holes > k * 0.01) & (holes < k * 0.01 + 0.005)] = value
-            for out_dtype in OUT:
+            for out_dtype in OUT if width == 7 else (dtype,):
                 for period in (None, 360.0) if mode in ("angle", "mean") else (None,):
                     for x in resample_trajectories(
                         **r.arguments(), mode=mode, out_dtype=out_dtype, period=period, return_valid=True

@@ -6,6 +6,7 @@
 // width for a thread's own. A thread's frames stay in registers, and each constant of the chain serves all its rows.
 // Other chains: a thread a row, straight from and to memory; the frames at which branches begin are kept in the thread's
 // own memory.
+// A block has four warps, or as many as find room.
 // Shared: each warp's own: `rows` x joints coordinates, then `rows` x width results. Odd widths have no bank conflicts.
 // Bytes:  the coordinates once, the results once.
 #include <algorithm>
@@ -21,7 +22,7 @@ namespace {
 using kinematics::Chain;
 using kinematics::Form;
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kThreads = 128;
 constexpr int kShared = 48 << 10;  // bytes a block has without asking
 
 template <class A>
@@ -66,7 +67,7 @@ template <class A> struct Rows {
   __device__ Rows(const A* all, int joints, int width, int each, int64_t rows) {
     extern __shared__ uint4 shared[];
     const int tile = 32 * each;
-    first = (int64_t(blockIdx.x) * kWarps + threadIdx.x / 32) * tile;
+    first = (int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32) * tile;
     count = rows - first < tile ? int(rows - first > 0 ? rows - first : 0) : tile;
     q = reinterpret_cast<A*>(shared) + (threadIdx.x / 32) * tile * (joints + width);
     results = q + tile * joints;
@@ -155,37 +156,42 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Grids of at most 2^31 - 1 blocks: 2^38 rows, more than any memory holds.
-unsigned blocks_of(int64_t rows, int each = 1) {
-  return unsigned((rows + kThreads * each - 1) / (int64_t(kThreads) * each));
-}
+unsigned blocks_of(int64_t rows, int each) { return unsigned((rows + each - 1) / each); }
 
-template <class A> int shared_bytes(const Chain<A>& chain, int width, int each) {
-  return kThreads * each * (chain.joints + width) * int(sizeof(A));
-}
+// A launch for an arm: threads a block (0: a warp's tile has no room) and their shared memory.
+struct Block {
+  int threads, shared;
+  template <class A> static Block of(const Chain<A>& chain, int width, int each) {
+    const int warp = 32 * each * (chain.joints + width) * int(sizeof(A));
+    const int warps = std::min(kThreads / 32, kShared / std::max(warp, 1));
+    return {32 * warps, warp * warps};
+  }
+};
 
 template <class A>
 void launch_forward(const Chain<A>& chain, const A* q, Form form, A* out, int64_t rows, cudaStream_t queue) {
   constexpr int R = kRowsEach<A>;
-  const int shared = shared_bytes(chain, kinematics::width_of(form), R);
+  const Block block = Block::of(chain, kinematics::width_of(form), R);
   if (rows == 0) return;
-  if (!kinematics::serial(chain) || shared > kShared) {
-    forward_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, form, out, rows);
+  if (!kinematics::serial(chain) || block.threads == 0) {
+    forward_kernel<<<blocks_of(rows, kThreads), kThreads, 0, queue>>>(chain, q, form, out, rows);
     return;
   }
   const auto kernel = form == Form::pose    ? &arm_forward_kernel<A, Form::pose>
                       : form == Form::rot6d ? &arm_forward_kernel<A, Form::rot6d>
                                             : &arm_forward_kernel<A, Form::frame>;
-  kernel<<<blocks_of(rows, R), kThreads, shared, queue>>>(chain, q, out, rows);
+  kernel<<<blocks_of(rows, R * block.threads), block.threads, block.shared, queue>>>(chain, q, out, rows);
 }
 
 template <class A>
 void launch_jacobian(const Chain<A>& chain, const A* q, bool body, A* out, int64_t rows, cudaStream_t queue) {
-  const int shared = shared_bytes(chain, 6 * chain.joints, 1);
+  const Block block = Block::of(chain, 6 * chain.joints, 1);
   if (rows == 0) return;
-  if (kinematics::serial(chain) && kinematics::without_mimics(chain) && shared <= kShared) {
-    arm_jacobian_kernel<<<blocks_of(rows), kThreads, shared, queue>>>(chain, q, body, out, rows);
+  if (kinematics::serial(chain) && kinematics::without_mimics(chain) && block.threads > 0) {
+    arm_jacobian_kernel<<<blocks_of(rows, block.threads), block.threads, block.shared, queue>>>(chain, q, body, out,
+                                                                                                rows);
   } else {
-    jacobian_kernel<<<blocks_of(rows), kThreads, 0, queue>>>(chain, q, body, out, rows);
+    jacobian_kernel<<<blocks_of(rows, kThreads), kThreads, 0, queue>>>(chain, q, body, out, rows);
   }
 }
 
