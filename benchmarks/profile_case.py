@@ -6,8 +6,12 @@ python benchmarks/profile_case.py --list
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
+from pathlib import Path
 
+import kinematics
 import torch
 import voxel_cases
 from cases import load
@@ -35,29 +39,38 @@ VOXELS = {
     "phase3_large": ("large", "64 x 500000 uniform to 128x128x128 dense occupancy f32"),
     "phase3_large_mean": ("large", "64 x 500000 camera to 128x128x128 sparse mean f32"),
 }
+#: of a million configurations of the arm whose URDF the environment variable names
+ARMS = {"phase4_large_forward": "forward", "phase4_large_jacobian": "jacobian"}
 
 
 def main() -> int:
+    names = [*PROFILES, *VOXELS, *(ARMS if "ROBOCACHE_URDF" in os.environ else ())]
     if sys.argv[1:] == ["--list"]:
-        print("\n".join([*PROFILES, *VOXELS]))
+        print("\n".join(names))
         return 0
-    if len(sys.argv) != 2 or sys.argv[1] not in {**PROFILES, **VOXELS}:
-        print(f"name one of: {', '.join([*PROFILES, *VOXELS])}")
+    if len(sys.argv) != 2 or sys.argv[1] not in names:
+        print(
+            f"name one of: {', '.join(names)}" + ("" if names[-1] in ARMS else "; arms need ROBOCACHE_URDF=panda.urdf")
+        )
         return 2
-    size, wanted = {**PROFILES, **VOXELS}[sys.argv[1]]
-    if sys.argv[1] in VOXELS:
-        (case,) = voxel_cases.load([size], wanted)
-        call = case.build("cuda").voxels
+    name = sys.argv[1]
+    if name in ARMS:
+        urdf = Path(os.environ["ROBOCACHE_URDF"]).read_text()
+        arm = kinematics.build(ARMS[name], kinematics.SIZES["large"], urdf, "cuda", torch.float32)
+        call, said = partial(kinematics.ours(arm), arm.q), f"{arm.name} of {arm.rows} f32"
+    elif name in VOXELS:
+        (cloud,) = voxel_cases.load([VOXELS[name][0]], VOXELS[name][1])
+        call, said = cloud.build("cuda").voxels, f"{cloud.name} {cloud.dtype}"
     else:
-        (case,) = load([size], wanted)
-        call = case.build("cuda").aligned
+        (case,) = load([PROFILES[name][0]], PROFILES[name][1])
+        call, said = case.build("cuda").aligned, f"{case.name} {case.dtype}"
     call()
     torch.cuda.synchronize()
     torch.cuda.profiler.start()
     call()
     torch.cuda.synchronize()
     torch.cuda.profiler.stop()
-    print(f"{case.name} {case.dtype}")
+    print(said)
     return 0
 
 
