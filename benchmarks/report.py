@@ -205,7 +205,7 @@ def where() -> str:
     """The machine of every result file."""
     columns = ("device", "driver", "cuda", "torch", "triton", "cupy", "python", "commit")
     lines = []
-    phases = ("phase1_trajectory", "phase2_multimodal", "phase3_voxelization")
+    phases = ("phase1_trajectory", "phase2_multimodal", "phase3_voxelization", "phase4_action_space")
     for name in (*phases, "latency", "attention", "precision", "ablations"):
         for machine in sorted({tuple(row.get(c, "") for c in columns) for row in results(name)}):
             lines.append([f"{name}.csv", *machine])

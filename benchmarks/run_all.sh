@@ -63,6 +63,11 @@ if [ "$half" != cpu ]; then
   step "resample on the GPU" "$python" benchmarks/throughput.py resample --time-limit "${TIME_LIMIT_RESAMPLE:-170}" --out "$out/phase1_trajectory.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
   step "fuse on the GPU" "$python" benchmarks/throughput.py fuse --time-limit "${TIME_LIMIT_FUSE:-60}" --out "$out/phase2_multimodal.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
   step "voxels on the GPU" "$python" benchmarks/voxels.py --out "$out/phase3_voxelization.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
+  if [ -n "${ROBOCACHE_URDF:-}" ]; then
+    step "kinematics on the GPU" "$python" benchmarks/kinematics.py --urdf "$(dirname "$ROBOCACHE_URDF")" --out "$out/phase4_action_space.csv" ${sizes[@]+"${sizes[@]}"} ${few[@]+"${few[@]}"}
+  else
+    echo "== kinematics: skipped, set ROBOCACHE_URDF to a panda.urdf"
+  fi
   step "latency" "$python" benchmarks/latency.py --out "$out/latency.csv"
   step "precision" "$python" benchmarks/precision.py --out "$out/precision.csv" ${few[@]+"${few[@]}"}
   step "attention" "$python" benchmarks/attention.py --out "$out/attention.csv" ${few[@]+"${few[@]}"}
