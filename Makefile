@@ -26,7 +26,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed
-	$(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) 'robocache[test]'
 	@touch $@
 
 demo: $(VENV)/.installed

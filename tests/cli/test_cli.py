@@ -188,6 +188,7 @@ def test_json(work, capsys):
         "passed_over": 0,
         "version": 1,
         "notes": [],
+        "lerobot": "",
     }
     logs = document("inspect", "logs", "--limit", "1")
     assert (logs["of_episodes"], [e["id"] for e in logs["episodes"]]) == (3, ["episode_000.mcap"])

@@ -219,6 +219,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
     assert_same(s3, local)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
     """Its n-th request that changes something and all after it are not served, for each n."""
     logs = write_shards(tmp_path / "logs", 2)
@@ -348,6 +349,7 @@ def test_a_service_without_conditions_is_refused(s3, logs, monkeypatch):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_workers_write_to_s3(s3, logs, local, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     uri = s3.put(logs, "logs")

@@ -211,11 +211,11 @@ Streams<Cap> streams_of(const Stream* streams, int first, int count, const Targe
   return p;
 }
 
-template <class Time, int Cap>
+template <class Time>
 void fuse_mixture(const Stream* streams, int first, int count, const Targets& targets, const Output& out,
                   cudaStream_t queue) {
   const auto is_double = [](const Stream& s) { return s.dtype == DType::f64; };
-  const Streams<Cap> p = streams_of<Cap>(streams, first, count, targets, out);
+  const Streams<kMany> p = streams_of<kMany>(streams, first, count, targets, out);
   if (std::any_of(streams + first, streams + first + count, is_double)) {
     return launch<Time, Any, 1>(p, targets, out, queue);
   }
@@ -253,19 +253,15 @@ void fuse_same(const Stream* streams, const Targets& targets, const Output& out,
 }
 
 // One time dtype's kernels: those of mixtures, and fuse_same where there is one. To spare half of the build, float32
-// stamps (which resolve too little for real clocks) and 16-bit values under float64 stamps take those of mixtures.
+// stamps (which resolve too little for real clocks) and 16-bit values under float64 stamps take those of mixtures, and
+// mixtures of few streams the kernels that have room for many.
 template <class Time>
 void fuse_as(const Stream* streams, const Targets& targets, const Output& out, cudaStream_t queue) {
   if (targets.rows == 0) return;
   const int count = int(out.streams);
-  if (count > kFew) {
-    for (int first = 0; first < count; first += kMany) {
-      fuse_mixture<Time, kMany>(streams, first, std::min(count - first, kMany), targets, out, queue);
-    }
-    return;
-  }
   const DType dtype = streams[0].dtype;
-  const bool same = std::all_of(streams, streams + count, [&](const Stream& s) { return s.dtype == dtype; });
+  const bool same =
+      count <= kFew && std::all_of(streams, streams + count, [&](const Stream& s) { return s.dtype == dtype; });
   if constexpr (sizeof(Time) == 8) {
     if (same && dtype == DType::f32) return fuse_same<Time, float>(streams, targets, out, queue);
     if (same && dtype == DType::f64) return fuse_same<Time, double>(streams, targets, out, queue);
@@ -274,7 +270,9 @@ void fuse_as(const Stream* streams, const Targets& targets, const Output& out, c
     if (same && dtype == DType::bf16) return fuse_same<Time, BFloat16>(streams, targets, out, queue);
     if (same && dtype == DType::f16) return fuse_same<Time, Half>(streams, targets, out, queue);
   }
-  fuse_mixture<Time, kFew>(streams, 0, count, targets, out, queue);
+  for (int first = 0; first < count; first += kMany) {
+    fuse_mixture<Time>(streams, first, std::min(count - first, kMany), targets, out, queue);
+  }
 }
 
 }  // namespace robocache::align
