@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from contextlib import suppress
@@ -81,3 +82,18 @@ def test_a_run_says_where_its_time_went(tmp_path):
     report = json.loads((tmp_path / "out" / REPORT).read_text())
     assert report["stages"] == dict(summary.stages) and report["peak_bytes"] == summary.peak_bytes
     assert set(run(config).stages) <= {"wait"}  # there was nothing to do
+
+
+@pytest.mark.parametrize(("shards", "said"), [(2, "too few episodes"), (1, "a smaller output.shard_mb")])
+def test_what_would_help_workers_that_wait_is_what_can(tmp_path, shards, said):
+    write_samples(tmp_path / "logs", episodes=2, seconds=1.0, damaged=False)
+    summary = run(
+        {
+            "input": {"uri": f"{tmp_path}/logs/*.mcap"},
+            "features": {"state": [{"source": "/joint_states.position"}]},
+            "timeline": {"rate_hz": 50},
+            "output": {"uri": str(tmp_path / "out")},
+        }
+    )
+    waiting = dataclasses.replace(summary, stages={"wait": 9.0, "decode": 1.0}, shards=shards)
+    assert any(said in line for line in render(waiting))

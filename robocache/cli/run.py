@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> bool:
 _BOUND = {
     "read": "the input's storage",
     "write": "the output's storage",
-    "wait": "too few shards for so many workers; a smaller output.shard_mb makes more",
+    "wait": "too few episodes for so many workers",
 }
 
 
@@ -86,7 +86,10 @@ def _spent(s: Summary) -> str:
     )
     peak = f", at most {decimal(s.peak_bytes)} of memory" if s.peak_bytes else ""
     workers = "1 worker" if s.workers == 1 else f"{s.workers} workers"
-    return f"{workers}{peak}: {shares}; bound by {_BOUND.get(s.bound_by, f'the cores ({s.bound_by})')}"
+    bound = _BOUND.get(s.bound_by, f"the cores ({s.bound_by})")
+    if s.bound_by == "wait" and s.shards < s.episodes + len(s.quarantined):
+        bound = "too few shards for so many workers; a smaller output.shard_mb makes more"
+    return f"{workers}{peak}: {shares}; bound by {bound}"
 
 
 def render(s: Summary) -> list[str]:
