@@ -41,7 +41,8 @@ def test_demo(tmp_path):
 
 
 @pytest.mark.timeout(1000)  # its processes start and are killed again and again; a busy machine starts them slowly
-@pytest.mark.parametrize("mode", ["local", pytest.param("ray", marks=[*needs_ray, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["local", pytest.param("ray", marks=needs_ray)])
 def test_failure_recovery(tmp_path, mode):
     out = run(tmp_path, "failure_recovery.py", "--mode", mode, "--episodes", "30", "--seed", "0")
     killed = re.findall(r"killed (\w+) \d+ with (\d+) shards", out)

@@ -147,6 +147,7 @@ def test_a_stop_keeps_what_is_in_flight(tmp_path, ray_cluster, logs, local, monk
     assert_same_tree(tmp_path / "out", local)
 
 
+@pytest.mark.slow
 def test_a_killed_driver(tmp_path, ray_cluster, logs, local):
     """Its workers die with it, and another run goes on where it was."""
     job_file = tmp_path / "config.yaml"

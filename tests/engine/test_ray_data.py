@@ -98,6 +98,7 @@ def logs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_same_rows_as_a_run_and_no_data_in_the_driver(tmp_path, cluster):
     write_samples(tmp_path / "logs", episodes=30, seconds=20.0)
     job = demo(tmp_path / "logs", tmp_path / "out", "output.shard_mb=8")

@@ -137,6 +137,7 @@ def test_hugging_face(written, rows, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_data(written, rows, ray_cluster):
     ray_data = pytest.importorskip("ray.data", reason="Ray is installed without Ray Data")
     data = ray_data.read_parquet(str(written))
