@@ -217,8 +217,9 @@ def _state(op: str, state: Any, like: Tensor) -> Tensor:
 
 def _ahead(x: Tensor, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Each row ``[N, D]`` and those behind it, ``[N, count, D]``, and which are of its episode, ``[N, count, 1]``."""
-    rows = torch.cat([x, x.new_zeros(count - 1, x.shape[1])]).unfold(0, count, 1).transpose(1, 2)  # a view
-    starts = torch.cat([start, start.new_full((count - 1,), -1)]).unfold(0, count, 1)
+    # A view. With as many rows behind as are looked at there is a window of no row at all, which goes.
+    rows = torch.cat([x, x.new_zeros(count, x.shape[1])]).unfold(0, count, 1)[:-1].transpose(1, 2)
+    starts = torch.cat([start, start.new_full((count,), -1)]).unfold(0, count, 1)[:-1]
     return rows, (starts == start[:, None]).unsqueeze(-1)
 
 

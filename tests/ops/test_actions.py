@@ -101,6 +101,18 @@ def test_starts_of_episodes():
     np.testing.assert_allclose(back.numpy(), x, atol=1e-12)
 
 
+def test_no_rows_and_episodes_shorter_than_a_chunk():
+    none = torch.empty(0, 7)
+    assert to_delta(none).shape == (0, 7)
+    assert to_delta(none, "state", state=none).shape == (0, 7)
+    assert to_delta(none, "chunk", state=none, chunk=3).shape == (0, 3, 7)
+    one = torch.tensor([[2.0], [5.0], [9.0]])
+    found = to_delta(one, "chunk", state=torch.zeros(3, 1), offsets=torch.tensor([0, 1, 3]), chunk=4)
+    there = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    assert torch.equal(found[..., 0].isnan(), ~there)
+    assert found[..., 0][there].tolist() == [2, 5, 9, 9]
+
+
 def test_refusals():
     x = rows()
     for arguments, message in (
