@@ -138,7 +138,7 @@ struct Window {
   Messages messages{};
 };
 
-// ---- the functions ---------------------------------------------------------------------------------------------------
+// ---- the functions --------------------------------------------------------------------------------------------------
 
 PyObject* py_crc32(PyObject* const* arguments) {
   const Buffer data(arguments[0], false);

@@ -35,7 +35,8 @@ class Contents {
 // more than 1. False where a span is not within the buffer or all together are not `nbytes`.
 bool concatenate(const Messages& spans, int64_t item, uint8_t* out, int64_t nbytes);
 
-// Which of the distinct contents each span has: a code for each in `which`. False where a span is not within the buffer.
+// Which of the distinct contents each span has: a code for each in `which`. False where a span is not within the
+// buffer.
 bool distinct(const Messages& spans, int64_t* which, Contents& contents);
 
 }  // namespace robocache::decode

@@ -80,7 +80,7 @@ def fuse_multimodal(
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Align every stream to the target times and lay their columns side by side, in one pass (on a GPU
-    one launch for up to 232 streams).
+    one launch for up to 208 streams).
 
     streams:        any number, of any rates, widths and dtypes
     target_times:   ``[B, T]`` (or ``[T]`` for all) or, with ``target_offsets`` int64 ``[B+1]``, jagged ``[K]``

@@ -13,8 +13,8 @@
 // Bytes:   reads two samples (D values) and the bracket's stamps a target, writes D values and one valid flag. Two
 //          neighbouring targets share samples through L1/L2.
 //
-// One kernel, instantiated for launches whose streams share a value dtype, again for those that share a mode too (kOnly),
-// and, once, for any mixture.
+// One kernel, instantiated for launches whose streams share a value dtype, again for those that share a mode too, and,
+// once, for any mixture.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -28,11 +28,11 @@ namespace robocache::align {
 namespace {
 
 // Blocks an SM, as many as the compiler can serve without spilling: 128 threads x 12 leave 40 registers each, x 10 48,
-// x 8 64, x 7 72, x 6 80, x 5 96.
+// x 9 56, x 8 64, x 7 72, x 6 80, x 5 96.
 template <class V, int VEC, Mode kOnly> constexpr int blocks_an_sm() {
   if (kOnly == Mode::linear) return VEC == 0 ? 12 : 10;
   if (kOnly == Mode::mean) return 7;
-  if (kOnly == Mode::cubic || kOnly == Mode::angle) return ROBOCACHE_LEAN_BLOCKS;
+  if (kOnly == Mode::cubic || kOnly == Mode::angle) return 9;
   if (kOnly != kAnyMode) return 12;
   if (std::is_same_v<V, Any> || sizeof(typename Accumulator<V>::type) == 8) return 5;
   if (std::is_same_v<V, AnyFloat>) return 6;
@@ -44,8 +44,8 @@ constexpr int kNarrowBytes =
 constexpr int64_t kManyRows = 1 << 23;  // 262,144 tiles: ten times the warps of a large card
 constexpr int kStaged = 4096;  // bytes of samples a warp: with the output tile, 24 warps fit on an SM at the worst
 
-// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kMode: the one that
-// all streams share, or kAnyMode, see tasks.cuh; as a number, which nvcc's host stubs can name.
+// VEC: values an access in wide.cuh, of streams whose route is packs; 0: all streams go by narrow.cuh. kMode: the one
+// that all streams share, or kAnyMode, see tasks.cuh; as a number, which nvcc's host stubs can name.
 template <class Time, class V, int VEC, int Cap, int kMode>
 __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, Mode(kMode)>()))
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const __grid_constant__ Targets targets,
@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, Mode(kMode)>()
   constexpr Mode kOnly = Mode(kMode);
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int tiles = VEC == 0 && kOnly == Mode::linear ? launch.tiles : 1;  // where search is a large part, and registers are spare
+  // Several where search is a large part, and registers are spare.
+  const int tiles = VEC == 0 && kOnly == Mode::linear ? launch.tiles : 1;
   const uint32_t place = launch.count.quotient(blockIdx.x);
   const int m = int(blockIdx.x - place * launch.count.d);
   const Source& s = launch.s[m];
@@ -144,7 +145,9 @@ Route route_of(const Stream& s, const Targets& targets, const Output& out) {
 template <class Time, class V, int VEC, int Cap, Mode kOnly = kAnyMode>
 void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStream_t queue) {
   const int count = int(p.count.d);
-  if constexpr (VEC > 1 && kAnyRoute<kOnly>) {  // the widest access that all wide streams allow, but those that go value by value
+  constexpr bool kLinear = kOnly == Mode::linear;
+  if constexpr (VEC > 1 && kAnyRoute<kOnly>) {
+    // The widest access that all wide streams allow, but those that go value by value.
     bool narrow = true, fits = true;
     for (int m = 0; m < count; ++m) {
       const Source& s = p.s[m];
@@ -169,7 +172,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
       s.values_end =
           (s.offsets ? 0 : (targets.batch - 1) * s.value_batch_stride) + (s.length - 1) * s.value_row_stride + s.dim;
       staged = std::max(staged, staging_bytes(s, targets));
-      tile = std::max(tile, kRows * s.dim * (kOnly == Mode::linear ? bytes_of(s.dtype) : wider));
+      tile = std::max(tile, kRows * s.dim * (kLinear ? bytes_of(s.dtype) : wider));
     } else if (s.route != Route::quaternions) {
       s.accesses = Divisor::of(std::max<int64_t>(s.dim / (s.route == Route::values ? 1 : std::max(VEC, 1)), 1));
       const int64_t entries = kRows * (wider == 8 ? sizeof(Entry<double, double>) : sizeof(Entry<float, float>));
@@ -179,7 +182,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
     }
   }
   p.rows = kRows;  // the other kernels spend more on a row's stencil, so that fewer rows pay less
-  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kOnly == Mode::linear ? 1 : 4) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
+  while (tile == 0 && p.rows > kFewestRows && p.rows * row > (kLinear ? 1 : 4) * ROBOCACHE_TILE_BYTES) p.rows /= 2;
   p.staged = unsigned(staged + 15) / 16 * 16 + kOverread;
   p.shared = unsigned(std::max(p.staged + tile, wide) + 15) / 16 * 16;
   p.row_bytes = out.width * bytes_of(out.dtype);
@@ -187,7 +190,7 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   if (!p.large) p.length = Divisor::of(targets.length);
   // Blocks are numbered in 31 bits: 2^38 rows of one narrow stream, more than fits; the loop is for the principle.
   // Where episodes have to be searched, a warp goes on to the next tiles, if there are enough for the whole card.
-  const bool many = VEC == 0 && kOnly == Mode::linear && targets.rows >= kManyRows;
+  const bool many = VEC == 0 && kLinear && targets.rows >= kManyRows;
   p.tiles = !many ? 1 : targets.offsets ? ROBOCACHE_JAGGED_TILES : ROBOCACHE_DENSE_TILES;
   const int64_t rows = kWarps * p.tiles * p.rows, blocks = (targets.rows + rows - 1) / rows;  // of one stream
   const int64_t together = (kDivisible - 1) / count;

@@ -24,9 +24,6 @@
 #ifndef ROBOCACHE_DENSE_TILES
 #define ROBOCACHE_DENSE_TILES 1
 #endif
-#ifndef ROBOCACHE_LEAN_BLOCKS
-#define ROBOCACHE_LEAN_BLOCKS 9
-#endif
 #ifndef ROBOCACHE_LEAN
 #define ROBOCACHE_LEAN 1
 #endif
@@ -59,8 +56,8 @@ struct Source : Stream {
   bool whole_rows;  // narrow.cuh: the output has no other columns and no scale, so a tile is one piece of it
 };
 
-// Lean kernels are for streams that share one mode, kOnly, and whose values leave in the dtype they came in. To take that
-// for granted saves linear a third of the instructions and of the registers; the others have registers of their own
+// Lean kernels are for streams that share one mode, kOnly, and whose values leave in the dtype they came in. To take
+// that for granted saves linear a third of the instructions and of the registers; the others need those of their own
 // formula alone. kAnyMode: each stream has its own.
 constexpr Mode kAnyMode = Mode(-1);
 template <Mode kOnly> __device__ Mode mode_of(const Source& s) { return kOnly == kAnyMode ? s.mode : kOnly; }

@@ -1,11 +1,11 @@
 // Forward kinematics and Jacobians. The chain is the launch's argument, which every thread of a warp reads at the same
 // place at once: constant memory.
 //
-// Arms (one link, no branch): a warp takes 32 rows a thread's count of rows (kRowsEach), which lie together. It copies
-// their coordinates into its shared memory and its results from there, 16 bytes an access; a row of 7 numbers is no
-// width for a thread's own. A thread's frames stay in registers, and each constant of the chain serves all its rows.
-// Other chains: a thread a row, straight from and to memory; the frames at which branches begin are kept in the thread's
-// own memory.
+// Arms (one link, no branch): a warp takes 32 x kRowsEach rows that lie together. It copies their coordinates into its
+// shared memory, and its results from there to the output, 16 bytes an access: a row of 7 numbers has no such accesses
+// of its own. A thread's frames stay in registers, and each constant of the chain serves all rows of the thread.
+// Other chains: a thread a row, straight from and to memory; the frames at which branches begin are kept in the
+// thread's own memory.
 // A block has four warps, or as many as find room.
 // Shared: each warp's own: `rows` x joints coordinates, then `rows` x width results. Odd widths have no bank conflicts.
 // Bytes:  the coordinates once, the results once.
@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kThreads)
   kinematics::jacobian(chain, q + r * chain.joints, body, out + r * chain.links * 6 * chain.joints);
 }
 
-// A warp's copy of `count` numbers that lie together, one end of it in shared memory: 16 bytes an access where both ends
-// allow it.
+// A warp's copy of `count` numbers that lie together, one end of it in shared memory: 16 bytes an access where both
+// ends allow it.
 template <class A> __device__ void copy(const A* from, A* to, int count) {
   constexpr int N = 16 / int(sizeof(A));
   const int lane = threadIdx.x % 32;
