@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -54,6 +54,21 @@ class Times:
             "n": len(self.ms),
             "host_ahead": f"{self.ahead / len(self.ms):.2f}",
         }
+
+
+def numbers(times: Times, ours: Times | None, moved: int, speed: float) -> dict[str, object]:
+    """A row's cells that are measured; ``moved``: bytes that have to be, ``speed``: a copy's, GB/s."""
+    ms = times.median
+    return {
+        **times.columns(),
+        "gb_s_ideal": f"{moved / ms / 1e6:.1f}",
+        "share_ideal": f"{moved / ms / 1e6 / speed:.4f}",
+        "times_robocache": f"{ms / ours.median:.3f}" if ours else "",
+    }
+
+
+#: Their columns.
+NUMBERS = tuple(numbers(Times([1.0, 1.0]), Times([1.0]), 1, 1.0))
 
 
 def default_device() -> str:
@@ -146,6 +161,20 @@ class Bench:
         run(good, schedule[:chunk], sets, 0, {name: Times() for name in good}, kept)
         for begin in range(0, len(schedule), chunk):
             run(good, schedule[begin : begin + chunk], sets, begin, times, kept)
+        return times, failed
+
+    def measure_apart(
+        self, calls: Mapping[str, Call], waiting: Collection[str], sets: Sequence[Any], repetitions: int = REPETITIONS
+    ) -> tuple[dict[str, Times], dict[str, str]]:
+        """As :meth:`measure`, each of those ``waiting`` in rounds of its own: a call that waits for the device keeps
+        the host from being ahead of it for all others of its round.
+        """
+        times: dict[str, Times] = {}
+        failed: dict[str, str] = {}
+        for group in ([who for who in calls if who not in waiting], *([who] for who in calls if who in waiting)):
+            found, why_not = self.measure({who: calls[who] for who in group}, sets, repetitions)
+            times |= found
+            failed |= why_not
         return times, failed
 
     def _warm_up(self, call: Call, data: Any) -> float:

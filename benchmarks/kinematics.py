@@ -23,7 +23,7 @@ from typing import Any
 import gpu_common
 import torch
 from common import CsvLog
-from gpu_common import Bench, Times
+from gpu_common import NUMBERS, Bench, Times, numbers
 from torch import Tensor
 
 from robocache import KinematicChain, convert_rotation, to_delta
@@ -110,20 +110,16 @@ def measure(case: Case, size: str, bench: Bench, log: CsvLog, args: argparse.Nam
     del expected
     sets = [case.q, *(case.q.clone() for _ in range(gpu_common.sets_needed(moved, device) - 1))]
     copy, copy_bytes = bench.copy()
-    # A call that waits for the device keeps the host from being ahead of it for all others of a round: apart.
-    waits = {who for who in calls if who.startswith("pytorch-kinematics")}
-    times, failed = {}, {}
-    for group in ([w for w in calls if w not in waits], [w for w in calls if w in waits]):
-        found, more = bench.measure({w: calls[w] for w in group}, sets, args.repetitions) if group else ({}, {})
-        times, failed = {**times, **found}, {**failed, **more}
+    waiting = {who for who in calls if who.startswith("pytorch-kinematics")}
+    times, failed = bench.measure_apart(calls, waiting, sets, args.repetitions)
     speed = copy_bytes / copy.median / 1e6
     dtype = "f64" if case.q.dtype == torch.float64 else "f32"
     about = {"phase": "kinematics", "size": size, "case": f"{case.name} of {case.rows}", "dtype": dtype}
     rest = {"solved": "", "bytes_ideal": moved, "copy_gb_s": f"{speed:.1f}", **where}
     for who in calls | why_not:
         status = why_not.get(who) or failed.get(who) or "ok"
-        numbers = _numbers(times[who], times[OURS], moved, speed) if status == "ok" else dict.fromkeys(NUMBERS, "")
-        log.write({**about, "who": who, "status": status, **numbers, **rest})
+        measured = numbers(times[who], times[OURS], moved, speed) if status == "ok" else dict.fromkeys(NUMBERS, "")
+        log.write({**about, "who": who, "status": status, **measured, **rest})
     mine = times[OURS].median
     peers = ", ".join(f"{who} {t.median / mine:.1f}x" for who, t in times.items() if who != OURS)
     print(
@@ -165,27 +161,14 @@ def measure_inverse(urdf: str, bench: Bench, log: CsvLog, args: argparse.Namespa
         within = ((q.double() >= low - 1e-9) & (q.double() <= high + 1e-9)).all(1)
         solved = float(((apart <= 1e-4) & (turned <= 1e-3) & within).double().mean())
         medians[who] = times
-        numbers = _numbers(times, medians[OURS], poses.nbytes + q.nbytes, 1.0)
-        numbers["share_ideal"] = ""
+        measured = numbers(times, medians[OURS], poses.nbytes + q.nbytes, 1.0)
+        measured["share_ideal"] = ""
         about = {"phase": "kinematics", "size": "medium", "case": f"inverse of {POSES}", "dtype": "f64", "who": who}
         tail = {"solved": f"{solved:.4f}", "bytes_ideal": poses.nbytes + q.nbytes, "copy_gb_s": "", **where}
-        log.write({**about, "status": "ok", **numbers, **tail})
+        log.write({**about, "status": "ok", **measured, **tail})
         print(f"inverse of {POSES}: {who} {times.median:.0f} ms, {solved:.2%} reached within limits", flush=True)
     for who, why in why_not.items():
         print(f"       {who}: {why}", flush=True)
-
-
-def _numbers(times: Times, mine: Times, moved: int, speed: float) -> dict[str, object]:
-    ms = times.median
-    return {
-        **times.columns(),
-        "gb_s_ideal": f"{moved / ms / 1e6:.1f}",
-        "share_ideal": f"{moved / ms / 1e6 / speed:.4f}",
-        "times_robocache": f"{ms / mine.median:.3f}",
-    }
-
-
-NUMBERS = tuple(_numbers(Times([1.0, 1.0]), Times([1.0]), 1, 1.0))
 
 
 def main() -> int:

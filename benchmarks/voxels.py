@@ -23,7 +23,7 @@ import gpu_common
 import torch
 from cases import SIZES
 from common import CsvLog
-from gpu_common import Bench, Times
+from gpu_common import NUMBERS, Bench, numbers
 from torch import Tensor
 from voxel_cases import Case, Clouds, load
 
@@ -118,12 +118,8 @@ def measure(case: Case, bench: Bench, log: CsvLog, device: str, args: argparse.N
     count = gpu_common.sets_needed(moved, device)
     sets = [clouds, *(clouds.copy() for _ in range(count - 1))]
     copy, copy_bytes = bench.copy()
-    # A call that waits for the device keeps the host from being ahead of it for all others of a round: apart.
     waiting = {who for who in calls if case.spec["layout"] == "sparse" or who == "pytorch eager"}
-    times, failed = {}, {}
-    for group in ([w for w in calls if w not in waiting], *([w] for w in calls if w in waiting)):
-        found, more = bench.measure({w: calls[w] for w in group}, sets, args.repetitions) if group else ({}, {})
-        times, failed = {**times, **found}, {**failed, **more}
+    times, failed = bench.measure_apart(calls, waiting, sets, args.repetitions)
     speed = copy_bytes / copy.median / 1e6
     about = {"phase": "voxelize", "size": case.size, "case": case.name, "dtype": case.dtype}
     about["must_show"] = case.spec.get("must_show", False)
@@ -136,8 +132,8 @@ def measure(case: Case, bench: Bench, log: CsvLog, device: str, args: argparse.N
     }
     for who in (OURS, *PEERS):
         if who in times:
-            numbers = _numbers(times[who], times.get(OURS), moved, speed)
-            log.write({**about, "who": who, "status": "ok", "same_bits": bits[who], **numbers, **rest})
+            measured = numbers(times[who], times.get(OURS), moved, speed)
+            log.write({**about, "who": who, "status": "ok", "same_bits": bits[who], **measured, **rest})
         elif who in why_not or who in failed:
             status = why_not.get(who) or failed[who]
             log.write({**about, "who": who, "status": status, "same_bits": "", **dict.fromkeys(NUMBERS, ""), **rest})
@@ -154,19 +150,6 @@ def measure(case: Case, bench: Bench, log: CsvLog, device: str, args: argparse.N
     )
     for who, why in {**why_not, **failed}.items():
         print(f"       {who}: {why}", flush=True)
-
-
-def _numbers(times: Times, ours: Times | None, moved: int, speed: float) -> dict[str, object]:
-    ms = times.median
-    return {
-        **times.columns(),
-        "gb_s_ideal": f"{moved / ms / 1e6:.1f}",
-        "share_ideal": f"{moved / ms / 1e6 / speed:.4f}",
-        "times_robocache": f"{ms / ours.median:.3f}" if ours else "",
-    }
-
-
-NUMBERS = tuple(_numbers(Times([1.0, 1.0]), Times([1.0]), 1, 1.0))
 
 
 def main() -> int:
