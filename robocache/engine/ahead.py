@@ -59,7 +59,8 @@ class Ahead:
     def forget(self, but: Sequence[EpisodeRef] = ()) -> None:
         """Give up what was read ahead, or is to be."""
         self._next.clear()
-        for ref in [ref for ref in self._ahead if ref not in set(but)]:
+        kept = set(but)
+        for ref in [ref for ref in self._ahead if ref not in kept]:
             self._ahead.pop(ref).cancel()
             self._held -= ref.nbytes
 

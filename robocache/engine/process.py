@@ -93,15 +93,16 @@ class Processor:
         pile = _Pile(self)
         made: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []
+        refs = dict(shard.episodes())
+        batch: dict[int, Episode] = {}
 
         def refuse(index: int, ref: EpisodeRef, error: Exception) -> None:
             reason, retry = self.blame(error, ref.id, last_attempt=last_attempt)
             quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), reason, retry))
 
-        def align(batch: Mapping[int, tuple[EpisodeRef, Episode]]) -> None:
-            found = self.aligner.align({index: episode for index, (_, episode) in batch.items()}, stages)
-            for index, aligned in found.items():
-                ref = batch[index][0]
+        def align() -> None:
+            for index, aligned in self.aligner.align(batch, stages).items():  # which leaves nothing in the batch
+                ref = refs[index]
                 if isinstance(aligned, Exception):
                     refuse(index, ref, named(aligned, _uris(ref), ref.id))
                     continue
@@ -109,9 +110,8 @@ class Processor:
                     pile.add(index, aligned)
                 made.append(_record(index, ref, aligned))
 
-        batch: dict[int, tuple[EpisodeRef, Episode]] = {}
         size = 0
-        for index, ref in shard.episodes():
+        for index, ref in refs.items():
             if index in blamed:
                 quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), blamed[index], retry=True))
                 continue
@@ -121,13 +121,13 @@ class Processor:
             except Exception as error:
                 refuse(index, ref, error)
                 continue
-            batch[index], size = (ref, episode), size + episode.nbytes
+            batch[index] = episode
+            size += episode.nbytes
             del episode
             if size >= self.aligner.batch_bytes:
-                align(batch)
-                batch, size = {}, 0
-        align(batch)
-        del batch
+                align()
+                size = 0
+        align()
         with stages.time("encode"):
             pile.close()
         record = ShardRecord(
