@@ -13,6 +13,9 @@ import zstandard
 from robocache.errors import InputError
 from robocache.stages import stage
 
+#: How many times its size zstd data may unpack to: a block of 4 bytes yields at most 128 KiB.
+ZSTD_RATIO = 1 << 15
+
 
 def inflate(codec: str, data: np.ndarray, target: np.ndarray, where: str) -> None:
     """Unpack ``data`` (uint8) into the whole of ``target`` (uint8). ``InputError``: it cannot be, or has another size.

@@ -12,7 +12,7 @@ from robocache.formats.base import InputSpec, open_file
 from robocache.formats.mcap.container import MAGIC, Summary, loose_messages, read_metadata, read_summary
 from robocache.formats.mcap.salvage import SalvagedPart
 from robocache.formats.mcap.windows import read_messages
-from robocache.formats.messages.log import LogReader, Part, Window
+from robocache.formats.messages.log import LogReader, Part, Window, few
 from robocache.types import FileStamp
 
 
@@ -76,7 +76,7 @@ class _McapPart(Part):
         """The first chunk that holds them, one in the middle and the last."""
         summary = self._summary
         chunks = [c for c in summary.chunks if not c.index_offsets or not c.index_offsets.keys().isdisjoint(channels)]
-        for i in sorted({0, len(chunks) // 2, max(len(chunks) - 1, 0)}):
+        for i in few(len(chunks)) or [0]:
             one = replace(summary, chunks=tuple(chunks[i : i + 1]))  # without any: whatever lies outside of chunks
             yield _McapPart(self._file, one, verify=self._verify, salvage=self._salvage).messages(channels)
 

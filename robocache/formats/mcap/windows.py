@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.compression import inflate
+from robocache.formats.compression import ZSTD_RATIO, inflate
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
@@ -25,7 +25,6 @@ WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by n
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 CHUNK_HEAD = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
-_MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
 #: The largest chunk. Recorders make chunks of 1 to 100 MB; a small file may claim, and hold, any number of zeros.
 MAX_CHUNK = 1 << 29
 _HEADER = np.dtype(
@@ -151,7 +150,7 @@ def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
     if name not in (b"", b"zstd", b"lz4") or len(name) != name_length or stored < 0:
         raise InputError(f"{where}: compression {name!r}; zstd, lz4 and none can be read")
     claimed = int.from_bytes(bytes(record[data_start - 8 : data_start]), "little")
-    if claimed != stored or (size != stored if not name else size > stored * _MAX_RATIO):
+    if claimed != stored or (size != stored if not name else size > stored * ZSTD_RATIO):
         raise InputError(
             f"{where}: claims {size} bytes from {claimed} stored ones, the record holds {stored}; the file is damaged"
         )

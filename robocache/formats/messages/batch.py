@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError
+from robocache.formats.compression import ZSTD_RATIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,6 @@ def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:
 _ZSTD = 0xFD2FB528
 #: The most that one message may unpack to; an image of 100 megapixels is smaller.
 MAX_MESSAGE = 1 << 29
-_MAX_RATIO = 1 << 15  # a zstd block of 4 bytes yields at most 128 KiB
 
 
 def unpacked(messages: Messages, where: str) -> Messages:
@@ -82,7 +82,7 @@ def unpacked(messages: Messages, where: str) -> Messages:
 
 
 def _inflated(data: np.ndarray, where: str) -> bytes:
-    most = min(MAX_MESSAGE, len(data) * _MAX_RATIO)
+    most = min(MAX_MESSAGE, len(data) * ZSTD_RATIO)
     try:
         with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(data)), "zstd") as stream:
             found = stream.read(most + 1)

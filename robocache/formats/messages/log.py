@@ -25,6 +25,11 @@ from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, 
 Window = dict[int, Messages]
 
 
+def few(count: int) -> list[int]:
+    """The first, one in the middle and the last of ``count`` places, for a look."""
+    return sorted({0, count // 2, count - 1}) if count else []
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """A topic of one sender: ``encoding`` of its messages, ``schema`` that tells their type."""

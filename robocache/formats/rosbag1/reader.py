@@ -11,7 +11,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
-from robocache.formats.messages.log import Channel, LogReader, Part, Window
+from robocache.formats.messages.log import Channel, LogReader, Part, Window, few
 from robocache.formats.rosbag1.container import (
     CHUNK,
     CONNECTION,
@@ -70,7 +70,7 @@ class _BagPart(Part):
     def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
         """The first chunk that holds them, one in the middle and the last."""
         chunks = [chunk for chunk in self._chunks if not chunk.counts.keys().isdisjoint(channels)]
-        for i in sorted({0, len(chunks) // 2, len(chunks) - 1}) if chunks else ():
+        for i in few(len(chunks)):
             yield self._windows(chunks[i : i + 1], frozenset(channels), self._scan)
 
     def _windows(self, chunks: Sequence[Chunk], channels: frozenset[int], scan: bool) -> Iterator[Window]:
