@@ -23,11 +23,11 @@ from robocache.engine.clean import Columns, selectable, with_gaps
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
 from robocache.engine.prepare import Prepared, Preparer, Request
+from robocache.engine.rounding import JOINTS, rounding
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
 from robocache.errors import InputError
 from robocache.features import Aligned, Compute, abreast, assemble, stepped
-from robocache.features.cast import rounded_columns
 from robocache.features.columns import flat_numbers
 from robocache.features.convert import absolute
 from robocache.ops import StreamSpec
@@ -40,8 +40,6 @@ from robocache.types import Episode, Finding, StreamReport, StreamType
 GAP_STEPS = 10
 #: ``snap: auto`` is the timeline's period divided by this.
 SNAP_SHARE = 10
-#: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
-_JOINTS = 64
 
 _MB = 2**20
 #: See :attr:`Aligner.batch_bytes`: on a CPU, on a GPU.
@@ -209,7 +207,7 @@ class Aligner:
         if r.cleaned is None or r.source.static or r.of_clouds:
             return []
         column = self.preparer.features[self.job.features.index(r.feature)]
-        findings += _rounding(r, column)
+        findings += rounding(r, column)
         return [self._part(r, group, column, timeline, findings) for group in r.cleaned.groups]
 
     def _part(
@@ -220,7 +218,7 @@ class Aligner:
         turns: Mapping[int, Turn] = {}
         if values is None:
             values = np.arange(len(group.times), dtype=np.float64)[:, None]
-        elif r.kind.width <= _JOINTS and mode in ("linear", "cubic", "mean", "angle"):
+        elif r.kind.width <= JOINTS and mode in ("linear", "cubic", "mean", "angle"):
             values, turns, mode = _unwound(r, group, findings)
         part = _Part(group, turns)
         if self._looks_back(r):
@@ -394,7 +392,7 @@ def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.nd
         turns = find_turns(values, group.extremes)
         for column, found in turns.items():
             text = (
-                f"{s.source}: {_column_name(r, group, column)} jumps by {TURNS[found.period]} {found.wraps} times, so "
+                f"{s.source}: {r.column_name(group, column)} jumps by {TURNS[found.period]} {found.wraps} times, so "
                 "it was aligned as an angle; write align: angle, or a period, to say so"
             )
             findings.append(Finding("wraps", s.source, text, found.wraps))
@@ -437,39 +435,6 @@ def _nothing(r: Request, count: int, stamps: np.ndarray | None) -> Aligned:
     dtype = np.dtype(np.float64) if r.computed else np.dtype(r.kind.element.to_pandas_dtype())
     block = np.full((count, r.kind.width), np.nan if dtype.kind == "f" else 0, dtype)
     return Aligned(block, none, stamps=stamps)
-
-
-def _rounding(r: Request, column: FeatureType) -> list[Finding]:
-    """Where the column's type loses what the sensor measured."""
-    kind, cleaned = StreamType(column.arrow).element, r.cleaned
-    assert cleaned is not None
-    recorded = cleaned.stream.values
-    if not pa.types.is_floating(kind) or not isinstance(recorded, np.ndarray) or r.kind.width > _JOINTS:
-        return []
-    dtype, out = np.dtype(kind.to_pandas_dtype()), []
-    for group in cleaned.groups:
-        values, bounds = group.values, None
-        if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
-            bounds = group.extremes
-        else:
-            values = recorded.reshape(len(recorded), -1)
-            values = values if len(group.rows) == len(values) else values[group.rows]
-            values = values if group.columns is None else values[:, group.columns]
-        lost = rounded_columns(values, dtype, bounds)
-        if len(lost):
-            names = ", ".join(_column_name(r, group, int(c)) for c in lost[:4])
-            text = (
-                f"{column.name}: {dtype} rounds {names} of {r.source.source} more coarsely than it was measured; set "
-                "dtype: float64"
-            )
-            out.append(Finding("rounded", column.name, text, len(lost)))
-    return out
-
-
-def _column_name(r: Request, group: Columns, column: int) -> str:
-    at = column if group.columns is None else int(group.columns[column])
-    names = r.kind.about.get("names") or ()
-    return str(names[at]) if at < len(names) else f"column {at}"
 
 
 def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[StreamReport]:

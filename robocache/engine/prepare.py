@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
-from robocache.engine.clean import Cleaned, clean
+from robocache.engine.clean import Cleaned, Columns, clean
 from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in, pose_mode
 from robocache.engine.timeline import Clock, Timeline, make_timeline
 from robocache.engine.units import check_units
@@ -46,6 +46,12 @@ class Request:
     def absent(self) -> bool:
         """Whether the episode has no sample of it, which only an optional source may lack."""
         return self.cleaned is None or not self.cleaned.groups
+
+    def column_name(self, group: Columns, column: int) -> str:
+        """What a column of a group of the stream's is called."""
+        at = column if group.columns is None else int(group.columns[column])
+        names = self.kind.about.get("names") or ()
+        return str(names[at]) if at < len(names) else f"column {at}"
 
     @property
     def of_clouds(self) -> bool:

@@ -30,6 +30,11 @@ def values(seed: int, rows: int) -> dict[str, Any]:
     }
 
 
+def loaded(out: Path) -> pa.Table:
+    """All rows, in the order of the files."""
+    return pa.concat_tables(pq.read_table(p) for p in sorted((out / "data").glob("*/*.parquet")))
+
+
 def record(path: Path, seed: int, rows: int, *, without: range = range(0)) -> dict[str, Any]:
     """Write a recording at ``FPS``; its values. without: rows of ``q`` that are not a number."""
     found = values(seed, rows)

@@ -1,0 +1,41 @@
+"""What a column's type loses of what the sensor measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from robocache.engine.prepare import Request
+from robocache.features.cast import rounded_columns
+from robocache.output.schema import FeatureType
+from robocache.types import Finding, StreamType
+
+#: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
+JOINTS = 64
+
+
+def rounding(r: Request, column: FeatureType) -> list[Finding]:
+    """Where the column's type loses what the sensor measured."""
+    kind, cleaned = StreamType(column.arrow).element, r.cleaned
+    assert cleaned is not None
+    recorded = cleaned.stream.values
+    if not pa.types.is_floating(kind) or not isinstance(recorded, np.ndarray) or r.kind.width > JOINTS:
+        return []
+    dtype, out = np.dtype(kind.to_pandas_dtype()), []
+    for group in cleaned.groups:
+        values, bounds = group.values, None
+        if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
+            bounds = group.extremes
+        else:
+            values = recorded.reshape(len(recorded), -1)
+            values = values if len(group.rows) == len(values) else values[group.rows]
+            values = values if group.columns is None else values[:, group.columns]
+        lost = rounded_columns(values, dtype, bounds)
+        if len(lost):
+            names = ", ".join(r.column_name(group, int(c)) for c in lost[:4])
+            text = (
+                f"{column.name}: {dtype} rounds {names} of {r.source.source} more coarsely than it was measured; set "
+                "dtype: float64"
+            )
+            out.append(Finding("rounded", column.name, text, len(lost)))
+    return out
