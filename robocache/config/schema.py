@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import yaml
-from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
@@ -283,7 +285,7 @@ def read_section(schema: type[Section], found: Any, path: str, problems: Problem
     elif not isinstance(found, DictConfig):
         problems.wrong(path, found, f"write a mapping with the keys {key_names(schema)}")
         return _instance(schema, {})
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     keys = list(found)
     for key in keys:
         if key not in hints:
@@ -310,8 +312,18 @@ def read_section(schema: type[Section], found: Any, path: str, problems: Problem
     return _instance(schema, values)
 
 
+#: The types of a schema's keys, worked out once: a config asks for them at each of its sources.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+@functools.cache
+def _alone(schema: type, key: str) -> type:
+    """A schema of this key and no other: OmegaConf makes a node for every key of a schema to check one value."""
+    return dataclasses.make_dataclass(key, [(key, _hints(schema)[key], field(default=MISSING))])
+
+
 def _instance(schema: type[Section], values: dict[str, Any]) -> Section:
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     for key in _required(schema):
         values.setdefault(key, _instance(hints[key], {}) if dataclasses.is_dataclass(hints[key]) else None)
     return schema(**values)
@@ -348,8 +360,7 @@ def _converted(schema: type, key: str, hint: Any, value: Any, path: str, problem
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         if not hidden:
-            node = OmegaConf.structured(schema)
-            OmegaConf.set_readonly(node, False)  # frozen dataclasses make read-only nodes
+            node = OmegaConf.structured(_alone(schema, key))
             OmegaConf.update(node, key, literal(value))
             return value if isinstance(value, list | dict) or str in kinds else node[key]
     except (MissingMandatoryValue, InterpolationResolutionError) as error:  # inside a list or a mapping
