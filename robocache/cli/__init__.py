@@ -1,4 +1,4 @@
-"""robocache run | plan | inspect | log | verify | doctor | sample
+"""robocache init | run | plan | inspect | log | verify | doctor | sample
 
 Exit codes: 0 done; 1 it ran, but more episodes are in the quarantine than max_failed_episodes allows, or verify found
 a problem, or inspect a recording that cannot be read; 2 the command line or the config is wrong; 3 the input or the
@@ -26,6 +26,7 @@ DONE, FAILED, USAGE, REFUSED, STOPPED = 0, 1, 2, 3, 130
 #: Each is a module of this package: ``add_arguments`` declares its options, ``run`` does it and returns whether all is
 #: well.
 COMMANDS = {
+    "init": "write a config made from recordings, which runs as it is",
     "run": "make the dataset that a config describes, or go on with it",
     "plan": "say what a run would do: shards, rows, bytes, memory",
     "inspect": "show the streams of recordings, or the columns and coverage of an output",

@@ -148,6 +148,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", help="file, glob or folder of recordings; or an output folder")
     parser.add_argument("--limit", type=int, help="recordings to look at (default: as many as 1 GB, 5 at least)")
     parser.add_argument("--episode", metavar="ID", help="show this one, and how many of its samples hold NaN")
+    add_reading(parser)
+    bounds = "tell how many points of a cloud are within its bounds; its input says how recordings are read"
+    parser.add_argument("--config", metavar="PATH", help=bounds)
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How recordings are read, as far as it is said on the command line; see :func:`reading`."""
     by = "tables: each file is an episode (default), or each folder"
     parser.add_argument("--episode-by", choices=("file", "folder"), default="file", help=by)
     parser.add_argument("--format", default="auto", help="reader, where the suffix does not tell")
@@ -155,9 +163,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-unit", choices=("ns", "us", "ms", "s"), default="s", help="its unit (default: s)")
     parser.add_argument("--rate-hz", type=float, help="rate of tables without time")
     parser.add_argument("--stamp", choices=("header", "log"), default="header", help="which time messages have")
-    bounds = "tell how many points of a cloud are within its bounds; its input says how recordings are read"
-    parser.add_argument("--config", metavar="PATH", help=bounds)
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def reading(args: argparse.Namespace, uris: tuple[str, ...]) -> InputSpec:
+    """The input that a command line names."""
+    from robocache.formats import InputSpec, TableTimes
+
+    times = None
+    if args.time_column or args.rate_hz:
+        times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
+    return InputSpec(uris, format=args.format, episode=args.episode_by, times=times, stamp=args.stamp)
 
 
 def run(args: argparse.Namespace) -> bool:
@@ -173,12 +188,9 @@ def run(args: argparse.Namespace) -> bool:
 
 
 def _run_recordings(args: argparse.Namespace) -> bool:
-    from robocache.formats import InputSpec, TableTimes, describe_passed
+    from robocache.formats import describe_passed
 
-    times = None
-    if args.time_column or args.rate_hz:
-        times = TableTimes(args.time_column, args.time_unit, args.rate_hz)
-    spec, job = InputSpec((args.uri,), format=args.format, episode=args.episode_by, times=times, stamp=args.stamp), None
+    spec, job = reading(args, (args.uri,)), None
     if args.config is not None:
         from robocache.config.load import load_job
 
@@ -246,7 +258,7 @@ def inspect_recordings(
     refs = listing.episodes
     if limit is None:
         limit = max(_LEAST, sum(total <= _MOST_BYTES for total in accumulate(ref.nbytes for ref in refs)))
-    return listing, (_inspect(ref, spec, job, values=len(refs) == 1) for ref in islice(refs, limit))
+    return listing, (inspect_episode(ref, spec, job, values=len(refs) == 1) for ref in islice(refs, limit))
 
 
 def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> InspectedEpisode:
@@ -254,7 +266,7 @@ def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> Inspe
     from robocache.formats import list_episodes
 
     refs = {ref.id: ref for ref in list_episodes(spec)}
-    return _inspect(refs[_known(id, list(refs))], spec, job, values=True)
+    return inspect_episode(refs[_known(id, list(refs))], spec, job, values=True)
 
 
 def _known(id: str, ids: Sequence[str]) -> str:
@@ -266,7 +278,7 @@ def _known(id: str, ids: Sequence[str]) -> str:
     return id
 
 
-def _inspect(ref: EpisodeRef, spec: InputSpec, job: Job | None = None, *, values: bool) -> InspectedEpisode:
+def inspect_episode(ref: EpisodeRef, spec: InputSpec, job: Job | None = None, *, values: bool) -> InspectedEpisode:
     from robocache.formats import list_streams
 
     size = sum(file.size for file in ref.files)

@@ -38,7 +38,7 @@ def check_output(inputs: Sequence[str], output: OutputSpec, problems: Problems) 
         return
     for uri in inputs:
         try:
-            if uri.strip() and _overlap(_absolute(uri), _absolute(output.uri)):
+            if uri.strip() and overlaps(uri, output.uri):
                 problems.wrong("output.uri", output.uri, f"it overlaps the input {uri}; write a folder apart from it")
         except ValueError as error:  # a glob that fsspec cannot read either
             problems.wrong("input.uri", uri, str(error))
@@ -129,8 +129,9 @@ def check_reach(inputs: Sequence[str], output: OutputSpec, cluster: ClusterSpec,
                 problems.wrong(path, uri, right)
 
 
-def _overlap(source: str, output: str) -> bool:
+def overlaps(source: str, output: str) -> bool:
     """True where the input (a file, a folder, which is searched recursively, or a glob) and the output share files."""
+    source, output = _absolute(source), _absolute(output)
     plain = re.split(r"[*?\[]", source)[0]
     if plain == source:
         return f"{output}/".startswith(source.rstrip("/") + "/") or source.startswith(f"{output}/")

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from glob import escape as glob_escape
 from glob import has_magic
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import fsspec
+from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import InputError
@@ -85,6 +87,20 @@ def known_suffixes(format: str) -> str:
     readers = _asked(format)
     suffixes = [suffix for reader in readers for suffix in reader.suffixes]
     return ", ".join([*suffixes, *(f"folders with {reader.marker}" for reader in readers if reader.marker)])
+
+
+def absent(uri: str) -> str:
+    """That a local path is not there, and what may be meant by it; empty where it is there, or is none."""
+    protocol, path = split_protocol(uri)
+    path = os.path.expanduser(path)
+    if protocol not in (None, "file", "local") or os.path.exists(path) or has_magic(path):
+        return ""
+    folder = os.path.dirname(path.rstrip("/"))
+    while folder and not os.path.isdir(folder):
+        path, folder = folder, os.path.dirname(folder)
+    name = os.path.basename(path.rstrip("/"))
+    close = get_close_matches(name, os.listdir(folder or "."), n=1)
+    return "no such file or folder" + (f"; did you mean {os.path.join(folder, close[0])!r}?" if close else "")
 
 
 class Expanded(NamedTuple):

@@ -18,7 +18,7 @@ import yaml
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, natural_key, open_stored, shown
-from robocache.formats.files import Found, expand, known_suffixes, pass_over
+from robocache.formats.files import Found, absent, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
 from robocache.formats.wrapped import first_bytes, inner_name, wrapper_of
@@ -81,6 +81,8 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
         base, items, beside = expand(uri, spec)
         passed += beside
         if not items:
+            if gone := absent(uri):
+                raise InputError(f"input.uri: nothing at {uri!r}: {gone}")
             held = f" ({describe_passed(beside)})" if beside else ""
             suffixes = known_suffixes(spec.format)
             raise InputError(f"input.uri: nothing at {uri!r} is a recording{held}; known are {suffixes}")

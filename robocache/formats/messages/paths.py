@@ -451,5 +451,7 @@ def list_fields(target: Type, prefix: str = "") -> Iterator[tuple[str, str]]:
             else:
                 width = "" if columns.width is None else columns.width
                 yield path, f"{describe(Number(columns.dtype or np.dtype('u1')))}[{width}]"
+                mixed = len({str(member.dtype) for _, member in kind.fields if isinstance(member, Number)}) > 1
+                flat = flat and (kind.name in STAMPS or not mixed)  # side by side they are of no type of their own
         if not flat:
             yield from list_fields(kind, f"{path}.")
