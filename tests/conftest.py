@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    import process_kit
+
+    process_kit.interpreters = config.getoption("--slow")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests wait to be asked for. Of two processes (``-n 2``) one has everything that shares the Ray cluster, and
     a file's tests stay together, so that they share what it makes.

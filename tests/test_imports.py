@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_kit import robocache
 
 from robocache.sample import write_samples
 
@@ -60,6 +62,7 @@ def imports(path: Path) -> list[str]:
     return found
 
 
+@functools.cache
 def modules() -> list[tuple[str, str, str]]:
     """(file, its room, a module that it imports)."""
     out = []
@@ -105,7 +108,7 @@ def work(tmp_path_factory) -> Path:
         "input: {uri: logs, max_failed_episodes: 1}\nfeatures: {x: /joint_states.position}\n"
         "timeline: {rate_hz: 50}\noutput: {uri: out}\n"
     )
-    subprocess.run(command("run", "-q", "config.yaml"), cwd=work, env=ENVIRONMENT, check=True)
+    assert robocache("run", "-q", "config.yaml", cwd=work).returncode == 0
     return work
 
 

@@ -8,17 +8,14 @@ import os
 import pty
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
 from pathlib import Path
 
 import pyte
+from process_kit import PIPE, start
 
-ROOT = Path(__file__).resolve().parents[2]
-#: A new session whose terminal is standard input, then the command: what a terminal window does.
-START = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
 ROWS = 60  # nothing scrolls away
 
 
@@ -37,14 +34,14 @@ class Terminal:
         self._lock = threading.Lock()
         self._set_size(columns)
         usual = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, sys.executable, "-m", "robocache.cli", *arguments],
+        self.process = start(
+            *arguments,
             cwd=cwd,
-            env={**usual, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
+            env={**usual, "TERM": "xterm-256color", **environment},
             stdin=slave,
-            stdout=subprocess.PIPE if piped else slave,
+            stdout=PIPE if piped else slave,
             stderr=slave,
-            start_new_session=True,
+            session=True,
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -91,7 +88,7 @@ class Terminal:
     def end(self, seconds: float = 120) -> int:
         """Wait for the command; its exit code."""
         if self.process.stdout is not None:
-            self.out = self.process.stdout.read().decode()
+            self.out = self.process.stdout.read()
         try:
             code = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from process_kit import start
 
 import robocache
 from robocache import cli
@@ -44,12 +45,6 @@ def work(tmp_path, monkeypatch) -> Path:
 
 def write_config(work: Path, *, logs: str = "logs/*.mcap", out: str = "out", allowed: int = 1) -> None:
     (work / "config.yaml").write_text(CONFIG.format(logs=logs, out=out, allowed=allowed))
-
-
-def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "robocache.cli", *arguments]
-    return subprocess.Popen(command, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_run_verify_and_rerun(work, capsys):
@@ -227,7 +222,7 @@ def test_the_process_leaves_without_being_taken_apart(arguments, code):
 
 
 def test_who_stops_reading_ends_the_command_quietly(work):
-    process = start(work, "inspect", "logs", "--episode", "episode_000.mcap")
+    process = start("inspect", "logs", "--episode", "episode_000.mcap", cwd=work)
     process.stdout.close()
     assert (process.stderr.read(), process.wait(timeout=60)) == ("", cli.DONE)
 
@@ -322,7 +317,7 @@ def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeyp
         "compute": {"device": "cpu", "threads": 1},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    process = start(tmp_path, "run", "config.yaml")
+    process = start("run", "config.yaml", cwd=tmp_path)
     manifest = tmp_path / "out" / manifest_file(1)
     while not manifest.exists():
         assert process.poll() is None

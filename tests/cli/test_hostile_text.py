@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from terminal_kit import ROOT, Terminal
+from process_kit import ROOT
+from terminal_kit import Terminal
 
 from robocache import cli
 from robocache.cli import terminal
@@ -150,11 +151,11 @@ EACH = "import sys; from robocache import cli; sys.exit(max(cli.main(line.split(
 LOCALES = {
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "strict": {"PYTHONIOENCODING": "ascii:strict"},
-    "utf8": {"PYTHONUTF8": "1"},
+    "utf8": {"PYTHONUTF8": "1"},  # of which a test's own process is one
 }
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", ["ascii", "strict", pytest.param("utf8", marks=pytest.mark.slow)])
 def test_names_that_are_no_text_end_no_command(work, locale):
     """A file name that is not UTF-8, and one that ASCII does not have."""
     logs("q", b"caf\xe9.csv", "日.csv")

@@ -127,15 +127,15 @@ def test_ctrl_c_keeps_what_is_committed_and_leaves_the_terminal_as_it_was(tmp_pa
 
 
 def test_a_window_made_narrower_and_wider_while_a_run_goes_on(tmp_path):
-    slow_job(tmp_path, 301)
+    slow_job(tmp_path, 121)
     terminal = Terminal(tmp_path, "run", "slow.yaml", columns=160)
-    terminal.wait_for("/301 episodes")
+    terminal.wait_for("/121 episodes")
     terminal.resize(80)
-    terminal.wait_for("9/301 episodes")
+    terminal.wait_for("9/121 episodes")
     assert all(len(line) <= 80 for line in terminal.lines)
     terminal.resize(120)
     assert terminal.end() == cli.DONE, terminal.text
-    at = next(k for k, line in enumerate(terminal.lines) if " rows of 301 episodes" in line)
+    at = next(k for k, line in enumerate(terminal.lines) if " rows of 121 episodes" in line)
     bar = terminal.lines[at - 1]
     assert BAR.fullmatch(bar) and 100 < len(bar) <= 120
     assert terminal.tidy

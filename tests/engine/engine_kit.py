@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -152,17 +150,3 @@ def assert_same_tree(out: Path, expected: Path, *, but: Sequence[str] = ()) -> N
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[str]:
-    """``robocache`` in a process of its own, output to pipes."""
-    command = [sys.executable, "-m", "robocache.cli", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(command, cwd=cwd, env=environment(), **pipes)
-
-
-def robocache(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The same, to its end."""
-    process = start(*arguments, cwd=cwd)
-    out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)

@@ -21,13 +21,12 @@ from engine_kit import (
     config,
     environment,
     manifest,
-    robocache,
-    start,
     write_parquet,
     write_recordings,
     write_shards,
 )
 from omegaconf import OmegaConf
+from process_kit import DEVNULL, robocache, start
 
 from robocache.output.dataset import Output
 from robocache.output.verify import verify
@@ -55,7 +54,7 @@ def kill_run(work: Path, commits: int, delay_s: float) -> bool:
     """
     lock = work / f"out/{META}/_run.lock"
     stale = lock.stat().st_mtime_ns if lock.exists() else 0
-    process = start("run", "config.yaml", cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("run", "config.yaml", cwd=work, stdout=DEVNULL, stderr=DEVNULL)
     while process.poll() is None:
         if lock.exists() and lock.stat().st_mtime_ns != stale and committed(work) >= commits:
             time.sleep(delay_s)

@@ -19,13 +19,12 @@ from engine_kit import (
     do,
     job,
     manifest,
-    robocache,
-    start,
     table,
     write_recordings,
     write_shards,
 )
 from omegaconf import OmegaConf
+from process_kit import robocache, start
 
 from robocache.errors import InputError, OutputError
 from robocache.output.layout import LOCK

@@ -5,27 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_kit import (
-    META,
-    config,
-    dataset_of,
-    do,
-    job,
-    start,
-    timeless,
-    tree,
-    write_parquet,
-    write_shards,
-    writing,
-)
+from engine_kit import META, config, dataset_of, do, job, timeless, tree, write_parquet, write_shards, writing
 from omegaconf import OmegaConf
+from process_kit import DEVNULL, start
 from s3_kit import CHANGES, SECRET, Bucket, Request
 
 from robocache.cli.plan import preview
@@ -193,7 +181,7 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
         return ""
 
     s3.server.fault = fault
-    process = start("run", "config.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("run", "config.yaml", cwd=tmp_path, stdout=DEVNULL, stderr=DEVNULL)
     segment = f"{s3.name}/out/{version_folder(1)}/_manifest/00000001.jsonl"
     while not s3.fs.exists(segment):
         assert process.poll() is None
