@@ -12,6 +12,7 @@ _HOME = {
     "run": "robocache.engine.run",
     "verify": "robocache.output.verify",
     "Output": "robocache.output.dataset",
+    "Dataset": "robocache.output.torch",
     "fuse_multimodal": "robocache.ops",
     "resample_trajectories": "robocache.ops",
     "StreamSpec": "robocache.ops",

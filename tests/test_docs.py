@@ -264,6 +264,21 @@ def test_joints_to_actions(work):
     assert bool(found["found"].converged.all()) and found["rot6d"].shape == (5, 6)
 
 
+def test_from_an_output_to_a_training_loop(work):
+    page = (ROOT / "docs/deployment/pytorch_pipeline.md").read_text()
+    write_samples(work / "logs", episodes=4, seconds=3.0)
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    Path("config.yaml").write_text(config)
+    assert cli.main(["run", "-q", "config.yaml"]) == cli.DONE
+    found: dict[str, Any] = {}
+    codes = re.findall(r"^```python\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    assert len(codes) == 3
+    for code in codes:
+        exec(code, found)
+    windows = found["train"].__getitems__(range(len(found["train"]))).tensors
+    assert abs(float(windows["observation.state"][:, -1].mean())) < 0.1
+
+
 def test_words_for_a_number_that_is_not_there(work):
     listed = re.search(r"an empty cell, (.*?) are NaN,", PAGE)[1]
     words = ["", *re.findall(r"`(.*?)`", listed)]

@@ -171,6 +171,12 @@ class Output:
                 raise FileNotFoundError(f"{self.uri}/{part}")
             yield file
 
+    def unreadable(self, part: str, error: Exception) -> OutputError:
+        """What to say where one of ``parts`` cannot be read because of ``error``."""
+        if isinstance(error, FileNotFoundError) and self.version.number not in list_versions(self.store).kept:
+            return self._gone(part)
+        return OutputError(f"{self.uri}/{part} cannot be read ({error}); `robocache verify` says what is damaged")
+
     def _table(self, name: str) -> bytes:
         """As it lies there, or made of the records anew."""
         found = self.made(name)
@@ -190,9 +196,7 @@ class Output:
             with self.opened(name) as file:
                 yield open_file(file)
         except (FileNotFoundError, ValueError) as error:
-            raise OutputError(
-                f"{self.uri}/{name} cannot be read ({error}); `robocache verify` says what is damaged"
-            ) from error
+            raise self.unreadable(name, error) from error
 
     def _read(self, name: str) -> bytes:
         try:
