@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robocache.ops import _library
+from robocache.ops._library import compiled
 from robocache.ops.reference import kinematics as reference
 from robocache.ops.urdf import MOST_JOINTS, Flat
 
@@ -31,16 +32,6 @@ def arguments(chain: Flat, links: list[int]) -> tuple[list[int], list[float]]:
         structure += [int(chain.node[links[place]]), place]
         numbers += chain.behind[links[place]].reshape(-1).tolist()
     return structure, numbers
-
-
-def compiled(op: str, q: Tensor) -> bool:
-    """Whether the kernel takes it; else the plain-torch twin does, which has the gradients."""
-    if torch.is_grad_enabled() and q.requires_grad:
-        return False
-    if _library.has_kernel(op, q.device) or (_library.available() and q.device.type == "meta"):
-        return True
-    _library.warn_fallback(op)
-    return False
 
 
 def forward(q: Tensor, chain: Flat, links: list[int], form: str, made: Made) -> Tensor:

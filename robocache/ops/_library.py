@@ -65,6 +65,22 @@ def has_kernel(op: str, device: torch.device) -> bool:
     return op in _KERNELS.get(device.type, ())
 
 
+def compiled(op: str, *inputs: torch.Tensor) -> bool:
+    """Whether the kernel of ``op``, which has no gradients and takes float64 or float32, takes these inputs; else its
+    plain-torch twin does.
+    """
+    kinds = {(x.dtype, x.device) for x in inputs}
+    if len(kinds) > 1 or inputs[0].dtype not in (torch.float64, torch.float32):
+        return False
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return False
+    device = inputs[0].device
+    if has_kernel(op, device) or (available() and device.type == "meta" and has_kernel(op, torch.device("cpu"))):
+        return True
+    warn_fallback(op)
+    return False
+
+
 @cache
 def warn_fallback(op: str) -> None:
     """Say once a process and operator that the slow reference does the work."""

@@ -16,16 +16,47 @@ row in the episode, and where a number that it takes is NaN, the result is NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from robocache.ops import _library
+from robocache.ops._library import compiled
 from robocache.ops._numpy import alike, tensor
-from robocache.ops.rotations import compose_pose, episode_starts, relative_pose
+from robocache.ops.reference import rotations as reference
+from robocache.ops.rotations import checked_offsets, episode_starts
 
 KINDS = ("step", "chunk", "state")
 _POSE = 7
+
+
+class _Relative(NamedTuple):
+    """Which columns are relative: those that are by themselves, and the first of each pose. The rest stays as it is."""
+
+    single: tuple[bool, ...]
+    poses: tuple[int, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel takes so many (kernels/include/robocache/action/relative.h)."""
+        return len(self.single) <= 1024 and len(self.poses) <= 64
+
+    def singles(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.single, dtype=torch.bool, device=device)
+
+    def kernel(
+        self,
+        actions: Tensor,
+        state: Tensor | None,
+        offsets: Tensor | None,
+        first: int,
+        count: int,
+        *,
+        compose: bool = False,
+    ) -> Tensor:
+        op = torch.ops.robocache.relative_actions
+        return op(actions, state, offsets, first, count, list(map(int, self.single)), list(self.poses), compose)
 
 
 def to_delta(
@@ -53,19 +84,16 @@ def to_delta(
     ``ValueError``: arguments that do not fit together. NumPy arrays are taken and given back.
     """
     given = actions
-    actions, columns, poses = _checked("to_delta", actions, kind, mask, poses, chunk)
-    start = episode_starts("to_delta", offsets, len(actions), actions.device)
+    actions, relative = _checked("to_delta", actions, kind, mask, poses, chunk)
+    offsets = checked_offsets("to_delta", offsets, len(actions), actions.device)
     if kind == "step":
         if state is not None:
             raise ValueError("to_delta: kind step takes no state")
-        rows, inside = _ahead(actions, start, 2)
-        return alike(_as_seen(rows[:, 1], actions, columns, poses).masked_fill_(~inside[:, 1], torch.nan), given)
+        return alike(_windows(actions, None, offsets, 1, 1, relative)[:, 0], given)
     state = _state("to_delta", state, actions)
     if kind == "state":
-        return alike(_as_seen(actions, state, columns, poses), given)
-    ahead, inside = _ahead(actions, start, cast(int, chunk))
-    seen = _as_seen(ahead, state[:, None].expand_as(ahead), columns, poses)
-    return alike(seen.masked_fill_(~inside, torch.nan), given)
+        return alike(_windows(actions, state, None, 0, 1, relative)[:, 0], given)
+    return alike(_windows(actions, state, offsets, 0, cast(int, chunk), relative), given)
 
 
 def from_delta(
@@ -87,12 +115,12 @@ def from_delta(
     Quaternions come back with w >= 0.
     """
     given = deltas
-    rows, columns, poses = _checked("from_delta", deltas, kind, mask, poses, chunk)
+    rows, relative = _checked("from_delta", deltas, kind, mask, poses, chunk)
     if kind == "chunk":
         rows = rows[:, 0]
     start = episode_starts("from_delta", offsets, len(rows), rows.device)
     if kind != "step":
-        return alike(_seen_from(rows, _state("from_delta", state, rows), columns, poses), given)
+        return alike(_seen_from(rows, _state("from_delta", state, rows), relative), given)
     state = tensor("from_delta", "state", state)
     episodes = 1 if offsets is None else len(offsets) - 1
     if state.shape == (episodes, rows.shape[1]) and episodes != len(rows):
@@ -106,7 +134,7 @@ def from_delta(
         raise ValueError(
             f"from_delta: state {list(state.shape)} must be {[episodes, rows.shape[1]]} or {[*rows.shape]}"
         )
-    return alike(_chained(rows, heads, start, columns, poses), given)
+    return alike(_chained(rows, heads, start, relative), given)
 
 
 def chain_starts(deltas: Any, actions: Any, *, offsets: Any = None) -> Any:
@@ -176,8 +204,8 @@ def _span(closed: float, opened: float) -> float:
 
 def _checked(
     op: str, x: Any, kind: str, mask: Sequence[bool] | None, poses: Sequence[int], chunk: int | None
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """The values, bool ``[D]`` of columns that are differences, and the poses that are relative."""
+) -> tuple[Tensor, _Relative]:
+    """The values, and which of their columns are relative."""
     if kind not in KINDS:
         raise ValueError(f"{op}: kind is {kind!r}; use one of {', '.join(KINDS)}")
     x = tensor(op, "the first argument", x)
@@ -191,19 +219,19 @@ def _checked(
     width = x.shape[-1]
     if mask is not None and len(mask) != width:
         raise ValueError(f"{op}: the mask has {len(mask)} values for {width} columns")
-    columns = torch.ones(width, dtype=torch.bool) if mask is None else torch.tensor([bool(m) for m in mask])
+    columns = [True] * width if mask is None else [bool(m) for m in mask]
     relative, end = [], 0
     for first in sorted(poses):
         if first < end or first + _POSE > width:
             raise ValueError(f"{op}: the poses at {sorted(poses)} do not lie side by side in {width} columns")
         end = first + _POSE
         held = columns[first:end]
-        if bool(held.any()) != bool(held.all()):
+        if any(held) != all(held):
             raise ValueError(f"{op}: the mask splits the pose at column {first}")
-        if held.all():
+        if all(held):
             relative.append(first)
-            columns[first:end] = False
-    return x, columns.to(x.device), tuple(relative)
+            columns[first:end] = [False] * _POSE
+    return x, _Relative(tuple(columns), tuple(relative))
 
 
 def _state(op: str, state: Any, like: Tensor) -> Tensor:
@@ -215,6 +243,20 @@ def _state(op: str, state: Any, like: Tensor) -> Tensor:
     return state.to(like.dtype)
 
 
+def _windows(
+    actions: Tensor, state: Tensor | None, offsets: Tensor | None, first: int, count: int, relative: _Relative
+) -> Tensor:
+    """Of each row ``[N, D]`` those ``first`` and more behind it, ``count`` in all, as seen from the state's row, else
+    from the row itself: ``[N, count, D]``, NaN behind the end of its episode.
+    """
+    if relative.fits and compiled("relative_actions", actions, *([] if state is None else [state])):
+        return relative.kernel(actions, state, offsets, first, count)
+    start = episode_starts("to_delta", offsets, len(actions), actions.device)
+    rows, inside = _ahead(actions, start, first + count)
+    base = (actions if state is None else state)[:, None].expand(-1, count, -1)
+    return _as_seen(rows[:, first:], base, relative).masked_fill_(~inside[:, first:], torch.nan)
+
+
 def _ahead(x: Tensor, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Each row ``[N, D]`` and those behind it, ``[N, count, D]``, and which are of its episode, ``[N, count, 1]``."""
     # A view. With as many rows behind as are looked at there is a window of no row at all, which goes.
@@ -223,21 +265,24 @@ def _ahead(x: Tensor, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return rows, (starts == start[:, None]).unsqueeze(-1)
 
 
-def _as_seen(x: Tensor, base: Tensor, columns: Tensor, poses: tuple[int, ...]) -> Tensor:
-    out = torch.where(columns, x - base, x)
-    for at in poses:
-        out[..., at : at + _POSE] = relative_pose(x[..., at : at + _POSE], base[..., at : at + _POSE])
+def _as_seen(x: Tensor, base: Tensor, relative: _Relative) -> Tensor:
+    out = torch.where(relative.singles(x.device), x - base, x)
+    for at in relative.poses:
+        out[..., at : at + _POSE] = reference.relative_pose(x[..., at : at + _POSE], base[..., at : at + _POSE])
     return out
 
 
-def _seen_from(x: Tensor, base: Tensor, columns: Tensor, poses: tuple[int, ...]) -> Tensor:
-    out = torch.where(columns, base + x, x)
-    for at in poses:
-        out[..., at : at + _POSE] = compose_pose(base[..., at : at + _POSE], x[..., at : at + _POSE])
+def _seen_from(x: Tensor, base: Tensor, relative: _Relative) -> Tensor:
+    """The inverse, row by row."""
+    if relative.fits and compiled("relative_actions", x, base):
+        return relative.kernel(x, base, None, 0, 1, compose=True)[:, 0]
+    out = torch.where(relative.singles(x.device), base + x, x)
+    for at in relative.poses:
+        out[..., at : at + _POSE] = reference.compose_pose(base[..., at : at + _POSE], x[..., at : at + _POSE])
     return out
 
 
-def _chained(deltas: Tensor, heads: Tensor, start: Tensor, columns: Tensor, poses: tuple[int, ...]) -> Tensor:
+def _chained(deltas: Tensor, heads: Tensor, start: Tensor, relative: _Relative) -> Tensor:
     """Steps put one after another from each head on: a scan that doubles its reach (Hillis & Steele, CACM 1986)."""
     rows = torch.arange(len(deltas), device=deltas.device)
     head = torch.isfinite(heads).all(-1) | (rows == start)
@@ -249,6 +294,22 @@ def _chained(deltas: Tensor, heads: Tensor, start: Tensor, columns: Tensor, pose
         late = reach >= step
         earlier = out[(rows[late] - step)]
         out = out.clone()
-        out[late] = _seen_from(out[late], earlier, columns, poses)
+        out[late] = _seen_from(out[late], earlier, relative)
         step *= 2
     return out
+
+
+if _library.has_kernel("relative_actions", torch.device("cpu")):
+
+    @torch.library.register_fake("robocache::relative_actions")
+    def _fake(
+        actions: Tensor,
+        state: Tensor | None,
+        offsets: Tensor | None,
+        first: int,
+        count: int,
+        single: list[int],
+        poses: list[int],
+        compose: bool,
+    ) -> Tensor:
+        return actions.new_empty((actions.shape[0], count, actions.shape[1]))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robocache.ops import _kinematics
 from robocache.ops._inverse import Solver
+from robocache.ops._library import compiled
 from robocache.ops._numpy import alike, tensor
 from robocache.ops.rotations import convert_rotation
 from robocache.ops.urdf import Flat, parse_urdf, read_urdf
@@ -99,7 +100,7 @@ class KinematicChain:
         wanted, single = self._links(links)
         rows = self._rows("forward", q)
         flat = _flat(rows)
-        if as_ != "matrix" and wanted and _kinematics.compiled("forward_kinematics", flat):
+        if as_ != "matrix" and wanted and compiled("forward_kinematics", flat):
             out = _kinematics.forward(flat, self.flat, wanted, as_, self._made)
         else:
             out = _formed(_kinematics.frames(flat, self.flat, wanted, self._made), as_)

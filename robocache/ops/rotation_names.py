@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _SHAPES = {
     "quaternion_xyzw": (4,),
     "quaternion_wxyz": (4,),
@@ -10,6 +12,8 @@ _SHAPES = {
     "rot6d": (6,),
     "rot6d_rows": (6,),
 }
+#: The kernels' number for Euler angles, which comes after those.
+_EULER = len(_SHAPES)
 
 
 #: What the columns of a pose are called.
@@ -26,6 +30,26 @@ def rotation_shape(name: str) -> tuple[int, ...]:
         f"no rotation is called {name!r}; use {', '.join(_SHAPES)}, euler_ and three axes, such as euler_xyz "
         "(fixed axes) or euler_XYZ (axes that turn along), neighbours differing"
     )
+
+
+def rotation_width(name: str) -> int:
+    """How many numbers one rotation has."""
+    return math.prod(rotation_shape(name))
+
+
+def rotation_code(name: str) -> int:
+    """The number by which the kernels know a representation (kernels/bindings/action.cpp)."""
+    if name in _SHAPES:
+        return list(_SHAPES).index(name)
+    axes = name.removeprefix("euler_")
+    i, j, k = ("xyz".index(axis) for axis in axes.lower())
+    return _EULER + (_EULER + 1) * (i + 3 * j + 9 * k + 27 * axes.isupper())
+
+
+def width_of_code(code: int) -> int:
+    """How many numbers a rotation has, by :func:`rotation_code`."""
+    kind = code % (_EULER + 1)
+    return 3 if kind == _EULER else math.prod(list(_SHAPES.values())[kind])
 
 
 def rotation_columns(name: str) -> tuple[str, ...]:

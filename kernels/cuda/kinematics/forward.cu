@@ -13,7 +13,7 @@
 
 #include "forward.h"
 
-#include "cuda/common/pack.cuh"
+#include "cuda/common/tile.cuh"
 #include "robocache/kinematics/chain.h"
 
 namespace robocache {
@@ -42,22 +42,6 @@ __global__ void __launch_bounds__(kThreads)
   kinematics::jacobian(chain, q + r * chain.joints, body, out + r * chain.links * 6 * chain.joints);
 }
 
-// A warp's copy of `count` numbers that lie together, one end of it in shared memory: 16 bytes an access where both
-// ends allow it.
-template <class A> __device__ void copy(const A* from, A* to, int count) {
-  constexpr int N = 16 / int(sizeof(A));
-  const int lane = threadIdx.x % 32;
-  int done = 0;
-  if (((reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) & 15) == 0) {
-    done = count & ~(N - 1);
-#pragma unroll 4
-    for (int i = lane * N; i < done; i += 32 * N) {
-      *reinterpret_cast<Pack<A, N>*>(to + i) = *reinterpret_cast<const Pack<A, N>*>(from + i);
-    }
-  }
-  for (int i = done + lane; i < count; i += 32) to[i] = from[i];
-}
-
 // Where a warp's rows are, and its shared memory, in which their coordinates lie when this is made.
 template <class A> struct Rows {
   int64_t first;
@@ -67,8 +51,8 @@ template <class A> struct Rows {
   __device__ Rows(const A* all, int joints, int width, int each, int64_t rows) {
     extern __shared__ uint4 shared[];
     const int tile = 32 * each;
-    first = (int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32) * tile;
-    count = rows - first < tile ? int(rows - first > 0 ? rows - first : 0) : tile;
+    const WarpRows mine(rows, tile);
+    first = mine.first, count = mine.count;
     q = reinterpret_cast<A*>(shared) + (threadIdx.x / 32) * tile * (joints + width);
     results = q + tile * joints;
     copy(all + first * joints, q, count * joints);

@@ -48,22 +48,27 @@ template <> struct Norms<float> {
 template <> struct Norms<double> {
   static constexpr double least = 0x1p-900, most = 0x1p1000, up = 0x1p600, down = 0x1p-600;
 };
-template <class A> RC_INLINE A norm2_of(const A* q) {
-  return fused(q[3], q[3], fused(q[2], q[2], fused(q[1], q[1], q[0] * q[0])));
+template <int N = 4, class A> RC_INLINE A norm2_of(const A* v) {
+  A sum = v[0] * v[0];
+  for (int c = 1; c < N; ++c) sum = fused(v[c], v[c], sum);
+  return sum;
 }
-// Quaternions, any component order: unit output; false and zeros where one has no direction (zero, not finite).
-template <class A> RC_INLINE bool normalize(const A* q, A* out) {
-  A v[4] = {q[0], q[1], q[2], q[3]}, norm2 = norm2_of(q);
+// Vectors of N numbers: unit output; false and zeros where one has no direction (zero, not finite).
+template <int N, class A> RC_INLINE bool unit(const A* from, A* out) {
+  A v[N], norm2 = norm2_of<N>(from);
+  for (int c = 0; c < N; ++c) v[c] = from[c];
   if (!(norm2 >= Norms<A>::least && norm2 <= Norms<A>::most)) {
     const A by = norm2 < A(1) ? Norms<A>::up : Norms<A>::down;
-    for (int c = 0; c < 4; ++c) v[c] *= by;
-    norm2 = norm2_of(v);
+    for (int c = 0; c < N; ++c) v[c] *= by;
+    norm2 = norm2_of<N>(v);
   }
   const bool good = norm2 > A(0) && norm2 - norm2 == A(0);
   const A scale = good ? A(1) / root(norm2) : A(0);
-  for (int c = 0; c < 4; ++c) out[c] = good ? v[c] * scale : A(0);
+  for (int c = 0; c < N; ++c) out[c] = good ? v[c] * scale : A(0);
   return good;
 }
+// Quaternions, any component order.
+template <class A> RC_INLINE bool normalize(const A* q, A* out) { return unit<4>(q, out); }
 // Shoemake's slerp (SIGGRAPH 1985) on the shorter arc, the angle by Kahan's 2 atan2(|b-a|, |b+a|), which is exact to
 // rounding for any angle. Only squares of chord and angle appear: no root, nothing that is 0/0 where the two are equal,
 // and what is left of the length is taken off by a step of Newton's method for 1/sqrt, exact as it is 1 to rounding.

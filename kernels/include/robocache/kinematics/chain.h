@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "robocache/geometry/trig.h"
+#include "robocache/geometry/rotation.h"
 
 namespace robocache::kinematics {
 
@@ -56,22 +56,6 @@ template <class A> RC_INLINE void move(A* f, A by, bool sliding) {
   }
 }
 
-// Shepperd's method: divided by the largest component. w >= 0, of half a turn the first of x, y, z that is not 0 > 0.
-template <class A> RC_INLINE void to_quaternion(const A* f, A* q) {
-  const A xx = f[0], yy = f[5], zz = f[10], trace = xx + yy + zz;
-  const A square[4] = {A(1) + A(2) * xx - trace, A(1) + A(2) * yy - trace, A(1) + A(2) * zz - trace, A(1) + trace};
-  const A xy = f[1] + f[4], xz = f[2] + f[8], yz = f[6] + f[9];
-  const A wx = f[9] - f[6], wy = f[2] - f[8], wz = f[4] - f[1];
-  A best = square[0];
-  A v[4] = {square[0], xy, xz, wx};
-  if (square[1] > best) best = square[1], v[0] = xy, v[1] = square[1], v[2] = yz, v[3] = wy;
-  if (square[2] > best) best = square[2], v[0] = xz, v[1] = yz, v[2] = square[2], v[3] = wz;
-  if (square[3] > best) best = square[3], v[0] = wx, v[1] = wy, v[2] = wz, v[3] = square[3];
-  normalize(v, q);
-  const A lead = q[3] != A(0) ? q[3] : q[0] != A(0) ? q[0] : q[1] != A(0) ? q[1] : q[2];
-  for (int i = 0; i < 4; ++i) q[i] = lead < A(0) ? -q[i] : q[i];
-}
-
 template <class A> RC_INLINE void write(const A* f, Form form, A* out) {
   if (form == Form::frame) {
     for (int i = 0; i < 12; ++i) out[i] = f[i];
@@ -80,7 +64,7 @@ template <class A> RC_INLINE void write(const A* f, Form form, A* out) {
   for (int i = 0; i < 3; ++i) out[i] = f[4 * i + 3];
   if (form == Form::pose) {
     A q[4];
-    to_quaternion(f, q);
+    rotation::matrix_to_quaternion<4>(f, q);
     for (int i = 0; i < 4; ++i) out[3 + i] = q[i];
   } else {
     for (int i = 0; i < 6; ++i) out[3 + i] = f[4 * (i % 3) + i / 3];
