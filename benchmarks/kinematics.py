@@ -36,7 +36,6 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pinocchio": ("kinematics_pinocchio", {}),
     "pytorch eager": ("kinematics_torch", {"compiled": False}),
     "torch.compile": ("kinematics_torch", {"compiled": True}),
-    "robocache compiled": ("kinematics_ours", {}),
 }
 CPU_ONLY, GPU_ONLY = ("pinocchio",), ("triton",)
 #: Metres, radians or the unit of an action, in float32.
