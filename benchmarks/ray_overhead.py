@@ -64,6 +64,10 @@ class Failing(Processor):
 class Idle(Processor):
     """Says that its shard is done."""
 
+    @property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        return self.read
+
     def read(self, ref: EpisodeRef) -> Episode:
         return Episode(ref.id, {})
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 #: The stages, in the order in which an episode passes them. ``decode`` holds those before it where a reader's library
 #: does all three at once; ``wait``: a worker had nothing to do.
 STAGES = ("read", "inflate", "decode", "clean", "align", "encode", "write", "wait")
 
 _here = threading.local()
+
+T = TypeVar("T")
 
 
 class Stages:
@@ -79,6 +82,17 @@ def stage(name: str) -> Iterator[None]:
     else:
         with watch.stages.time(name):
             yield
+
+
+def handed_on(call: Callable[[], T]) -> Callable[[], T]:
+    """``call`` for another thread, where it counts for the stage that this one is at; this one waits meanwhile."""
+    watch = getattr(_here, "watch", None)
+
+    def there() -> T:
+        _here.watch = watch
+        return call()
+
+    return there
 
 
 def peak_bytes() -> int:

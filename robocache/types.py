@@ -280,6 +280,7 @@ class EpisodeRef:
     context: what else decides what is read, as text; where it is given, a change of the first of ``files`` is one of
              the episode, and a change of the others, which it was taken from, is none
     take:    which of the takes of a recording whose clock starts again; None: all of it
+    retry:   whether the failure may pass, so that a later run is to try again
     """
 
     id: str
@@ -291,6 +292,7 @@ class EpisodeRef:
     tables: tuple[str, ...] = ()
     context: str = ""
     take: int | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,28 +5,16 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from importlib.abc import MetaPathFinder
-from types import ModuleType
 from typing import NoReturn
 
 from robocache.cli import STOPPED, main
-
-
-class _NoPandas(MetaPathFinder):
-    """Nothing here uses pandas, and pyarrow would import one that is there as soon as it converts anything, which takes
-    a quarter of a second and is not safe from threads. So in this process there is none.
-    """
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("robocache does without pandas", name=fullname)
+from robocache.threads import without_pandas
 
 
 def entry() -> int:
     """The exit code."""
-    sys.meta_path.insert(0, _NoPandas())
+    without_pandas()
     code = [1]  # of an exception that nobody expects
     atexit.register(lambda: _leave(code[0]))  # before all others, so that it is the last to be called
     try:

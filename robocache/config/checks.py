@@ -13,7 +13,7 @@ from fsspec.utils import glob_translate
 
 from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
 from robocache.config.schema import EXPECTED, Problems, did_you_mean
-from robocache.config.values import at_least
+from robocache.config.values import at_least, seconds
 from robocache.output.lerobot.features import INDEX
 from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS
 
@@ -101,6 +101,7 @@ def check_cluster(cluster: ClusterSpec, compute: ComputeSpec, problems: Problems
     at_least(problems, "cluster.max_attempts", cluster.max_attempts, 1)
     at_least(problems, "cluster.workers", cluster.workers, 0)
     at_least(problems, "cluster.memory_mb", cluster.memory_mb, 0)
+    seconds(problems, "cluster.shard_deadline", cluster.shard_deadline)
     gpus, cpus = cluster.gpus_per_worker, cluster.cpus_per_worker
     if not 0 < cpus < math.inf or (cpus > 1 and cpus % 1):
         problems.wrong("cluster.cpus_per_worker", cpus, "write a fraction between 0 and 1, or a whole number")

@@ -193,22 +193,29 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class ComputeSpec:
-    """Never changes what is written. ``threads`` 0: all cores; ``max_memory_mb`` bounds the alignment's working set."""
+    """Never changes what is written. ``threads`` 0: all cores; ``max_memory_mb`` bounds the alignment's working set.
+
+    isolate: recordings are read in processes of their own, which may crash; isolate_memory_mb: of address space for
+             each of them, in 2^20 bytes; 0: no limit
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_memory_mb: int = 2048
     threads: int = 0
     require_extension: bool = False
+    isolate: bool = False
+    isolate_memory_mb: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """Who runs the shards, and how often a transient fault is tried again. All but the first and last are for ray.
+    """Who runs the shards, how often a transient fault is tried again, how long a shard may take. The rest is for ray.
 
     address:         of a Ray cluster, or auto for this machine's; None: RAY_ADDRESS, else a cluster just for this run
     workers:         0: as many as the cluster's GPUs (or, where workers have none, CPUs and memory) carry, now or later
     gpus_per_worker: fractions share a card; None: 1 where compute.device is not cpu and the cluster has GPUs, else 0
     memory_mb:       what Ray sets aside for each worker; 0: compute.max_memory_mb and eight shards
+    shard_deadline:  seconds; a shard that takes longer is given up and tried elsewhere; 0: it may take for ever
     """
 
     mode: Literal["local", "ray"] = "local"
@@ -218,6 +225,7 @@ class ClusterSpec:
     cpus_per_worker: float = 1.0
     memory_mb: int = 0
     max_attempts: int = 3
+    shard_deadline: float = 4 * 3600.0
 
     def to_join(self) -> str | None:
         """The address of the cluster that a run joins; None: one on this machine, started for the run."""
@@ -255,6 +263,7 @@ class Job:
 
     max_failed_episodes: how many quarantined episodes still count as success
     max_vanished:        how many committed episodes that the input no longer has are withdrawn without a word
+    read_timeout:        seconds that reading one episode may take; 0: for ever
     """
 
     input: InputSpec
@@ -266,6 +275,7 @@ class Job:
     quality: QualitySpec = QualitySpec()
     max_failed_episodes: int = 0
     max_vanished: int = 0
+    read_timeout: float = 3600.0
     splits: SplitSpec = SplitSpec()
 
     @property

@@ -43,7 +43,7 @@ from robocache.config.schema import (
     reason,
 )
 from robocache.config.splits import read_splits
-from robocache.config.values import at_least, limit, parse_rate, parsed
+from robocache.config.values import at_least, limit, parse_rate, parsed, seconds
 from robocache.errors import ConfigError
 
 
@@ -93,12 +93,14 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     check_deltas(features, timeline, problems)
     at_least(problems, "input.max_failed_episodes", checked.input.max_failed_episodes, 0)
     at_least(problems, "input.max_vanished", checked.input.max_vanished, 0)
+    seconds(problems, "input.read_timeout", checked.input.read_timeout)
     for key in ("shard_mb", "part_mb", "keep_versions"):
         at_least(problems, f"output.{key}", getattr(checked.output, key), 1)
     at_least(problems, "output.row_group_rows", checked.output.row_group_rows, 0)
     splits = read_splits(checked.splits, problems)
     at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)
     at_least(problems, "compute.threads", checked.compute.threads, 0)
+    at_least(problems, "compute.isolate_memory_mb", checked.compute.isolate_memory_mb, 0)
     check_cluster(checked.cluster, checked.compute, problems)
     check_names(features, checked.output, problems)
     check_lerobot(features, timeline, checked.output, problems)
@@ -117,6 +119,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
         quality=quality,
         max_failed_episodes=checked.input.max_failed_episodes,
         max_vanished=checked.input.max_vanished,
+        read_timeout=checked.input.read_timeout,
         splits=splits,
     )
 

@@ -36,6 +36,7 @@ def resolved_yaml(job: Job) -> str:
             "salvage": job.input.salvage,
             "max_failed_episodes": job.max_failed_episodes,
             "max_vanished": job.max_vanished,
+            "read_timeout": job.read_timeout,
             "fingerprint": job.input.fingerprint,
             "on_restart": job.quality.on_restart,
         },

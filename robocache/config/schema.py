@@ -68,6 +68,7 @@ class Input:
     salvage: bool = False
     max_failed_episodes: int = 0
     max_vanished: int = 0
+    read_timeout: float = 3600.0
     fingerprint: Literal["version", "content"] = "version"
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"
 

@@ -71,6 +71,12 @@ def at_least(problems: Problems, path: str, value: int, least: int) -> None:
         problems.wrong(path, value, f"write a whole number of {least} or more")
 
 
+def seconds(problems: Problems, path: str, value: float) -> None:
+    """How long something may take."""
+    if not problems.under(path) and not 0 <= value < math.inf:
+        problems.wrong(path, value, "write seconds, or 0 for no limit")
+
+
 def limit(text: str | None, path: str, problems: Problems) -> Any:
     """``auto`` as it is, ``none`` (or null) as None, else nanoseconds of 0 or more."""
     if text is None or text == "none":

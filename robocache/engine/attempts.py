@@ -17,8 +17,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from robocache.engine import retry
+from robocache.engine.deadline import Deadline
 from robocache.engine.shards import Shard
-from robocache.errors import RoboCacheError
+from robocache.errors import RoboCacheError, WorkersError
 
 logger = logging.getLogger("robocache")
 
@@ -36,6 +37,7 @@ class Task:
     blamed: dict[int, str] = field(default_factory=dict)
     suspect: bool = False
     acquitted: bool = False  # its last probe found nobody to blame
+    late: bool = False  # what ended last was not its worker, but its time
 
     @property
     def fresh(self) -> bool:
@@ -102,15 +104,16 @@ class Attempts:
         self._put(task, delay)
         return True
 
-    def crashed(self, task: Task) -> None:
-        """Its worker died."""
-        task.crashes += 1
+    def crashed(self, task: Task, *, late: bool = False) -> None:
+        """Its worker died, or, where it is ``late``, has been given up because it took too long."""
+        task.crashes, task.late = task.crashes + 1, late
         if task.crashes < (PROBES if task.suspect else self.max_attempts):
             self._put(task)
         elif task.suspect or task.acquitted:
             self.hopeless.append(task)
         else:
-            logger.warning("shard %d: its workers keep dying; trying its episodes one by one", task.shard.index)
+            what = "it takes too long" if late else "its workers keep dying"
+            logger.warning("shard %d: %s; trying its episodes one by one", task.shard.index, what)
             task.suspect, task.crashes = True, 0
             self._put(task)
 
@@ -119,6 +122,26 @@ class Attempts:
         task.blamed.update(blamed)
         task.suspect, task.acquitted, task.crashes = False, not blamed, 0
         self._put(task)
+
+    def deadline(self, task: Task, seconds: float) -> Deadline:
+        """From now on; a probe has one of its own for each episode."""
+        names = task.shard.refs[0].id + (f" and {more} more" if (more := len(task.shard.refs) - 1) else "")
+        return Deadline(f"{task} ({names})", 0.0 if task.suspect else seconds, "cluster.shard_deadline")
+
+    def refuse_hopeless(self) -> None:
+        """``WorkersError`` where there are such shards."""
+        texts = {
+            False: "the workers of shards {} keep dying, though each of their episodes alone does no harm: most likely "
+            "memory; raise cluster.memory_mb, or lower output.shard_mb",
+            True: "shards {} take too long, though none of their episodes alone does; raise cluster.shard_deadline, or "
+            "lower output.shard_mb",
+        }
+        problems = []
+        for late, text in texts.items():
+            if which := [str(task.shard.index) for task in self.hopeless if task.late is late]:
+                problems.append(text.format(", ".join(which)))
+        if problems:
+            raise WorkersError(f"{'; '.join(problems)}; all other shards are committed")
 
     def _put(self, task: Task, delay: float = 0.0) -> None:
         heapq.heappush(self._again, (time.monotonic() + delay, next(self._order), task))

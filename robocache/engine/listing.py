@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from robocache.config.job import Job
+from robocache.engine.bounded import Bounded
 from robocache.engine.retry import with_retries
 from robocache.engine.source_types import SourceTypes, resolve
 from robocache.engine.takes import split_takes
@@ -43,11 +45,13 @@ def listing(job: Job, output: OutputWriter | None = None) -> Listed:
         if output.standing.identity == job.identity() and not output.anew:
             settled = SourceTypes.from_json(output.standing.version.types)
     attempts = job.cluster.max_attempts
-    found = with_retries(attempts, "listing", lambda: list_input(job.input, root, ids))
-    refs = found.episodes
-    if job.input.fingerprint == "content":
-        refs = with_retries(attempts, "reading what tells a changed file", lambda: by_content(refs, job.input))
-    types = resolve(job, refs) if settled is None else settled
-    if job.quality.on_restart == "split" and types.types:
-        refs = split_takes(job, types, refs)
+    with Bounded(job) as bounded:
+        list_once = partial(list_input, job.input, root, ids, ask=bounded.persistent)
+        found = with_retries(attempts, "listing", list_once)
+        refs = found.episodes
+        if job.input.fingerprint == "content":
+            refs = with_retries(attempts, "reading what tells a changed file", lambda: by_content(refs, job.input))
+        types = resolve(job, refs, bounded) if settled is None else settled
+        if job.quality.on_restart == "split" and types.types:
+            refs = split_takes(job, types, refs, bounded)
     return Listed(refs, types, tuple(found.passed_over), found.root)

@@ -12,9 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from typing import NamedTuple
 
 import torch
@@ -22,10 +22,13 @@ import torch
 from robocache.config.job import Job
 from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.attempts import Attempts, Task
+from robocache.engine.bounded import Bounded
 from robocache.engine.cores import usable_cores
+from robocache.engine.deadline import Deadline
 from robocache.engine.journal import Journal
 from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Processor, pick_device, run_shard
+from robocache.engine.reading import bounded_reading
 from robocache.engine.shards import Shard
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
@@ -33,6 +36,8 @@ from robocache.stages import Spent, peak_bytes
 
 logger = logging.getLogger("robocache")
 
+#: How often shards are looked at that may take too long.
+LOOK_S = 1.0
 #: How long a run that is stopped waits for what its threads are at. A read may never return.
 STOP_S = 8.0
 
@@ -59,10 +64,20 @@ def execute(
         _Threads(processor, store, attempts, journal, commit, spent or Spent()).work()
 
 
-class _Ended(NamedTuple):
-    """A task, and what came of it: the shard's record, of a suspect who is to blame, or what was raised."""
+@dataclass(eq=False)
+class _Given:
+    """A task, and once it has begun the thread that is at it, and until when. ``left``: both are left behind."""
 
     task: Task
+    thread: Thread | None = None
+    deadline: Deadline | None = None
+    left: bool = False
+
+
+class _Ended(NamedTuple):
+    """What was given, and what came of it: the shard's record, of a suspect who is to blame, or what was raised."""
+
+    given: _Given
     result: ShardRecord | dict[int, str] | None
     error: BaseException | None
 
@@ -87,61 +102,87 @@ class _Threads:
         self.most_ahead = most_ahead(processor.job.compute.max_memory_mb)
         self.processor, self.store, self.commit = processor, store, commit
         self.attempts, self.journal = attempts, journal
-        self.given: SimpleQueue[Task | None] = SimpleQueue()
+        self.deadline = processor.job.cluster.shard_deadline
+        self.bounded = Bounded(processor.job)
+        self.read = bounded_reading(processor.reading, self.bounded)
+        self.given: SimpleQueue[_Given | None] = SimpleQueue()
         self.ended: SimpleQueue[_Ended] = SimpleQueue()
+        self.threads: list[Thread] = []
 
     def work(self) -> None:
-        """Until every task has ended."""
+        """Until every task has ended. ``WorkersError`` where a shard never does, though each of its episodes does."""
         number = self.spent.workers = self.processor.job.compute.threads or usable_cores()
         # Where there are fewer shards than threads, those that are over read for the others.
         self.helpers = number // max(1, len(self.attempts))
         # Else the shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
-        threads = [Thread(target=self._serve, name=f"shard_{i}", daemon=True) for i in range(number)]
-        for thread in threads:
-            thread.start()
+        for _ in range(number):
+            self._start()
+        running: set[_Given] = set()
         try:
-            running = 0
             while len(self.attempts) or running:
                 # One more than there are threads, so that none waits for this one.
-                while running <= number and (task := self.attempts.next()) is not None:
-                    self.given.put(task)
-                    running += 1
-                finished = self._finished(None if running > number else self.attempts.wait_s())
-                running -= len(finished)
+                while len(running) <= number and (task := self.attempts.next()) is not None:
+                    running.add(given := _Given(task))
+                    self.given.put(given)
+                wait_s = None if len(running) > number else self.attempts.wait_s()
+                if self.deadline:
+                    wait_s = min(LOOK_S, self.deadline / 20, *([] if wait_s is None else [wait_s]))
+                finished = [ended for ended in self._finished(wait_s) if not ended.given.left]
+                running.difference_update(ended.given for ended in finished)
                 self._take(finished)
+                for given in [given for given in running if given.deadline is not None and given.deadline.passed()]:
+                    running.remove(given)
+                    self._leave(given)
+            self.attempts.refuse_hopeless()
         except BaseException:
-            self._stop(threads)
-            self._record(self._finished(0.0))  # what was in flight
+            self._stop()
+            self._record([ended for ended in self._finished(0.0) if not ended.given.left])
             raise
         else:
-            self._stop(threads)
+            self._stop()
         finally:
+            self.bounded.close()
             torch.set_num_threads(torch_threads)
             self.spent.peak = peak_bytes()
+
+    def _start(self) -> None:
+        self.threads.append(Thread(target=self._serve, name=f"shard_{len(self.threads)}", daemon=True))
+        self.threads[-1].start()
 
     def _serve(self) -> None:
         """A thread: do what is given until there is no more."""
         torch.set_num_threads(1)
-        while (task := self._given()) is not None:
+        while (given := self._next()) is not None:
+            given.thread = current_thread()
+            given.deadline = self.attempts.deadline(given.task, self.deadline)
             try:
-                self.ended.put(_Ended(task, self._do(task), None))
+                self.ended.put(_Ended(given, self._do(given.task), None))
             except BaseException as error:
-                self.ended.put(_Ended(task, None, error))
+                self.ended.put(_Ended(given, None, error))
+            if given.left:
+                return
 
-    def _given(self) -> Task | None:
+    def _leave(self, given: _Given) -> None:
+        """Go on without a thread that takes too long; what may yet come of it counts for nothing."""
+        given.left = True
+        self.threads = [thread for thread in self.threads if thread is not given.thread]
+        self._start()
+        self.attempts.crashed(given.task, late=True)
+
+    def _next(self) -> _Given | None:
         with self.spent.time("wait"):
             return self.given.get()
 
-    def _stop(self, threads: Sequence[Thread]) -> None:
+    def _stop(self) -> None:
         """Take back what no thread has begun, and wait for what they are at, though not for ever."""
         with suppress(Empty):
             while True:
                 self.given.get_nowait()
-        for _ in threads:
+        for _ in self.threads:
             self.given.put(None)
         end = time.monotonic() + STOP_S
-        for thread in threads:
+        for thread in self.threads:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _finished(self, timeout_s: float | None) -> list[_Ended]:
@@ -158,7 +199,7 @@ class _Threads:
         if task.suspect:
             return deadly_episodes(self.processor, task.shard, task.blamed, self.attempts.max_attempts)
         self.journal.begins(task.shard)
-        ahead = Ahead(self.processor.read, self.helpers, self.most_ahead, self.spent) if self.helpers > 1 else None
+        ahead = Ahead(self.read, self.helpers, self.most_ahead, self.spent) if self.helpers > 1 else None
         try:
             return run_shard(
                 self.processor,
@@ -166,7 +207,7 @@ class _Threads:
                 task.shard,
                 last_attempt=self.attempts.last(task),
                 blamed=task.blamed,
-                read=None if ahead is None else ahead.begin(task.shard.unblamed(task.blamed)),
+                read=self.read if ahead is None else ahead.begin(task.shard.unblamed(task.blamed)),
                 stages=self.spent,
             )
         finally:
@@ -178,7 +219,8 @@ class _Threads:
     def _take(self, finished: Sequence[_Ended]) -> None:
         """What went well is recorded before what went wrong is raised."""
         failure: BaseException | None = None
-        for task, result, error in finished:
+        for given, result, error in finished:
+            task = given.task
             what = str(task)
             if error is not None:
                 if self.attempts.failed(task, error):

@@ -18,12 +18,11 @@ import torch
 
 from robocache.config.job import Job
 from robocache.engine.align import AlignedEpisode, Aligner
+from robocache.engine.reading import Reading
 from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
-from robocache.engine.takes import take
 from robocache.errors import ConfigError, DeviceLostError, InputError, OutputError, TooLargeError, UnexpectedError
-from robocache.formats import read_episode
 from robocache.ops import _library
 from robocache.output import parts, statistics
 from robocache.output.layout import part_name, statistics_name
@@ -66,12 +65,10 @@ class Processor:
         """What brings an episode to its timeline."""
         return Aligner(self.job, self.types, self.device)
 
-    def read(self, ref: EpisodeRef) -> Episode:
-        """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
-        if ref.failure:
-            raise InputError(ref.failure)
-        episode = read_episode(ref, self.types.wanted(self.job.sources), self.job.input)
-        return episode if ref.take is None else take(episode, ref.take, self.job.quality.max_late)
+    @cached_property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        """What reads an episode, in this process or another one."""
+        return Reading(tuple(self.types.wanted(self.job.sources)), self.job.input, self.job.quality.max_late)
 
     def process(
         self,
@@ -87,9 +84,9 @@ class Processor:
         An episode that cannot be used is quarantined with its reason, and so are those ``blamed``, unread. ``OSError``
         and out-of-memory faults may pass: they are raised for another attempt, unless this is the last one, which
         quarantines them too. ``DeviceLostError``: no fault of the episode, and nothing more can be done here.
-        read: instead of :meth:`read`
+        read: instead of :attr:`reading`
         """
-        read, stages = read or self.read, stages or Stages()
+        read, stages = read or self.reading, stages or Stages()
         pile = _Pile(self)
         made: list[EpisodeRecord] = []
         quarantined: list[QuarantineRecord] = []

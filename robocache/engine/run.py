@@ -17,10 +17,12 @@ from robocache.config.job import Job
 from robocache.config.load import to_job
 from robocache.config.resolved import resolved_yaml
 from robocache.engine import local
+from robocache.engine.bounded import Bounded
 from robocache.engine.listing import listing
 from robocache.engine.process import Processor
 from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
+from robocache.engine.reading import bounded_reading
 from robocache.engine.shards import Shard
 from robocache.engine.tree import finalise, refuse_columns
 from robocache.engine.work import Work, lay_out_work, refuse_config, refuse_vanished
@@ -112,13 +114,15 @@ _TRIED = 3
 def _try(processor: Processor, refs: Sequence[EpisodeRef]) -> None:
     """``ConfigError`` where the first episodes cannot be used, all of them: the config is more likely at fault."""
     reasons = []
-    for ref in [ref for ref in refs if not ref.failure][:_TRIED]:
-        try:
-            processor.aligner.preparer.prepare(processor.read(ref))
-        except InputError as error:
-            reasons.append(f"{ref.id}: {error}")
-        else:
-            return
+    with Bounded(processor.job) as bounded:
+        read = bounded_reading(processor.reading, bounded)
+        for ref in [ref for ref in refs if not ref.failure][:_TRIED]:
+            try:
+                processor.aligner.preparer.prepare(read(ref))
+            except InputError as error:
+                reasons.append(f"{ref.id}: {error}")
+            else:
+                return
     raise ConfigError([f"nothing was replaced, since the first episodes cannot be used: {'; '.join(reasons)}"])
 
 

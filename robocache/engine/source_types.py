@@ -10,7 +10,6 @@ import json
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
+from robocache.engine.bounded import Bounded
 from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError, MissingError
 from robocache.features import feature_type
 from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
 from robocache.output.schema import FeatureType
+from robocache.threads import mapped
 from robocache.types import EpisodeRef, Source, StreamType, array_type
 
 #: Modes that compute new numbers; the others pick a sample.
@@ -112,14 +113,14 @@ def pose_mode(job: Job, feature: Feature) -> str:
     return "previous" if job.timeline.causal and feature.role != "action" else "pose"
 
 
-def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
-    """Settle the type of every source; empty where no recording can be opened.
+def resolve(job: Job, refs: Sequence[EpisodeRef], bounded: Bounded | None = None) -> SourceTypes:
+    """Settle the type of every source; empty where no recording can be opened. ``bounded`` makes the readers' calls.
 
     ``ConfigError`` where a required source, or the time that the config names, is in no recording, or a source cannot
     be aligned or written as the config says; ``OSError`` where nothing can be opened and the storage is why.
     """
     good = [ref for ref in refs if not ref.failure]
-    schemas, missing, storage = _describe(job, good, look=False)
+    schemas, missing, storage = _describe(job, good, bounded, look=False)
     if not schemas:
         if missing:
             raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
@@ -131,7 +132,8 @@ def resolve(job: Job, refs: Sequence[EpisodeRef]) -> SourceTypes:
         raise ConfigError([*problems, *_problems(job, settled, seen_in)])
     if any(t.open for found in schemas.values() for t in found.values()):
         step = -(-len(good) // LOOKED_INTO)
-        looked, missing, _ = _describe(job, [ref for ref in good if ref.id in schemas][::step], look=True)
+        some = [ref for ref in good if ref.id in schemas][::step]
+        looked, missing, _ = _describe(job, some, bounded, look=True)
         if not looked and missing:
             raise ConfigError([f"no episode has all that the config names; the first: {missing}"])
         known = {key for found in schemas.values() for key in found}
@@ -147,19 +149,20 @@ def _closed(found: Mapping[str, StreamType]) -> dict[str, StreamType]:
 
 
 def _describe(
-    job: Job, refs: Sequence[EpisodeRef], *, look: bool
+    job: Job, refs: Sequence[EpisodeRef], bounded: Bounded | None, *, look: bool
 ) -> tuple[dict[str, dict[str, StreamType]], str, OSError | None]:
     """By episode id, in the order of the listing; the first lack that the config names; the last storage fault."""
 
     def one(ref: EpisodeRef) -> dict[str, StreamType] | Exception:
         describe = partial(describe_episode, ref, job.sources, job.input, look=look)
+        if bounded is not None:
+            describe = partial(bounded, f"describing {ref.id}", describe)
         try:
             return with_retries(job.cluster.max_attempts, f"episode {ref.id}", describe)
         except (InputError, OSError) as error:
             return error
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(one, refs))
+    results = mapped(one, refs, _THREADS)
     missing, storage = "", None
     found: dict[str, dict[str, StreamType]] = {}
     for ref, result in zip(refs, results, strict=True):

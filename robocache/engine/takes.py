@@ -7,29 +7,33 @@ a take is then a reference of its own, and reading it gives the samples of that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from robocache.config.job import Job
+from robocache.engine.bounded import Bounded
 from robocache.engine.retry import with_retries
 from robocache.engine.source_types import SourceTypes
 from robocache.errors import InputError
 from robocache.formats import read_episode
+from robocache.threads import mapped
 from robocache.types import Episode, EpisodeRef
 
 _THREADS = 4  # each holds a recording's streams
 
 
-def split_takes(job: Job, types: SourceTypes, refs: Sequence[EpisodeRef]) -> list[EpisodeRef]:
+def split_takes(job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], bounded: Bounded) -> list[EpisodeRef]:
     """The references with those of several takes replaced by one for each take, in their order."""
+
+    wanted = types.wanted(job.sources)
 
     def one(ref: EpisodeRef) -> list[EpisodeRef]:
         if ref.failure:
             return [ref]
         try:
-            read = lambda: read_episode(ref, types.wanted(job.sources), job.input)  # noqa: E731
+            read = partial(bounded, f"reading {ref.id}", partial(read_episode, ref, wanted, job.input))
             episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
             count = _count(episode, job.quality.max_late)
         except (InputError, OSError):
@@ -38,8 +42,7 @@ def split_takes(job: Job, types: SourceTypes, refs: Sequence[EpisodeRef]) -> lis
             return [ref]
         return [replace(ref, id=f"{ref.id}@{k}", nbytes=ref.nbytes // count, take=k) for k in range(count)]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [ref for found in pool.map(one, refs) for ref in found]
+    return [ref for found in mapped(one, refs, _THREADS) for ref in found]
 
 
 def take(episode: Episode, number: int, max_late: int) -> Episode:

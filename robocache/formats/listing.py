@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import takewhile
 from posixpath import relpath
+from typing import TypeAlias
 
 import yaml
 
-from robocache.errors import InputError
+from robocache.errors import InputError, UnexpectedError
 from robocache.formats.base import InputSpec, natural_key, open_stored, shown
 from robocache.formats.files import Found, absent, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
 from robocache.formats.wrapped import first_bytes, inner_name, wrapper_of
+from robocache.threads import mapped
 from robocache.types import EpisodeRef, FileStamp, PassedOver
 
 #: Known only to say what a misnamed file is.
@@ -31,6 +33,10 @@ _FOREIGN = {
     "a Git LFS pointer instead of the file": b"version https://git-lfs",
 }
 _THREADS = 16  # listing waits for storage, not for the processor
+
+
+#: Makes a call of a reader, which can be pickled, given what it is for: ``listing run_7.h5``.
+Ask: TypeAlias = Callable[[str, Callable[[], list[EpisodeRef]]], list[EpisodeRef]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,9 @@ def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
     return list_input(spec).episodes
 
 
-def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] = ()) -> Listing:
+def list_input(
+    spec: InputSpec, root: str | None = None, known: Collection[str] = (), *, ask: Ask | None = None
+) -> Listing:
     """Every episode below ``spec.uri``, in natural order of their ids, each once; and what was passed over.
 
     A URI is a file, a glob, or a folder (searched recursively, hidden files left out). A folder with a reader's
@@ -68,8 +76,9 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
     that is damaged, misnamed or unreadable, is listed with its failure; files of unknown suffix below a folder are
     passed over, and said to be. Ids are relative to the folder that all URIs have in common, or to what they were
     relative to before (``root``), as long as more of them are then ``known``. Pieces of one recording, as ``episode``
-    or a rosbag2 metadata.yaml beside them says, are one episode. Raises :class:`InputError` where a URI matches
-    nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
+    or a rosbag2 metadata.yaml beside them says, are one episode. ``ask`` makes
+    the calls of readers; an ``UnexpectedError`` of it is the failure of that file. Raises :class:`InputError` where a
+    URI matches nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
     """
     if spec.format not in ("auto", *READERS):
         raise InputError(f"input.format: {spec.format!r} is unknown; auto or one of {', '.join(READERS)} is right")
@@ -97,8 +106,15 @@ def list_input(spec: InputSpec, root: str | None = None, known: Collection[str] 
     passed = [file for file in dict.fromkeys(passed) if file.uri not in taken]
     items, passed = _split_recordings(items, passed)
     root, groups = _rooted(items, _common_folder(bases), root, known, spec, pattern)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        refs = [ref for listed in pool.map(lambda group: _episodes(group, spec), groups) for ref in listed]
+
+    def listed_by(group: _Group) -> list[EpisodeRef]:
+        call = partial(_episodes, group, spec)
+        try:
+            return call() if ask is None else ask(f"listing {group.id}", call)
+        except UnexpectedError as error:
+            return [replace(_unlisted(group, str(error)), retry=True)]
+
+    refs = [ref for listed in mapped(listed_by, groups, _THREADS) for ref in listed]
     return Listing(sorted(_selected(refs, spec.select), key=lambda ref: natural_key(ref.id)), passed, root)
 
 
@@ -133,8 +149,7 @@ def by_content(refs: Sequence[EpisodeRef], spec: InputSpec) -> list[EpisodeRef]:
             return file.version  # its shard says what is wrong
         return found.hexdigest()
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        versions = dict(zip(files, pool.map(digest, files), strict=True))
+    versions = dict(zip(files, mapped(digest, files, _THREADS), strict=True))
     return [
         replace(ref, files=tuple(replace(f, version=versions.get(f, f.version)) for f in ref.files)) for ref in refs
     ]
@@ -313,8 +328,12 @@ def _episodes(group: _Group, spec: InputSpec) -> list[EpisodeRef]:
             failure = f"{group.files[0].uri}: holds no episode"
         except InputError as error:
             failure = str(error)
+    return [_unlisted(group, failure)]
+
+
+def _unlisted(group: _Group, failure: str) -> EpisodeRef:
     nbytes = sum(max(file.size, 0) for file in group.files)
-    return [EpisodeRef(group.id, group.format, group.files, nbytes=nbytes, failure=failure)]
+    return EpisodeRef(group.id, group.format, group.files, nbytes=nbytes, failure=failure)
 
 
 def _common_folder(folders: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def test_every_key_reaches_the_job(monkeypatch):
         salvage=True,
         fingerprint="content",
     )
-    assert (made.max_failed_episodes, made.max_vanished) == (2, 1)
+    assert (made.max_failed_episodes, made.max_vanished, made.read_timeout) == (2, 1, 2.5)
     assert made.splits == SplitSpec((("train", 0.75), ("val", 0.25)))
     assert made.features == (
         Feature(
@@ -76,8 +76,10 @@ def test_every_key_reaches_the_job(monkeypatch):
         "max_memory_mb": 100,
         "threads": 3,
         "require_extension": True,
+        "isolate": True,
+        "isolate_memory_mb": 9,
     }
-    assert made.cluster.max_attempts == 5
+    assert (made.cluster.max_attempts, made.cluster.shard_deadline) == (5, 60)
     assert pickle.loads(pickle.dumps(made)) == made  # it travels to workers: no OmegaConf node may be left in it
 
 
@@ -156,6 +158,7 @@ def test_the_cluster_keys_reach_the_job():
         ("timeline.range=intersection", False),
         ("input.uri=elsewhere", True),
         ("input.max_vanished=9", True),
+        ("input.read_timeout=9", True),
         ("input.fingerprint=version", True),
         ("splits={train: 0.5, val: 0.5}", True),
         ("output.shard_mb=9", True),

@@ -13,7 +13,7 @@ from robocache.errors import ConfigError
 def test_all_problems_are_reported_together_each_with_its_path():
     found = problems(
         """
-        input: {uri: 7, formt: mcap, format: mpcap, stamp: " ", verify_checksums: 2, max_failed_episodes: -1}
+        input: {uri: 7, formt: mcap, format: mpcap, stamp: " ", verify_checksums: 2, max_failed_episodes: -1, read_timeout: -1}
         features:
           observation.state:
             - {source: /q, align: liner, max_gap: 50}
@@ -37,6 +37,7 @@ def test_all_problems_are_reported_together_each_with_its_path():
         "input.stamp": "found ' '; write header, log, publish, or the path of a field of the message",
         "input.verify_checksums": "found 2; write true or false",
         "input.max_failed_episodes": "found -1; write a whole number of 0 or more",
+        "input.read_timeout": "found -1.0; write seconds, or 0 for no limit",
         "features.observation.state[0].align": "found 'liner'; did you mean 'linear'?",
         "features.observation.state[0].max_gap": "found 50; write a duration with its unit (ns, us,",
         "features.observation.state[1].surce": "unknown key; did you mean 'source'?",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,10 @@ class Mortal(Processor):
     ways: Mapping[str, str] = field(default_factory=lambda: {"log_003.parquet": "segfault"})
     read_before: ClassVar[list[str]] = []
 
+    @property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        return self.read
+
     def read(self, ref: EpisodeRef) -> Episode:
         way = self.ways.get(ref.id, "")
         if way == "segfault":
@@ -35,7 +39,7 @@ class Mortal(Processor):
         if way == "exit" or (way == "exit in company" and self.read_before):
             os._exit(3)
         self.read_before.append(ref.id)
-        return super().read(ref)
+        return super().reading(ref)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,14 @@ class Hiccup(Processor):
     folder: str = ""
     failing: Collection[str] = ("log_003.parquet",)
 
+    @property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        return self.read
+
     def read(self, ref: EpisodeRef) -> Episode:
         if ref.id in self.failing and first(self.folder, ref.id):
             raise OSError(5, "the disk hiccups")
-        return super().read(ref)
+        return super().reading(ref)
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,10 @@ class Slow(Processor):
 @dataclass(frozen=True)
 class Idle(Processor):
     """Does nothing but say so."""
+
+    @property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        return self.read
 
     def read(self, ref: EpisodeRef) -> Episode:
         return Episode(ref.id, {})

@@ -13,7 +13,7 @@ from engine_kit import do, job, table, write_shards
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from robocache.engine import align, process, retry
+from robocache.engine import align, reading, retry
 from robocache.engine.run import run
 
 SHARDS = 3
@@ -61,14 +61,14 @@ def storage(logs):
 
 def arm(monkeypatch, name: str, times: int) -> None:
     """From the start of the processing, not of the listing, which opens files as well."""
-    original = process.read_episode
+    original = reading.read_episode
 
-    def reading(ref, *args):
+    def armed(ref, *args):
         if ref.id == name and not FaultyStorage.faults[f"armed {name}"]:
             FaultyStorage.faults |= Counter({name: times, f"armed {name}": 1})
         return original(ref, *args)
 
-    monkeypatch.setattr(process, "read_episode", reading)
+    monkeypatch.setattr(reading, "read_episode", armed)
 
 
 def test_storage_that_fails_for_a_while(tmp_path, logs, storage, monkeypatch, caplog):

@@ -17,6 +17,7 @@ from typing import Any
 
 from robocache.config.job import Job
 from robocache.engine.attempts import Attempts, Task
+from robocache.engine.deadline import Deadline
 from robocache.engine.process import Processor
 from robocache.engine.ray.connection import connected
 from robocache.engine.shards import Shard
@@ -34,7 +35,7 @@ COMMIT_EVERY_S = 0.05
 #: How often the number of workers is compared with what the cluster carries.
 SCALE_EVERY_S = 3.0
 #: How long a stopped run waits for the shards in flight.
-GRACE_S = 30.0
+GRACE_S = 5.0
 #: How long workers may die as they start, with none that works, before the run gives up.
 START_LIMIT_S = 300.0
 #: How long no worker may be placed before the log says what they wait for.
@@ -80,6 +81,7 @@ class _Member:
     node: str = ""  # where it is; empty until it has said so
     node_id: str = ""
     greet_at: float = 0.0
+    deadline: Deadline | None = None
 
     @property
     def idle(self) -> bool:
@@ -113,6 +115,7 @@ class _Fleet:
         if self.gpus is None:  # settled now: workers of one run are of one kind
             wanted = compute.device == "cuda" or (compute.device == "auto" and ray.cluster_resources().get("GPU", 0))
             self.gpus = 1.0 if wanted else 0.0
+        self.deadline = cluster.shard_deadline
         self.cpus, self.workers = cluster.cpus_per_worker, cluster.workers
         self.memory = (cluster.memory_mb or compute.max_memory_mb + 8 * processor.job.output.shard_mb) * 1_000_000
         if not self.gpus:
@@ -135,15 +138,11 @@ class _Fleet:
             self._scale()
             self._assign()
             self._collect()
+            self._give_up()
             self._assign()  # the workers go on while the disk syncs
             if time.monotonic() - self.committed >= COMMIT_EVERY_S or not any(m.task for m in self.members):
                 self._commit()
-        if self.attempts.hopeless:
-            which = ", ".join(str(task.shard.index) for task in self.attempts.hopeless)
-            raise WorkersError(
-                f"the workers of shards {which} keep dying, though each of their episodes alone does no harm: most "
-                "likely memory; raise cluster.memory_mb, or lower output.shard_mb; all other shards are committed"
-            )
+        self.attempts.refuse_hopeless()
 
     def drain(self) -> None:
         """Give out nothing more; wait for what is in flight and commit it as it comes."""
@@ -203,7 +202,7 @@ class _Fleet:
         return task
 
     def _send(self, m: _Member, task: Task) -> None:
-        m.task = task
+        m.task, m.deadline = task, self.attempts.deadline(task, self.deadline)
         if task.suspect:
             m.ref = m.actor.probe.remote(task.shard, task.blamed, self.attempts.max_attempts)
             return
@@ -286,6 +285,18 @@ class _Fleet:
         if lost or isinstance(error, self.ray.exceptions.ActorDiedError):
             self._dismiss(m)
             self.scaled = 0.0  # another one now, which waits for a place if need be
+
+    def _give_up(self) -> None:
+        """End workers whose shards take too long; another one is recruited, and does them."""
+        for m in list(self.members):
+            if m.task is None or m.deadline is None or not m.deadline.passed():
+                continue
+            self.retries.inc()
+            self.attempts.crashed(m.task, late=True)
+            if m.ahead is not None:
+                self.attempts.put_back(m.ahead)
+            self._dismiss(m)
+            self.scaled = 0.0
 
     def _lost(self, node_id: str) -> bool:
         """True where the cluster has given the node up; one that has just died may not be yet."""

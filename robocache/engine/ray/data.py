@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -50,14 +50,16 @@ except ImportError as error:
 
 from robocache.config.job import Job
 from robocache.config.load import to_job
+from robocache.engine.bounded import Bounded
 from robocache.engine.process import Processor, named, pick_device
+from robocache.engine.reading import bounded_reading
 from robocache.engine.retry import with_retries
 from robocache.engine.run import listing
 from robocache.engine.shards import Shard, plan_shards
 from robocache.errors import ConfigError, DeviceLostError, InputError
 from robocache.features.columns import number_array
 from robocache.output.store import Store
-from robocache.types import Episode, Stream, StreamType, Values
+from robocache.types import Episode, EpisodeRef, Stream, StreamType, Values
 
 logger = logging.getLogger("robocache")
 
@@ -202,11 +204,16 @@ def _read_task(processor: Processor, shard: Shard, row_limit: int | None) -> Rea
 
 def _read(processor: Processor, shard: Shard) -> Iterable[pa.Table]:
     """A block for each episode; Ray joins small ones."""
+    with Bounded(processor.job) as bounded:
+        yield from _rows(processor, shard, bounded_reading(processor.reading, bounded))
+
+
+def _rows(processor: Processor, shard: Shard, read: Callable[[EpisodeRef], Episode]) -> Iterator[pa.Table]:
     for index, ref in shard.episodes():
         files, failure = tuple(f.uri for f in ref.files), ""
         try:
             attempts = processor.job.cluster.max_attempts
-            episode = with_retries(attempts, f"episode {ref.id}", partial(processor.read, ref))
+            episode = with_retries(attempts, f"episode {ref.id}", partial(read, ref))
             try:
                 for source, stream in episode.streams.items():
                     processor.aligner.preparer.check_type(source, stream)

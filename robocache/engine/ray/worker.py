@@ -13,8 +13,10 @@ import torch
 from ray.util.metrics import Counter
 
 from robocache.engine.ahead import Ahead, most_ahead
+from robocache.engine.bounded import Bounded
 from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Blamed, Processor, pick_device, run_shard
+from robocache.engine.reading import bounded_reading
 from robocache.engine.shards import Shard
 from robocache.errors import DeviceLostError
 from robocache.output.manifest import ShardRecord
@@ -56,7 +58,8 @@ class Worker:
         self.processor = replace(self.processor, device=pick_device(self.processor.job))
         self.stages, self.idle = Stages(), time.perf_counter()
         most = most_ahead(self.processor.job.compute.max_memory_mb)
-        self.ahead = Ahead(self.processor.read, self.threads, most, self.stages)
+        read = bounded_reading(self.processor.reading, Bounded(self.processor.job))
+        self.ahead = Ahead(read, self.threads, most, self.stages)
         self.seconds = Counter("robocache_seconds", "time spent", tag_keys=("stage",))
         about = f"{self.node} (process {os.getpid()}, {self.processor.device})"
         return about, ray.get_runtime_context().get_node_id()
