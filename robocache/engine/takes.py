@@ -24,7 +24,9 @@ from robocache.types import Episode, EpisodeRef
 _THREADS = 4  # each holds a recording's streams
 
 
-def split_takes(job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], bounded: Bounded) -> list[EpisodeRef]:
+def split_takes(
+    job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], bounded: Bounded | None = None
+) -> list[EpisodeRef]:
     """The references with those of several takes replaced by one for each take, in their order."""
 
     wanted = types.wanted(job.sources)
@@ -33,7 +35,9 @@ def split_takes(job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], bounde
         if ref.failure:
             return [ref]
         try:
-            read = partial(bounded, f"reading {ref.id}", partial(read_episode, ref, wanted, job.input))
+            read = partial(read_episode, ref, wanted, job.input)
+            if bounded is not None:
+                read = partial(bounded, f"reading {ref.id}", read)
             episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
             count = _count(episode, job.quality.max_late)
         except (InputError, OSError):

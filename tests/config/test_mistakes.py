@@ -13,7 +13,8 @@ from robocache.errors import ConfigError
 def test_all_problems_are_reported_together_each_with_its_path():
     found = problems(
         """
-        input: {uri: 7, formt: mcap, format: mpcap, stamp: " ", verify_checksums: 2, max_failed_episodes: -1, read_timeout: -1}
+        input: {uri: 7, formt: mcap, format: mpcap, stamp: " ", verify_checksums: 2, max_failed_episodes: -1,
+                read_timeout: -1}
         features:
           observation.state:
             - {source: /q, align: liner, max_gap: 50}
