@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -148,6 +148,20 @@ class Stream:
         held = (self.times, self.values, self.present, self.log_times)
         return sum(items.nbytes for items in held if items is not None)
 
+    @property
+    def lag(self) -> int:
+        """By how much at most its stamps are apart from when the samples arrived, nanoseconds; 0 where none tells."""
+        if self.log_times is None or not len(self.times):
+            return 0
+        return max(abs(int(a) - int(b)) for a, b in self._extremes())
+
+    def _extremes(self) -> Iterator[tuple[int, int]]:
+        """Stamps and arrivals of the samples that came first and last of all by their difference."""
+        assert self.log_times is not None
+        apart = self.times.astype(np.float64) - self.log_times  # exact enough to find where
+        for row in (int(apart.argmin()), int(apart.argmax())):
+            yield int(self.times[row]), int(self.log_times[row])
+
     def take(self, rows: np.ndarray) -> Stream:
         """Those samples, in this order: ``rows`` int64 ``[k]``."""
 
@@ -222,19 +236,38 @@ class Gathered:
         return self.text if self.episodes == 1 else f"{self.text} (the worst of {self.episodes} episodes: {self.worst})"
 
 
+#: As late as int64 nanoseconds can tell: a segment without an end.
+NEVER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a recording that is an episode by itself: rows from ``begin`` on and before ``end``.
+
+    begin, end: int64 nanoseconds, on the clock of ``input.stamp``
+    metadata:   what is known of it, name and value each
+    """
+
+    begin: int
+    end: int
+    metadata: tuple[tuple[str, Any], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One recording: the streams that were asked for, by :attr:`Source.key`, and its metadata.
 
     ``streams`` lacks a source that the recording does not have; whether that is an error is the caller's to say.
     ``metadata`` is small and JSON-serialisable (task text, success flag, robot type). ``notes``: what of the recording
-    could not be read, a sentence each.
+    could not be read, a sentence each. ``segment``: what of the recording it is; its streams then hold few samples
+    from before and after, so that rows at its ends are what they are in the whole.
     """
 
     id: str
     streams: Mapping[str, Stream]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    segment: Segment | None = None
 
     @property
     def nbytes(self) -> int:
@@ -281,6 +314,8 @@ class EpisodeRef:
              the episode, and a change of the others, which it was taken from, is none
     take:    which of the takes of a recording whose clock starts again; None: all of it
     retry:   whether the failure may pass, so that a later run is to try again
+    segment: what of the recording it is; None: all of it
+    prefix:  what the topics of one robot of several begin with: sources are looked for behind it first
     """
 
     id: str
@@ -293,6 +328,8 @@ class EpisodeRef:
     context: str = ""
     take: int | None = None
     retry: bool = False
+    segment: Segment | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,12 @@ from robocache.config.schema import (
     ForwardKinematics,
     Input,
     Quality,
+    Segments,
     Source,
     Sources,
     Timeline,
     Times,
+    Trim,
     Voxelize,
 )
 from robocache.engine.quality import CODES
@@ -87,8 +89,8 @@ def test_most_keys_at_work(work):
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
     sections = (
-        Input, Times, Csv, Source, Column, Depth, Voxelize, ForwardKinematics, Convert, Sources, Timeline, Quality,
-        OutputSpec, ComputeSpec, ClusterSpec,
+        Input, Times, Csv, Segments, Trim, Source, Column, Depth, Voxelize, ForwardKinematics, Convert, Sources,
+        Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec,
     )  # fmt: skip
     rows = re.findall(r"^\| ((?:`[a-z_.]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     described = {key.rpartition(".")[2] for row in rows for key in re.findall(r"`([a-z_.]+)`", row)}
@@ -116,6 +118,26 @@ def test_a_trajectory_without_a_header(work):
     table = pq.read_table(work / "out/data")
     assert table["time_ns"].to_pylist() == [1403636580063560123 + 50_000_000 * k for k in range(9)]
     assert [pose[0] for pose in table["observation.pose"].to_pylist()] == [k / 2 for k in range(9)]
+
+
+def test_segments_of_a_table(work):
+    """The config of docs/segments.md: two segments of a log, the arm at rest at the begin of one."""
+    page = (ROOT / "docs/segments.md").read_text()
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (ranges,) = re.findall(r"```csv\n(.*?)```", page, re.DOTALL)
+    Path("logs").mkdir()
+    Path("ranges.csv").write_text(ranges)
+    moves = [(k / 20, max(k / 20 - 1.5, 0.0)) for k in range(80)]
+    Path("logs/arm.csv").write_text("\n".join(["t,q1,q2", *(f"{t},{q},0.5" for t, q in moves)]))
+    Path("config.yaml").write_text(config)
+    assert cli.main(["run", "config.yaml"]) == cli.DONE
+    episodes = pq.read_table("out/meta/robocache/_episodes.pq").to_pylist()
+    assert [(e["id"], e["rows"]) for e in episodes] == [("arm.csv@pick", 5), ("arm.csv@place", 15)]
+    assert "6 at the begin" not in episodes[0]["quality"] and "5 at the begin" in episodes[0]["quality"]
+    rows = pq.read_table("out/data").to_pylist()
+    assert [r["task"] for r in rows] == ["pick the cube"] * 5 + ["place it"] * 15
+    assert [r["success"] for r in rows] == [True] * 5 + [False] * 15
+    assert [r["observation.state"][0] for r in rows[:5]] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-6)
 
 
 def test_csv_from_end_to_end(work, capsys):

@@ -29,6 +29,23 @@ def check_reference(timeline: TimelineSpec, features: Sequence[Feature], problem
         problems.add("timeline.reference", f"{timeline.reference} has the offsets {shown} in the features; give it one")
 
 
+def check_trim(features: Sequence[Feature], timeline: TimelineSpec, output: OutputSpec, problems: Problems) -> None:
+    """Rows are trimmed by features that there are; and a chain of rows has no holes."""
+    trim = timeline.trim
+    if trim is None or problems.under("features", "timeline"):
+        return
+    names = [feature.name for feature in features]
+    for name, _ in trim.features:
+        if name not in names:
+            problems.add(f"timeline.trim.features.{name}", f"no such feature; {did_you_mean(name, names)}write another")
+    if trim.rows == "all":
+        chained = [feature.name for feature in features if any(step.rows for step in feature.steps)]
+        if chained:
+            problems.wrong("timeline.trim.rows", "all", f"{chained[0]} goes by the rows around it; write ends")
+        if output.format == "lerobot":
+            problems.wrong("timeline.trim.rows", "all", "LeRobot has a rate and no stamps; write ends")
+
+
 def check_output(inputs: Sequence[str], output: OutputSpec, problems: Problems) -> None:
     """A run must not read what it writes, nor write around what it reads (an overwrite would delete it)."""
     if problems.under("output.uri"):

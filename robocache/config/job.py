@@ -104,11 +104,24 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimSpec:
+    """Which rows are idle: those in which no feature moves by more than its threshold.
+
+    features: names and thresholds
+    rows:     whether they are left out at the ends of an episode, or all of them
+    """
+
+    features: tuple[tuple[str, float], ...]
+    rows: Literal["ends", "all"] = "ends"
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineSpec:
     """Target times: a fixed rate in Hz, or the stamps of a reference source; over the range of the streams.
 
     causal:     no observation uses a sample from after its row
     provenance: the stamps of the samples that each row used are written beside it
+    trim:       which rows are left out once they are made
     """
 
     rate: Fraction | None = None
@@ -116,6 +129,62 @@ class TimelineSpec:
     range: Literal["intersection", "union"] = "intersection"
     causal: bool = False
     provenance: bool = False
+    trim: TrimSpec | None = None
+
+    def decisive(self) -> dict[str, Any]:
+        """As it is; without trimming as it was before there was such a key."""
+        found = dataclasses.asdict(self)
+        if self.trim is None:
+            del found["trim"]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A segment of a recording as a table tells it.
+
+    recording: its id, or its file's name with or without suffix; empty: the only one
+    id:        what the segment is called; empty: its number
+    begin, end: int64 nanoseconds, the end not in it
+    metadata:  whatever else the table says of it
+    """
+
+    recording: str
+    id: str
+    begin: int
+    end: int
+    metadata: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """How recordings are cut into episodes; as it is, they are not.
+
+    topic:  a source; from each of its values to the next other one. value: from this one alone; each: every sample is a
+            begin
+    gaps:   a source; cut where it has a step of more than ``longer`` nanoseconds
+    ranges: of a table
+    robots: what the topics of each robot of a log begin with
+    min:    shorter segments, nanoseconds, are left out
+    """
+
+    topic: str = ""
+    value: bool | int | float | str | None = None
+    each: bool = False
+    gaps: str = ""
+    longer: int = 0
+    ranges: tuple[Range, ...] | None = None
+    robots: tuple[str, ...] = ()
+    min: int = 0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether recordings are cut by time."""
+        return bool(self.topic or self.gaps) or self.ranges is not None
+
+    def decisive(self) -> dict[str, Any]:
+        """What of it decides the output's rows; which ranges there are is the input's, as its recordings are."""
+        return {**dataclasses.asdict(self), "ranges": self.ranges is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +346,7 @@ class Job:
     max_vanished: int = 0
     read_timeout: float = 3600.0
     splits: SplitSpec = SplitSpec()
+    segments: SegmentSpec = SegmentSpec()
 
     @property
     def feature_sources(self) -> tuple[FeatureSource, ...]:
@@ -311,8 +381,10 @@ class Job:
             "version": OUTPUT_VERSION,
             "input": dataclasses.asdict(replace(self.input, uri=(), storage_options={}, fingerprint="version")),
             "features": [f.decisive() for f in self.features],
-            "timeline": dataclasses.asdict(self.timeline),
+            "timeline": self.timeline.decisive(),
             "quality": self.quality.decisive(),
             "output": self.output.decisive(),
         }
+        if self.segments != SegmentSpec():  # outputs from before there were segments have the identity that they had
+            decisive["segments"] = self.segments.decisive()
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]

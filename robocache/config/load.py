@@ -10,6 +10,7 @@ has it, and in brackets where the override adds it (``features[observation.effor
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,21 +28,24 @@ from robocache.config.checks import (
     check_reach,
     check_reference,
     check_secrets,
+    check_trim,
 )
 from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
 from robocache.config.inputs import read_input
-from robocache.config.job import Job, QualitySpec, TimelineSpec
+from robocache.config.job import Job, QualitySpec, TimelineSpec, TrimSpec
 from robocache.config.schema import (
     EXPECTED,
     Config,
     Problems,
     Quality,
     Timeline,
+    Trim,
     key_names,
     read_section,
     reason,
 )
+from robocache.config.segments import read_segments
 from robocache.config.splits import read_splits
 from robocache.config.values import at_least, limit, parse_rate, parsed, seconds
 from robocache.errors import ConfigError
@@ -88,9 +92,13 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     job_input = read_input(checked.input, problems)
     features = read_features(checked.features, problems)
     timeline = _timeline(checked.timeline, problems)
+    segments = read_segments(checked.input.segments, problems)
+    if checked.input.on_restart == "split" and segments.cuts:
+        problems.add("input.on_restart", "recordings that are cut into segments have one clock; write sort")
     quality = _quality(checked.quality, checked.input.on_restart, problems)
     check_reference(timeline, features, problems)
     check_deltas(features, timeline, problems)
+    check_trim(features, timeline, checked.output, problems)
     at_least(problems, "input.max_failed_episodes", checked.input.max_failed_episodes, 0)
     at_least(problems, "input.max_vanished", checked.input.max_vanished, 0)
     seconds(problems, "input.read_timeout", checked.input.read_timeout)
@@ -121,6 +129,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
         max_vanished=checked.input.max_vanished,
         read_timeout=checked.input.read_timeout,
         splits=splits,
+        segments=segments,
     )
 
 
@@ -146,7 +155,19 @@ def _timeline(cfg: Timeline, problems: Problems) -> TimelineSpec:
     if cfg.reference is not None:
         selected_width(cfg.reference, "timeline.reference", problems)
     rate = parsed(parse_rate, cfg.rate_hz, "timeline.rate_hz", problems)
-    return TimelineSpec(rate, cfg.reference, cfg.range, cfg.causal, cfg.provenance)
+    return TimelineSpec(rate, cfg.reference, cfg.range, cfg.causal, cfg.provenance, _trim(cfg.trim, problems))
+
+
+def _trim(cfg: Trim | None, problems: Problems) -> TrimSpec | None:
+    if cfg is None or problems.under("timeline.trim"):
+        return None
+    features = {str(name): float(below) for name, below in cfg.features.items()}
+    if not features:
+        problems.wrong("timeline.trim.features", {}, "write features and thresholds, such as {action: 0.001}")
+    for name, below in features.items():
+        if not 0 <= below < math.inf:
+            problems.wrong(f"timeline.trim.features.{name}", below, "write a number of 0 or more")
+    return TrimSpec(tuple(features.items()), cfg.rows)
 
 
 def _load_yaml(path: str) -> DictConfig:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from robocache.config.inputs import csv_mapping, times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.config.schema import literal
+from robocache.config.segments import segments_mapping
 from robocache.config.splits import splits_mapping
 from robocache.config.steps import step_mapping
 from robocache.config.values import duration_text
@@ -22,7 +23,7 @@ def resolved_yaml(job: Job) -> str:
 
     Storage options are left out (they may hold credentials); a comment says so where there were any.
     """
-    times = job.input.times
+    times, trim = job.input.times, job.timeline.trim
     config = {
         "input": {
             "uri": list(job.input.uri),
@@ -31,6 +32,7 @@ def resolved_yaml(job: Job) -> str:
             "csv": csv_mapping(job.input.csv) or None,
             "episode": job.input.episode,
             "stamp": job.input.stamp,
+            "segments": segments_mapping(job.segments),
             "select": list(job.input.select) or "",
             "verify_checksums": job.input.verify_checksums,
             "salvage": job.input.salvage,
@@ -47,6 +49,7 @@ def resolved_yaml(job: Job) -> str:
             "range": job.timeline.range,
             "causal": job.timeline.causal,
             "provenance": job.timeline.provenance,
+            "trim": None if trim is None else {"features": dict(trim.features), "rows": trim.rows},
         },
         "output": {k: v for k, v in dataclasses.asdict(job.output).items() if k != "storage_options"},
         "compute": dataclasses.asdict(job.compute),

@@ -55,12 +55,29 @@ class Csv:
 
 
 @dataclass
+class Segments:
+    """How long logs are cut into episodes."""
+
+    topic: str | None = None
+    value: Any = None
+    each: bool = False
+    gaps: str | None = None
+    longer: str | None = None
+    table: str | None = None
+    ranges: Any = None  # a list of mappings, as the rows of a table
+    unit: Literal["ns", "us", "ms", "s"] = "s"
+    robots: list[str] = field(default_factory=list)
+    min: str | None = None
+
+
+@dataclass
 class Input:
     uri: str | list[str]
     format: str = "auto"
     storage_options: dict[str, Any] = field(default_factory=dict)
     times: Times | None = None
     csv: Csv | None = None
+    segments: Segments | None = None
     episode: str = "file"
     stamp: str = "header"
     select: str | list[str | int] = ""
@@ -177,12 +194,21 @@ class Sources(Column):
 
 
 @dataclass
+class Trim:
+    """Rows in which nothing moves, by features and their thresholds."""
+
+    features: dict[str, float]
+    rows: Literal["ends", "all"] = "ends"
+
+
+@dataclass
 class Timeline:
     rate_hz: int | float | str | None = None
     reference: str | None = None
     range: Literal["intersection", "union"] = "intersection"
     causal: bool = False
     provenance: bool = False
+    trim: Trim | None = None
 
 
 @dataclass
@@ -216,6 +242,13 @@ EXPECTED = {
     "encoding": "an encoding as Python names it, such as latin-1, cp1252 or utf-16",
     "null_words": "a list of cells that hold no value, such as ['-', '-999']",
     "file": "the name of a table beside the files, such as times.csv",
+    "topic": "a source path, such as /episode.active",
+    "gaps": "a source path, such as /joint_states.position",
+    "longer": "a duration with its unit (ns, us, ms or s), such as 2s",
+    "min": "a duration with its unit (ns, us, ms or s), such as 1s",
+    "table": "the path of a CSV file with the columns begin and end, such as ranges.csv",
+    "ranges": "a list of mappings, such as [{begin: 10.0, end: 20.0, task: pick}]",
+    "robots": "what the topics of each robot begin with, such as [/left, /right]",
     "files": "the column of the files' names, such as file",
     "uri": "a path or URI, such as logs/*.mcap or s3://bucket/run-1",
     "features": "a mapping from each feature's name to its source or sources",

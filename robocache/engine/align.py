@@ -20,6 +20,7 @@ from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
+from robocache.engine.idle import moving
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
 from robocache.engine.prepare import Prepared, Preparer, Request
@@ -190,16 +191,24 @@ class Aligner:
         absent = {r.feature.name for r in requests if r.absent}
         held = {name: share for name, share in shares.items() if name not in absent}
         findings += quality.check_episode(self.job.quality, timeline, reports, held)
+        stamps = timeline.stamps
+        if self.job.timeline.trim is not None:
+            kept, told = moving(self.job.timeline.trim, columns)
+            if told is not None:
+                findings.append(told)
+                stamps = stamps[kept]
+                columns = {name: (_rows(values, kept), valid[kept]) for name, (values, valid) in columns.items()}
+                beside = {name: _rows(values, kept) for name, values in beside.items()}
         failed = [f.text for f in findings if f.failed]
         if failed and self.job.quality.on_fail == "quarantine":
             raise InputError(f"quality: {'; '.join(failed)}")
         return AlignedEpisode(
-            episode_table(self.preparer.schema, b.index, b.id, timeline.stamps, beside),
+            episode_table(self.preparer.schema, b.index, b.id, stamps, beside),
             columns,
             reports,
             quality.record(timeline, shares, findings),
             b.metadata,
-            int(timeline.stamps[0]),
+            int(stamps[0]),
         )
 
     def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:
@@ -363,6 +372,11 @@ class Aligner:
         rows = np.array(flat_numbers(values), np.float64).reshape(len(valid), -1)
         rows[~valid] = np.nan
         return absolute(rows, kind.about.get("convert", {}))
+
+
+def _rows(values: Any, kept: np.ndarray) -> Any:
+    """Those rows of a column."""
+    return values[kept] if isinstance(values, np.ndarray) else values.filter(pa.array(kept))
 
 
 def _nullable(starts: np.ndarray | None, width: int, count: int) -> pa.Array:

@@ -8,6 +8,7 @@ from functools import partial
 from robocache.config.job import Job
 from robocache.engine.bounded import Bounded
 from robocache.engine.retry import with_retries
+from robocache.engine.segments import examples, split_robots, split_segments
 from robocache.engine.source_types import SourceTypes, resolve
 from robocache.engine.takes import split_takes
 from robocache.formats import by_content, describe_passed, list_input
@@ -48,10 +49,11 @@ def listing(job: Job, output: OutputWriter | None = None) -> Listed:
     with Bounded(job) as bounded:
         list_once = partial(list_input, job.input, root, ids, ask=bounded.persistent)
         found = with_retries(attempts, "listing", list_once)
-        refs = found.episodes
+        refs = split_robots(job, found.episodes)
         if job.input.fingerprint == "content":
             refs = with_retries(attempts, "reading what tells a changed file", lambda: by_content(refs, job.input))
-        types = resolve(job, refs, bounded) if settled is None else settled
+        refs = split_segments(job, refs, bounded)
+        types = resolve(job, examples(refs), bounded) if settled is None else settled
         if job.quality.on_restart == "split" and types.types:
             refs = split_takes(job, types, refs, bounded)
     return Listed(refs, types, tuple(found.passed_over), found.root)

@@ -116,7 +116,10 @@ class Preparer:
         reference = self._reference(episode, clocks)
         offset = self.job.reference.offset if self.job.reference is not None else 0
         each = self.row_bytes(requests)
-        timeline = make_timeline(self.job.timeline, clocks, reference, offset, lambda rows: self._fits(rows, each))
+        segment = episode.segment
+        within = None if segment is None else (segment.begin, segment.end)
+        fits = lambda rows: self._fits(rows, each)  # noqa: E731
+        timeline = make_timeline(self.job.timeline, clocks, reference, offset, fits, within)
         findings += check_units(clocks, timeline, self.job.timeline.rate is not None)
         return Prepared(tuple(requests), timeline, tuple(findings))
 
@@ -182,7 +185,7 @@ class Preparer:
         )
 
     def _requests(self, episode: Episode, findings: list[Finding]) -> list[Request]:
-        cleaned: dict[tuple[str, bool, str, str], Cleaned] = {}
+        cleaned: dict[tuple[str, bool, str, str, bool], Cleaned] = {}
         out = []
         for feature in self.job.features:
             for s in feature.streams:
@@ -197,12 +200,15 @@ class Preparer:
                         findings.append(Finding("absent", s.key, text))
                     out.append(Request(feature, s, kind, mode, None))
                     continue
+                if s.static and episode.segment is not None:
+                    stream = _until(stream, episode.segment.end)
                 repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats
                 nonfinite = "keep" if feature.picks and not of_clouds else s.nonfinite
-                options = (s.key, mode in COMPUTING and not s.static, nonfinite, repeats)
+                options = (s.key, mode in COMPUTING and not s.static, nonfinite, repeats, s.static)
                 if options not in cleaned:
                     first = not any(key[0] == s.key for key in cleaned)
-                    cleaned[options] = self._clean(*options, self.check_type(s.key, stream), findings, said=not first)
+                    checked = self.check_type(s.key, stream)
+                    cleaned[options] = self._clean(*options[:4], checked, findings, said=not first)
                 out.append(Request(feature, s, kind, mode, cleaned[options]))
                 if not cleaned[options].groups and len(stream.times) and not s.optional:
                     raise InputError(
@@ -262,6 +268,12 @@ class Preparer:
         times = clean(s.key, replace(stream, present=None), computed=False, nonfinite="keep", max_late=limit).times
         clocks[self._label(s)] = Clock(times + s.offset)
         return times
+
+
+def _until(stream: Stream, end: int) -> Stream:
+    """Without the samples from ``end`` on; the first of them where there are no others."""
+    before = np.flatnonzero(stream.times < end)
+    return stream.take(before if len(before) else np.argsort(stream.times, kind="stable")[:1])
 
 
 def _same_kind(found: StreamType, expected: StreamType) -> bool:

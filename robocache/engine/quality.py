@@ -21,6 +21,7 @@ CODES = {
     "lost": "a damaged recording was read as far as it goes (`input.salvage`)",
     "kept": "the timeline leaves out much of the recording",
     "valid": "a feature has few valid rows",
+    "idle": "rows in which nothing moves were left out (`timeline.trim`)",
     "absent": "an optional source is not in a recording",
     "missing_names": "a recording lacks a joint, or another of the dataset's columns",
     "never_finite": "a column never holds a finite number",

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from robocache.output.plan import Plan, PlannedEpisode
 from robocache.types import EpisodeRef
@@ -43,7 +44,10 @@ def stamp(ref: EpisodeRef) -> str:
     failure = ref.failure
     for file in ref.files:
         failure = failure.replace(file.uri, file.uri.rpartition("/")[2])
-    content = [ref.format, files, ref.key, failure, ref.tables, ref.context, ref.take]
+    content: list[Any] = [ref.format, files, ref.key, failure, ref.tables, ref.context, ref.take]
+    if ref.segment is not None or ref.prefix:  # others have the stamp that they had before there were segments
+        segment = ref.segment
+        content += [ref.prefix, segment and [segment.begin, segment.end, segment.metadata]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -295,6 +295,9 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                 problems.append(
                     f"features.{feature.name}.dtype: {feature.dtype} is for numbers, {s.source} holds {kind.arrow}"
                 )
+        trimmed = dict(job.timeline.trim.features) if job.timeline.trim is not None else {}
+        if feature.name in trimmed and not all(k.numeric or pa.types.is_boolean(k.element) for k in found):
+            problems.append(f"timeline.trim.features.{feature.name}: holds no numbers; name a feature that does")
         if feature.pose is not None and seen_in[feature.pose.key]:
             kind = types[feature.pose.key]
             if not pa.types.is_floating(kind.element) or kind.width != WIDTHS["pose"]:

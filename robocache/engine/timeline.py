@@ -58,6 +58,7 @@ def make_timeline(
     reference: np.ndarray | None = None,
     offset: int = 0,
     fits: Callable[[int], None] = lambda rows: None,
+    within: tuple[int, int] | None = None,
 ) -> Timeline:
     """The timeline of an episode.
 
@@ -65,12 +66,17 @@ def make_timeline(
     reference: its own stamps, sorted, where ``spec.reference`` is given, and its ``offset``, by how much they are off:
                every source is read at the corrected time, and the row keeps the stamp
     fits:      is told how many rows there will be, before they are made, and may raise
+    within:    the episode is no more than this of its recording: the first nanosecond, and the one behind the last
     ``InputError`` where the streams leave no target: none has a sample, or they do not overlap.
     """
     spans = {s: (int(c.times[0]), int(c.times[-1])) for s, c in clocks.items() if len(c.times)}
     if not spans:
         raise InputError(f"no source has a sample that bounds the timeline ({', '.join(clocks) or 'all are static'})")
+    if within is not None:  # what the streams have of before and after is there for the rows at the ends
+        spans = {s: (max(f, within[0]), min(t, within[1] - 1)) for s, (f, t) in spans.items()}
     first, last = min(f for f, _ in spans.values()), max(t for _, t in spans.values())
+    if first > last:
+        raise InputError("no source has a sample in this segment of the recording")
     start, stop, cut_by = first, last, ("", "")
     if spec.range == "intersection":
         begins = {s: f for s, (f, _) in spans.items() if clocks[s].starts}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any, TypeVar
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader, parse_source
@@ -19,10 +20,13 @@ from robocache.formats.numpy_files import NumpyReader
 from robocache.formats.rlds import RldsReader
 from robocache.formats.rosbag1 import Rosbag1Reader
 from robocache.formats.rosbag2 import Rosbag2Reader
+from robocache.formats.segments import cut, prefixed
 from robocache.formats.tables import ParquetReader
 from robocache.formats.ulog import UlogReader
 from robocache.formats.zarr_store import ZarrReader
-from robocache.types import Episode, EpisodeRef, Source, StreamInfo, StreamType
+from robocache.types import Episode, EpisodeRef, Source, Stream, StreamInfo, StreamType
+
+Found = TypeVar("Found", Stream, StreamType)
 
 #: Every format by name; closed, so that a config cannot name code.
 READERS: dict[str, Reader] = {
@@ -69,9 +73,9 @@ def describe_episode(
     """
     with guarded(ref.files, _name(ref), ref.format):
         asked = _sources(sources)
-        found = _reader(ref).describe(ref, asked, spec, look=look)
+        found = _of_robot(ref, asked, lambda some: _reader(ref).describe(ref, some, spec, look=look))
         if told := metadata_sources(asked, found):
-            metadata = _reader(ref).read(ref, [], spec).metadata
+            metadata = _known(ref, _reader(ref).read(ref, [], spec).metadata)
             found |= {key: stream.type for key, stream in metadata_streams(told, metadata, 0).items()}
         return {source.key: found[source.key] for source in asked if source.key in found}
 
@@ -83,12 +87,46 @@ def read_episode(ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSp
     """
     with guarded(ref.files, _name(ref), ref.format):
         asked = _sources(sources)
-        episode = _reader(ref).read(ref, asked, spec)
+        episode = _read(ref, asked, spec)
         if told := metadata_sources(asked, episode.streams):
             start = min((int(s.times.min()) for s in episode.streams.values() if len(s.times)), default=0)
             streams = {**episode.streams, **metadata_streams(told, episode.metadata, start)}
             episode = replace(episode, streams={s.key: streams[s.key] for s in asked if s.key in streams})
         return episode
+
+
+def _read(ref: EpisodeRef, asked: Sequence[Source], spec: InputSpec) -> Episode:
+    """What the reference is of its recording."""
+    read: list[Episode] = []
+
+    def streams(some: Sequence[Source]) -> dict[str, Stream]:
+        read.append(_reader(ref).read(ref, some, spec))
+        return dict(read[-1].streams)
+
+    found = _of_robot(ref, asked, streams)
+    notes = tuple(dict.fromkeys(note for episode in read for note in episode.notes))
+    episode = Episode(ref.id, found, _known(ref, read[0].metadata), notes)
+    return episode if ref.segment is None else cut(episode, ref.segment)
+
+
+def _of_robot(
+    ref: EpisodeRef, asked: Sequence[Source], ask: Callable[[Sequence[Source]], dict[str, Found]]
+) -> dict[str, Found]:
+    """What a reader answers for sources; for those of one robot of several behind its prefix, and what is not there as
+    it is written: it is shared."""
+    if not ref.prefix:
+        return ask(asked)
+    own = prefixed(ref, asked)
+    answers = ask(own)
+    found = {s.key: answers[mine.key] for s, mine in zip(asked, own, strict=True) if mine.key in answers}
+    shared = [source for source in asked if source.key not in found]
+    return found | (ask(shared) if shared else {})
+
+
+def _known(ref: EpisodeRef, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The recording's metadata with what is known of the reference."""
+    own = {} if ref.segment is None else dict(ref.segment.metadata)
+    return {**metadata, **({"robot": ref.prefix} if ref.prefix else {}), **own}
 
 
 def _name(ref: EpisodeRef) -> str:

@@ -20,8 +20,9 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, local_path
 from robocache.formats.messages.batch import Messages, Schema
-from robocache.formats.messages.log import Channel, LogReader, Part, Window
-from robocache.types import FileStamp
+from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within
+from robocache.formats.segments import CONTEXT
+from robocache.types import NEVER, FileStamp
 
 _WINDOW = 8 << 20  # bytes of messages at once
 _ROWS = 4096
@@ -91,17 +92,33 @@ class _Bag(Part):
             raise InputError(f"{self.uri}: has more rows than its size has room for; the file is damaged")
         return rows
 
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
-        yield from self._windows(channels, "")
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
+        yield from self._windows(channels, "", "" if within is None else self._within(channels, within))
+
+    def _within(self, channels: Collection[int], within: Within) -> str:
+        """What rows of that time are asked for by, and of each topic the nearest before and after."""
+        first, last = (min(max(ns, 0), NEVER) for ns in within[:2])
+        nearest = [
+            f"SELECT * FROM (SELECT id FROM messages WHERE topic_id = {int(id)} AND timestamp {beyond} "
+            f"ORDER BY timestamp {order} LIMIT {CONTEXT})"
+            for id in sorted(channels)
+            for beyond, order in ((f"< {first}", "DESC"), (f"> {last}", "ASC"))
+        ]
+        found = [row[0] for query in nearest if within.nearest for row in self._rows(query)]
+        others = ", ".join(str(int(id)) for id in found)
+        return f"AND (timestamp BETWEEN {first} AND {last} OR id IN ({others}))"
 
     def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
         """The first messages, and the last."""
         yield self._windows(channels, f"LIMIT {_LOOK}")
         yield self._windows(channels, f"DESC LIMIT {_LOOK}")
 
-    def _windows(self, channels: Collection[int], order: str) -> Iterator[Window]:
+    def _windows(self, channels: Collection[int], order: str, within: str = "") -> Iterator[Window]:
         wanted = ", ".join(str(id) for id in sorted(channels))
-        query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({wanted}) ORDER BY id {order}"
+        query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({wanted}) {within} "
+        query += f"ORDER BY id {order}"
         with _faults(self.uri):
             cursor = self._database.execute(query)
             pending: list[tuple[Any, ...]] = []

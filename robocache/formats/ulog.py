@@ -18,7 +18,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.messages.batch import Messages, Schema, gather
-from robocache.formats.messages.log import Channel, LogReader, Part, Window
+from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within
 from robocache.formats.messages.ulog_types import Layout, parse_formats
 from robocache.types import FileStamp
 
@@ -154,7 +154,9 @@ class _Log(Part):
     def metadata(self) -> dict[str, Any]:
         return {**self._told, **({"parameters": self._parameters} if self._parameters else {})}
 
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
         buffer = np.frombuffer(self._data, np.uint8)
         yield {id: self._located(buffer, id) for id in channels}
 

@@ -62,7 +62,7 @@ def read(path: Path, source: str):
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("name", "sources"),
-    [("plotjuggler_rosbag2_test", 30), ("rosbag2_wbag_sqlite", 8), ("rosbags_rs_allmsgs_sqlite", 440)],
+    [("plotjuggler_rosbag2_test", 30), ("rosbag2_wbag_sqlite", 8), ("rosbags_rs_allmsgs_sqlite", 455)],
 )
 def test_every_field_is_what_rosbags_reads(data_dir, name, sources):
     assert len(list(compare(data_dir / "more" / "bags2" / name))) == sources

@@ -30,13 +30,16 @@ _TAIL = 64 * 1024  # first read from the end: one request is enough for most sum
 
 @dataclass(frozen=True, slots=True)
 class ChunkIndex:
-    """Where a chunk is. ``index_offsets``: channel id -> file offset of its message index; empty if not indexed."""
+    """Where a chunk is. ``index_offsets``: channel id -> file offset of its message index; empty if not indexed.
+    ``times``: when its first and its last message were logged, by time.
+    """
 
     start: int
     length: int
     index_offsets: dict[int, int]
     index_length: int
     uncompressed_size: int
+    times: tuple[int, int] = (0, 0)
 
     @property
     def end(self) -> int:
@@ -232,13 +235,13 @@ def loose_messages(file: BinaryIO, summary: Summary) -> bool:
 
 
 def _chunk_index(fields: Fields, uri: str, data_end: int) -> ChunkIndex:
-    fields.take(16)  # time range
+    times = fields.integer(8), fields.integer(8)
     start, length = fields.integer(8), fields.integer(8)
     offsets = fields.counts()
     index_length = fields.integer(8)
     fields.text()  # compression and compressed size: the chunk record itself says them again
     fields.take(8)
-    chunk = ChunkIndex(start, length, offsets, index_length, fields.integer(8))
+    chunk = ChunkIndex(start, length, offsets, index_length, fields.integer(8), times)
     if start < len(MAGIC) or chunk.end > data_end:
         raise InputError(
             f"{uri}: a chunk index claims bytes {start} to {chunk.end}, the data section ends at {data_end}"

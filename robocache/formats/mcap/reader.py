@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
-from robocache.formats.mcap.container import MAGIC, Summary, loose_messages, read_metadata, read_summary
+from robocache.formats.mcap.container import MAGIC, ChunkIndex, Summary, loose_messages, read_metadata, read_summary
 from robocache.formats.mcap.salvage import SalvagedPart
 from robocache.formats.mcap.windows import read_messages
-from robocache.formats.messages.log import LogReader, Part, Window, few
+from robocache.formats.messages.log import LogReader, Part, Window, Within, few, needed
 from robocache.types import FileStamp
 
 
@@ -51,17 +51,28 @@ class _McapPart(Part):
     def promised(self, channel: int) -> int:
         return 0 if self._salvage else (self._summary.message_counts or {}).get(channel, 0)
 
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
-        summary = self._summary
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
+        summary = self._summary if within is None else self._within(channels, within)
         scan = scan or bool(summary.chunks and summary.message_counts is None and loose_messages(self._file, summary))
         if self._salvage and summary.chunks and not scan:
-            yield from self._chunk_by_chunk(channels)
+            yield from self._chunk_by_chunk(channels, summary.chunks)
         else:
             yield from read_messages(self._file, summary, channels, verify=self._verify, scan=scan)
 
-    def _chunk_by_chunk(self, channels: Collection[int]) -> Iterator[Window]:
+    def _within(self, channels: Collection[int], within: Within) -> Summary:
+        """The summary as of the chunks that may hold messages of that time, and of each channel the nearest."""
+        chunks = self._summary.chunks
+        holds = {id: [c for c in chunks if not c.index_offsets or id in c.index_offsets] for id in channels}
+        kept = {c.start for some in holds.values() for c in needed(some, [c.times for c in some], within)}
+        if not kept:
+            return self._summary
+        return replace(self._summary, chunks=tuple(c for c in chunks if c.start in kept), data_crc=0)
+
+    def _chunk_by_chunk(self, channels: Collection[int], chunks: Sequence[ChunkIndex]) -> Iterator[Window]:
         """Without the chunks that are damaged."""
-        for chunk in self._summary.chunks:
+        for chunk in chunks:
             one = replace(self._summary, chunks=(chunk,), data_crc=0)
             try:
                 yield from read_messages(self._file, one, channels, verify=self._verify)  # it is one window

@@ -21,7 +21,7 @@ from robocache.formats.mcap.container import (
 )
 from robocache.formats.mcap.windows import CHUNK_HEAD, WINDOW, locate, parse_chunk, scan
 from robocache.formats.messages.batch import Schema
-from robocache.formats.messages.log import Channel, Part, Window
+from robocache.formats.messages.log import Channel, Part, Window, Within
 
 _MOST_OPCODE = 0x0F
 _MOST_RECORD = 1 << 32  # bytes; attachments are the largest
@@ -149,7 +149,9 @@ class SalvagedPart(Part):
             at = after
         return at
 
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
         for piece in self._pieces:
             yield from self._windows(piece, frozenset(channels))
 

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
 
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, parse_source
@@ -19,7 +21,21 @@ from robocache.formats.messages.batch import Messages, Schema
 from robocache.formats.messages.paths import parse_path
 from robocache.formats.messages.registry import decode_topic
 from robocache.formats.messages.topic import Collector, Looked, Request, info
-from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
+from robocache.formats.segments import around
+from robocache.types import Episode, EpisodeRef, FileStamp, Segment, Source, Stream, StreamInfo, StreamType
+
+
+class Within(NamedTuple):
+    """What is wanted of a log, by its own time: from the first to the last nanosecond. ``nearest``: and of each channel
+    what comes before and after that."""
+
+    first: int
+    last: int
+    nearest: bool
+
+
+#: How far stamps are expected to be from when messages were logged.
+_SLACK = 1_000_000_000
 
 #: The messages of a window, by channel id, in file order.
 Window = dict[int, Messages]
@@ -28,6 +44,20 @@ Window = dict[int, Messages]
 def few(count: int) -> list[int]:
     """The first, one in the middle and the last of ``count`` places, for a look."""
     return sorted({0, count // 2, count - 1}) if count else []
+
+
+Piece = TypeVar("Piece")
+
+
+def needed(pieces: Sequence[Piece], times: Sequence[tuple[int, int]], within: Within) -> list[Piece]:
+    """Of pieces of a file, with the times of their first and last message, those that may hold what is wanted."""
+    first, last, beyond = within
+    inside = [k for k, (low, high) in enumerate(times) if high >= first and low <= last]
+    before = [k for k, (_, high) in enumerate(times) if high < first]
+    after = [k for k, (low, _) in enumerate(times) if low > last]
+    nearest = [max(before, key=lambda k: times[k][1])] if before and beyond else []
+    nearest += [min(after, key=lambda k: times[k][0])] if after and beyond else []
+    return [pieces[k] for k in sorted([*inside, *nearest])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +97,12 @@ class Part(ABC):
         return 0
 
     @abstractmethod
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
-        """Every message of ``channels``. ``scan``: by going through the whole file, as an index has not led to all."""
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
+        """Every message of ``channels``. ``scan``: by going through the whole file, as an index has not led to all.
+        ``within``: those of that time; others may be among them.
+        """
 
     @abstractmethod
     def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
@@ -132,12 +166,15 @@ class LogReader(Reader):
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """The sources that the recording has a topic for; ``MissingError`` where a topic has no such field."""
         with self._open(ref.files, spec) as recording:
-            collectors = _collect(recording, _requests(sources, recording, spec))
+            requests = _requests(sources, recording, spec)
+            if ref.segment is None:
+                streams = _streams(_collect(recording, requests))
+            else:
+                streams = _part(recording, requests, ref.segment)
             metadata: dict[str, Any] = {}
             for part in recording.parts:
                 metadata |= part.metadata()
             notes = tuple(note for part in recording.parts for note in part.notes)
-        streams = {key: stream for found in collectors.values() for key, stream in found.streams().items()}
         return Episode(ref.id, {s.key: streams[s.key] for s in sources if s.key in streams}, metadata, notes)
 
 
@@ -220,14 +257,41 @@ def _collect(recording: _Recording, requests: Mapping[str, Sequence[Request]]) -
     return found
 
 
-def _read_all(recording: _Recording, requests: Mapping[str, Sequence[Request]], *, scan: bool) -> dict[str, Collector]:
+def _streams(collectors: Mapping[str, Collector]) -> dict[str, Stream]:
+    return {key: stream for found in collectors.values() for key, stream in found.streams().items()}
+
+
+def _part(recording: _Recording, requests: Mapping[str, Sequence[Request]], segment: Segment) -> dict[str, Stream]:
+    """Read the topics asked for as far as a segment needs them. An index goes by when messages were logged, a segment
+    by their stamps: how far these are apart is seen in what was read, and more is read until that is far enough."""
+    first, last = around(segment)
+    slack, nearest = _SLACK, False
+    while requests:
+        within = Within(first - slack, last + slack, nearest)
+        streams = _streams(_read_all(recording, requests, scan=False, within=within))
+        lag = max((stream.lag for stream in streams.values()), default=0)
+        whole = all(_reaches(stream.times, segment) for stream in streams.values())
+        if 2 * lag <= slack and (whole or nearest):
+            return streams
+        slack, nearest = slack if 2 * lag <= slack else max(4 * slack, 2 * lag), True
+    return {}
+
+
+def _reaches(times: np.ndarray, segment: Segment) -> bool:
+    """Whether samples from before a segment and from behind it are among these."""
+    return bool((times < segment.begin).any() and (times >= segment.end).any())
+
+
+def _read_all(
+    recording: _Recording, requests: Mapping[str, Sequence[Request]], *, scan: bool, within: Within | None = None
+) -> dict[str, Collector]:
     collectors = recording.collectors(requests)
     for number, part in enumerate(recording.parts):
         topics = part.topics
         by_channel = {c.id: found for topic, found in collectors.items() for c in topics.get(topic, ())}
         if not by_channel:
             continue
-        for window in part.messages(by_channel.keys(), scan=scan):
+        for window in part.messages(by_channel.keys(), scan=scan, within=within):
             for channel, messages in window.items():
                 by_channel[channel].add((number, channel), messages)
     return collectors

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Schema
 from robocache.formats.messages.log import Channel
+from robocache.types import NEVER
 
 MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, BAG, INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
@@ -53,6 +54,7 @@ class Chunk:
     """Where a chunk is, up to the records behind those of its index.
 
     counts: messages by connection
+    times:  nanoseconds, when its first and its last message were logged, by time
     cut:    it ends with the file, in the middle; its data is stored as it is
     """
 
@@ -60,6 +62,7 @@ class Chunk:
     end: int
     counts: Mapping[int, int]
     cut: bool = False
+    times: tuple[int, int] = (0, NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def read_index(file: BinaryIO, uri: str) -> Index:
     if not header.end <= begin <= size:
         raise InputError(f"{uri}: is {size} bytes long, its index begins at byte {begin}: it was cut off; {SALVAGE}")
     channels: dict[int, Channel] = {}
-    chunks: list[tuple[int, dict[int, int]]] = []
+    chunks: list[tuple[int, dict[int, int], tuple[int, int]]] = []
     at = begin
     while at < size:
         record = read_record(file, at, size, uri)
@@ -169,15 +172,15 @@ def read_index(file: BinaryIO, uri: str) -> Index:
             channels[channel.id] = channel
         elif record.op == CHUNK_INFO:
             counts = dict(_pairs(read_data(file, record, uri), where))
-            chunks.append((record.number("chunk_pos", 8, where), counts))
+            chunks.append((record.number("chunk_pos", 8, where), counts, _times(record, where)))
         at = record.end
     want = header.number("conn_count", 4, f"{uri}: bag header"), header.number("chunk_count", 4, f"{uri}: bag header")
     if (len(channels), len(chunks)) != want:
         found = f"{len(channels)} connections and {len(chunks)} chunks"
         raise InputError(f"{uri}: its index has {found}, its header says {want[0]} and {want[1]}; {SALVAGE}")
     chunks.sort(key=lambda chunk: chunk[0])
-    ends = [*(start for start, _ in chunks[1:]), begin]
-    spans = [Chunk(start, end, counts) for (start, counts), end in zip(chunks, ends, strict=True)]
+    ends = [*(chunk[0] for chunk in chunks[1:]), begin]
+    spans = [Chunk(start, end, counts, times=times) for (start, counts, times), end in zip(chunks, ends, strict=True)]
     for chunk in spans:
         if not header.end <= chunk.start < chunk.end:
             raise InputError(f"{uri}: its index places a chunk at bytes {chunk.start} to {chunk.end}; {SALVAGE}")
@@ -185,6 +188,14 @@ def read_index(file: BinaryIO, uri: str) -> Index:
             if id not in channels:
                 raise InputError(f"{uri}: its chunks hold connection {id}, of which its index has no record; {SALVAGE}")
     return Index(channels, tuple(spans))
+
+
+def _times(record: Record, where: str) -> tuple[int, int]:
+    """When the messages of a chunk were logged; any time where its record does not say so."""
+    if not {"start_time", "end_time"} <= record.header.keys():
+        return 0, NEVER
+    first, last = (record.number(name, 8, where) for name in ("start_time", "end_time"))  # seconds, then nanoseconds
+    return tuple((t & 0xFFFFFFFF) * 1_000_000_000 + (t >> 32) for t in (first, last))  # type: ignore[return-value]
 
 
 def _pairs(data: bytes, where: str) -> Iterator[tuple[int, int]]:

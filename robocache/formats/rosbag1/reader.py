@@ -11,7 +11,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
-from robocache.formats.messages.log import Channel, LogReader, Part, Window, few
+from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within, few, needed
 from robocache.formats.rosbag1.container import (
     CHUNK,
     CONNECTION,
@@ -61,10 +61,16 @@ class _BagPart(Part):
     def promised(self, channel: int) -> int:
         return 0 if self._salvage else sum(chunk.counts.get(channel, 0) for chunk in self._chunks)
 
-    def messages(self, channels: Collection[int], *, scan: bool = False) -> Iterator[Window]:
+    def messages(
+        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+    ) -> Iterator[Window]:
         scan = scan or self._scan
         wanted = frozenset(channels)
         chunks = [chunk for chunk in self._chunks if scan or not wanted.isdisjoint(chunk.counts)]
+        if within is not None and not scan:
+            holds = [[chunk for chunk in chunks if id in chunk.counts] for id in wanted]
+            kept = {c.start for some in holds for c in needed(some, [c.times for c in some], within)}
+            chunks = [chunk for chunk in chunks if chunk.start in kept]
         yield from self._windows(chunks, wanted, scan)
 
     def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
