@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mcap.writer import CompressionType
-from message_kit import JOINTS, T0, header, joints, make, record
+from message_kit import JOINTS, STORE, T0, header, joints, make, record
 
 import robocache
 from robocache.config.job import TrimSpec
@@ -87,6 +88,28 @@ def test_the_same_rows_as_the_whole(whole, tmp_path, delay):
     summary = robocache.run(config(tmp_path / "a.mcap", tmp_path / "out", {"ranges": ranges(cuts), "unit": "ns"}))
     assert summary.episodes == 6
     assert rows(tmp_path / "out").equals(rows(whole / "out"))
+
+
+def test_a_ros_2_bag(tmp_path):
+    """Rows of its table by their time, and of each topic those next to it."""
+    moved = [(T0 + k * 20 * MS, joints(T0 + k * 20 * MS, ["a"], [np.sin(k)])) for k in range(500)]
+    warm = [(T0 + k * 3000 * MS + 3, make(WARM, header(T0 + k * 3000 * MS + 3), k + 0.5, 0.0)) for k in range(4)]
+    with closing(sqlite3.connect(tmp_path / "a.db3")) as bag, bag:
+        bag.execute("CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT)")
+        bag.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)")
+        bag.executemany("INSERT INTO topics VALUES (?, ?, ?, 'cdr')", [(1, "/joints", JOINTS), (2, "/heat", WARM)])
+        for topic, kind, messages in ((1, JOINTS, moved), (2, WARM, warm)):
+            packed = [(topic, ns, bytes(STORE.serialize_cdr(message, kind))) for ns, message in messages]
+            bag.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", packed)
+    features = {name: FEATURES[name] for name in ("joints", "heat", "warm")}
+    cuts = [T0, *(T0 + s * 1000 * MS + 7 for s in (1, 4, 5)), T0 + 10**12]
+    for name, segments in (("whole", None), ("cut", {"ranges": ranges(cuts), "unit": "ns"})):
+        robocache.run(config(tmp_path / "a.db3", tmp_path / name, segments, features))
+    assert rows(tmp_path / "cut").equals(rows(tmp_path / "whole"))
+    job = job_from_mapping(config(tmp_path / "a.db3", tmp_path / "x", {"ranges": ranges(cuts), "unit": "ns"}, features))
+    ref = listing(job).episodes[2]  # from the fourth second to the fifth, without a temperature of its own
+    times = read_episode(ref, ["/heat.temperature"], job.input).streams["/heat.temperature"].times
+    assert ((times - T0 - 3) // (3000 * MS)).tolist() == [1, 2]
 
 
 def test_only_the_bytes_of_a_segment_are_read(tmp_path, monkeypatch):
