@@ -266,10 +266,11 @@ def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> Inspe
     from robocache.formats import list_episodes
 
     refs = {ref.id: ref for ref in list_episodes(spec)}
-    return inspect_episode(refs[_known(id, list(refs))], spec, job, values=True)
+    return inspect_episode(refs[known(id, list(refs))], spec, job, values=True)
 
 
-def _known(id: str, ids: Sequence[str]) -> str:
+def known(id: str, ids: Sequence[str]) -> str:
+    """``id``. ``ConfigError`` where it is none of ``ids``."""
     if id not in ids:
         from robocache.config.schema import did_you_mean
 
@@ -416,7 +417,7 @@ def inspect_output_episode(uri: str, id: str) -> InspectedOutputEpisode:
     output = Output.open(uri)
     episodes, reasons = output.episodes, {q.id: q.reason for q in output.quarantine}
     ids = episodes["id"].to_pylist()
-    _known(id, [*ids, *reasons])
+    known(id, [*ids, *reasons])
     if id in reasons:
         return InspectedOutputEpisode(id, quarantined=reasons[id])
     (row,) = episodes.slice(ids.index(id), 1).to_pylist()

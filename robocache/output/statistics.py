@@ -7,7 +7,7 @@ gives the same bytes however the shards were run. Only valid rows count, and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -304,11 +304,58 @@ def encode(episodes: Mapping[int, Mapping[str, Statistics]]) -> pa.Buffer:
 
 def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], dict[str, Statistics]]:
     """The reverse of :func:`encode`: of each episode, and of all together. ``ValueError`` where it is none."""
+    table = _read(data)
+    each: dict[int, dict[str, Statistics]] = {}
+    together: dict[str, Statistics] = {}
+    for episode, name, found in _rows(table):
+        into = together if episode is None else each.setdefault(episode, {})
+        into[name] = found
+    return each, together
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a column in each of E episodes: their numbers ``[E]``; how many finite values each of D numbers had, and their
+    least, largest, mean and standard deviation, float64 ``[E, D]``, NaN where there were none.
+    """
+
+    episodes: np.ndarray
+    counts: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def moments(data: bytes | pa.Buffer) -> tuple[dict[str, Moments], dict[str, Statistics]]:
+    """As :func:`decode`, of each episode without the digest, all episodes of a column at once."""
+    table = _read(data)
+    single = table["episode_index"].is_valid().to_numpy()
+    names = table["column"].combine_chunks().to_numpy(zero_copy_only=False)
+    out: dict[str, Moments] = {}
+    for name in dict.fromkeys(names.tolist()):
+        mine = table.filter(pa.array((names == name) & single))
+        if not mine.num_rows:
+            continue
+        counts, low, high, mean, m2 = (
+            mine[key].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(mine.num_rows, -1)
+            for key in ("counts", "min", "max", "mean", "m2")
+        )
+        there = counts > 0
+        std = np.sqrt(np.divide(m2, counts, out=np.zeros_like(m2), where=there))
+        episodes = mine["episode_index"].to_numpy()
+        out[name] = Moments(episodes, counts, *(np.where(there, v, np.nan) for v in (low, high, mean, std)))
+    return out, {name: found for _, name, found in _rows(table.filter(pa.array(~single)))}
+
+
+def _read(data: bytes | pa.Buffer) -> pa.Table:
     table = pq.ParquetFile(pa.BufferReader(data)).read()
     if not table.schema.equals(_SCHEMA):
         raise ValueError(f"its columns are not {', '.join(_SCHEMA.names)}")
-    each: dict[int, dict[str, Statistics]] = {}
-    together: dict[str, Statistics] = {}
+    return table
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[int | None, str, Statistics]]:
     keys = [table[name].to_pylist() for name in ("episode_index", "column", "count")]
     arrays = [table[name].combine_chunks() for name in _SCHEMA.names[3:]]
     for row, (episode, name, count) in enumerate(zip(*keys, strict=True)):
@@ -316,6 +363,4 @@ def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], d
         points = points.reshape(len(counts), -1) if len(points) else np.zeros((len(counts), 0))
         weights = weights.reshape(-1, points.shape[1]) if points.size else points
         weights = np.broadcast_to(weights, points.shape)
-        into = together if episode is None else each.setdefault(episode, {})
-        into[name] = Statistics(count, counts, low, high, mean, m2, points, weights)
-    return each, together
+        yield episode, name, Statistics(count, counts, low, high, mean, m2, points, weights)

@@ -1,0 +1,185 @@
+"""The page that ``robocache report`` writes: what it says, that nothing in it acts, and that it stays small."""
+
+from __future__ import annotations
+
+import re
+import time
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from engine_kit import config, write_parquet
+
+from robocache import cli
+from robocache.cli.page import page
+from robocache.engine.run import run
+from robocache.output.facts import Facts, FeatureFacts, StreamFacts, outliers
+from robocache.output.lerobot.images import png
+from robocache.output.manifest import QuarantineRecord
+from robocache.output.statistics import Moments, Statistics
+
+HOSTILE = "b_<img src=x onerror=alert(1)>&\u202e.parquet"
+VOID = {"meta", "img", "br", "path", "rect"}
+
+
+class Page(HTMLParser):
+    """Checks the nesting, and keeps what is said and what is drawn."""
+
+    def __init__(self, made: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.said: list[str] = []
+        self.feed(made)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.said)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory) -> Path:
+    """Six recordings, the fourth in degrees, one whose name is markup, with images; and one that is damaged."""
+    root = tmp_path_factory.mktemp("report")
+    names = ["a.parquet", HOSTILE, "c.parquet", "d.parquet", "e.parquet", "f.parquet"]
+    for seed, name in enumerate(names):
+        image = png(np.full((20, 30, 3), 40 * seed, np.uint8))
+        write_parquet(root / "logs" / name, samples=120, seed=seed, image=pa.array([image] * 120))
+    table = pq.read_table(root / "logs/d.parquet")
+    degrees = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.degrees(table["q"].combine_chunks().flatten().to_numpy())), 3
+    )
+    pq.write_table(table.set_column(1, "q", degrees), root / "logs/d.parquet")
+    (root / "logs/g.parquet").write_bytes(b"<script>alert(1)</script>")
+    features = {"q": {"source": "q"}, "grip": {"source": "grip"}, "image": {"source": "image", "max_gap": "none"}}
+    run(config(root / "logs", root / "out", features=features, input__max_failed_episodes=1))
+    return root
+
+
+def report(faults: Path, *options: str) -> Page:
+    out = faults / "report.html"
+    assert cli.main(["report", str(faults / "out"), "-o", str(out), *options]) == cli.DONE
+    return Page(out.read_text())
+
+
+def test_what_it_says(faults, capsys):
+    found = report(faults)
+    assert f"{faults / 'report.html'}: " in capsys.readouterr().out
+    assert [a["id"] for a in found.all("section")] == [
+        "quality", "streams", "rows", "features", *(a["id"] for a in found.all("section") if "episode" in a["id"]),
+        "pictures", "left-out", "run",
+    ]  # fmt: skip
+    quality = found.text[found.text.index("Quality") : found.text.index("What was found in each source")]
+    assert re.search(r"d\.parquet: q: each of its numbers spreads \d\d\.?\d* times as wide", found.text)
+    assert "degrees where others have radians?" in quality
+    assert "g.parquet" in found.text and "quarantined: 1 of 7 episodes" in quality
+    images = found.all("img")
+    assert len(images) == 4 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in images)
+    assert 'class="dots"' in (faults / "report.html").read_text()
+    assert "age, 99 %" in found.text
+
+
+def test_nothing_in_it_acts(faults):
+    found, made = report(faults), (faults / "report.html").read_text()
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert not any(key.startswith("on") for _, attributes in found.tags for key in attributes)
+    assert "b_<img src=x onerror=alert(1)>&" in found.text and "\u202e" not in made
+    assert not re.search(r"(src|href)=\"(?!#|data:)", made) and "url(" not in made and "@import" not in made
+
+
+def test_who_cannot_see_it_is_told(faults):
+    found = report(faults)
+    drawings = found.all("svg")
+    assert len(drawings) > 15 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
+    (document,) = found.all("html")
+    assert document["lang"] == "en"
+    assert all(a.get("scope") in ("row", "col") for a in found.all("th"))
+    numbers = [k for k, (tag, _) in enumerate(found.tags) if tag in ("h1", "h2", "h3")]
+    assert numbers and found.tags[numbers[0]][0] == "h1"
+
+
+def test_episodes_that_are_asked_for(faults, capsys):
+    assert {a["id"] for a in report(faults, "--episode", "d.parquet").all("section")} >= {"episode-0"}
+    assert cli.main(["report", str(faults / "out"), "--episode", "dd.parquet"]) == cli.USAGE
+    assert "did you mean 'd.parquet'?" in capsys.readouterr().err
+
+
+def test_recordings_that_are_gone(faults, tmp_path):
+    (faults / "logs").rename(tmp_path / "logs")
+    try:
+        found = report(faults)
+    finally:
+        (tmp_path / "logs").rename(faults / "logs")
+    assert "shown as rows alone" in found.text
+    assert 'class="dots"' not in (faults / "report.html").read_text()
+
+
+def feature(std: np.ndarray, mean: np.ndarray) -> FeatureFacts:
+    count, width = std.shape
+    m = Moments(np.arange(count), np.full((count, width), 100.0), mean - 3 * std, mean + 3 * std, mean, std)
+    total = Statistics.of(np.random.default_rng(0).standard_normal((500, width)))
+    return FeatureFacts("q", tuple(map(str, range(width))), m, total)
+
+
+def test_outliers_are_few_and_named():
+    rng = np.random.default_rng(1)
+    std, mean = rng.uniform(0.5, 2, (200, 3)), rng.normal(0, 0.3, (200, 3))
+    assert outliers(feature(std, mean)) == []
+    std[17] /= np.degrees(1)
+    std[40, 1] *= 1000
+    mean[90, 2] += 40
+    std[120] = 0  # it rests, which is no fault
+    found = {o.episode: o.text for o in outliers(feature(std, mean))}
+    assert found.keys() == {17, 40, 90}
+    assert "radians where others have degrees?" in found[17]
+    assert found[40].startswith("1 spreads") and "mm" in found[40]
+    assert found[90].startswith("2 lies")
+
+
+def test_a_large_dataset_makes_a_small_page():
+    count, rng = 10_000, np.random.default_rng(0)
+    features = []
+    for k in range(8):
+        std = rng.uniform(0.5, 2, (count, 14))
+        std[rng.integers(0, count, 50)] *= 57
+        features.append(feature(std, rng.normal(0, 0.3, (count, 14))))
+        features[-1] = FeatureFacts(f"feature.{k}", *list(vars(features[-1]).values())[1:])
+    counts = {name: rng.integers(0, 50, count) for name in
+              ("samples", "late", "late_by", "duplicates", "non_finite", "dropped", "gaps", "longest_gap")}  # fmt: skip
+    found = counts | {"valid_share": rng.random(count)}
+    facts = Facts(
+        "s3://bucket/out", 3, "2026-01-01T00:00:00", Fraction(50), 10**9, np.arange(count),
+        tuple(f"day_{k // 100}/run_{k:05d}.mcap" for k in range(count)), ("train",) * count, np.full(count, 100),
+        np.ones(count), {f.name: rng.random(count) for f in features}, ({},) * count,
+        tuple(StreamFacts(f"/topic_{k}.field", np.arange(count), found) for k in range(12)), tuple(features),
+        tuple(QuarantineRecord(k, f"run_{k}", (f"run_{k}",), "it ends in the middle") for k in range(3000)), {},
+    )  # fmt: skip
+    began = time.perf_counter()
+    made = page(facts, [("a topic is late", True)])
+    assert len(made) < 3_000_000 and time.perf_counter() - began < 20
+    assert "the first 100" in Page(made).text
