@@ -39,8 +39,8 @@ VOXELS = {
     "phase3_large": ("large", "64 x 500000 uniform to 128x128x128 dense occupancy f32"),
     "phase3_large_mean": ("large", "64 x 500000 camera to 128x128x128 sparse mean f32"),
 }
-#: of a million configurations of the arm whose URDF the environment variable names
-ARMS = {"phase4_large_forward": "forward", "phase4_large_jacobian": "jacobian"}
+#: of a million rows (of chunks, a tenth) of the arm whose URDF the environment variable names
+ARMS = {f"phase4_large_{name}": name for name in ("forward", "jacobian", "chunk", "rot6d")}
 
 
 def main() -> int:
@@ -56,7 +56,8 @@ def main() -> int:
     name = sys.argv[1]
     if name in ARMS:
         urdf = Path(os.environ["ROBOCACHE_URDF"]).read_text()
-        arm = kinematics.build(ARMS[name], kinematics.SIZES["large"], urdf, "cuda", torch.float32)
+        rows = kinematics.SIZES["large"] // (10 if ARMS[name] == "chunk" else 1)
+        arm = kinematics.build(ARMS[name], rows, urdf, "cuda", torch.float32)
         call, said = partial(kinematics.ours(arm), arm.q), f"{arm.name} of {arm.rows} f32"
     elif name in VOXELS:
         (cloud,) = voxel_cases.load([VOXELS[name][0]], VOXELS[name][1])

@@ -31,9 +31,6 @@ _SESSION = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
 )
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["warm"])
-
 
 def start(
     *arguments: str,

@@ -264,6 +264,7 @@ class OutputSpec:
 class ComputeSpec:
     """Never changes what is written. ``threads`` 0: all cores; ``max_memory_mb`` bounds the alignment's working set.
 
+    processes: of the local mode; 0: one a thread where there is enough to do, else none; 1: none
     isolate: recordings are read in processes of their own, which may crash; isolate_memory_mb: of address space for
              each of them, in 2^20 bytes; 0: no limit
     """
@@ -272,6 +273,7 @@ class ComputeSpec:
     max_memory_mb: int = 2048
     threads: int = 0
     require_extension: bool = False
+    processes: int = 0
     isolate: bool = False
     isolate_memory_mb: int = 8192
 

@@ -108,6 +108,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     splits = read_splits(checked.splits, problems)
     at_least(problems, "compute.max_memory_mb", checked.compute.max_memory_mb, 1)
     at_least(problems, "compute.threads", checked.compute.threads, 0)
+    at_least(problems, "compute.processes", checked.compute.processes, 0)
     at_least(problems, "compute.isolate_memory_mb", checked.compute.isolate_memory_mb, 0)
     check_cluster(checked.cluster, checked.compute, problems)
     check_names(features, checked.output, problems)

@@ -68,6 +68,11 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._todo) + len(self._again)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the recordings of what is to be done."""
+        return sum(ref.nbytes for shard in (*self._todo, *(t.shard for *_, t in self._again)) for ref in shard.refs)
+
     def next(self) -> Task | None:
         """The task whose turn it is: those whose delay is over first; None where there is none now."""
         if self._again and self._again[0][0] <= time.monotonic():

@@ -7,6 +7,7 @@ has touched it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import select
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from robocache.engine.deadline import DeadlineError, outlasts, overdue
 from robocache.errors import WorkersError
@@ -25,6 +26,8 @@ from robocache.threads import without_pandas
 
 _MAIN = "from robocache.engine.child import main; main()"
 _LENGTH = struct.Struct("<Q")
+
+logger = logging.getLogger("robocache")
 
 
 class EndedError(Exception):
@@ -39,23 +42,29 @@ class Limits:
     seconds: float = 0.0
 
 
+class Process(Protocol):
+    """What there is to do with a process."""
+
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
 class Child:
     """A process that makes one call at a time; whoever asks waits for it. ``WorkersError`` where none can be started.
+
+    start: starts one that serves who is at the other end of a socket; None: a new Python
 
     The thread that makes it must live as long: the system ends it with that thread, so that it outlives nobody.
     """
 
-    def __init__(self, limits: Limits = Limits()):
+    def __init__(self, limits: Limits = Limits(), start: Callable[[socket.socket], Process] | None = None):
         self._limits = limits
         self._socket, theirs = socket.socketpair()
         with theirs:
-            number = theirs.fileno()
-            command = [sys.executable, "-c", _MAIN, str(number)]
-            # What it prints is nobody's result.
-            self._process = subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.DEVNULL, stdout=2)
+            self._process = spawn(_MAIN, theirs) if start is None else start(theirs)
         try:
-            _send(self._socket, (sys.path, limits))
-            if _receive(self._socket) is not True:
+            send(self._socket, (sys.path, limits, logger.getEffectiveLevel()))
+            if receive(self._socket) is not True:
                 raise EOFError
         except (EOFError, OSError):
             self.close()
@@ -68,14 +77,16 @@ class Child:
         take for ever): the process is of no more use then. what, key: see :func:`robocache.engine.deadline.outlasts`
         """
         try:
-            _send(self._socket, _by_value(call))
-            _receive(self._socket)  # it has imported what the call needs, which is none of its time
+            send(self._socket, _by_value(call))
+            receive(self._socket)  # it has imported what the call needs, which is none of its time
             if seconds and outlasts(self._answers, what, seconds, key):
                 self.close()
                 raise overdue(what, seconds, key)
-            well, value = _receive(self._socket)
+            well, value, messages = receive(self._socket)
         except (EOFError, ConnectionError):
             raise self._ended(what, key) from None
+        for level, message in messages:
+            logger.log(level, "%s", message)
         if well:
             return value
         raise value
@@ -97,33 +108,74 @@ class Child:
         return EndedError(f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
 
 
+def spawn(code: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A new Python that runs ``code``, the number of a socket as its argument."""
+    number = theirs.fileno()
+    # What it prints is nobody's result.
+    command = [sys.executable, "-c", code, str(number)]
+    return subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.DEVNULL, stdout=2)
+
+
 def main() -> None:
-    """The process: makes calls until nobody asks any more."""
-    if sys.platform == "linux":  # it must not outlive who asks: 1 is PR_SET_PDEATHSIG
+    """The process."""
+    begin()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+def begin() -> None:
+    """What every such process does first."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; who asks ends this one
+    without_pandas()
+
+
+def die_with_parent() -> None:
+    """It must not outlive who asks: 1 is PR_SET_PDEATHSIG."""
+    if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; who asks ends this one
-    without_pandas()
-    asked = socket.socket(fileno=int(sys.argv[1]))
-    path, limits = _receive(asked)
+
+
+def serve(asked: socket.socket) -> None:
+    """Make calls until nobody asks any more."""
+    path, limits, level = receive(asked)
     sys.path[:] = path
+    messages = _Kept()
+    logger.addHandler(messages)
+    logger.setLevel(level)
+    logger.propagate = False
     _limit("RLIMIT_CORE", 0)
     if limits.memory:
         _limit("RLIMIT_AS", limits.memory)
-    _send(asked, True)
+    send(asked, True)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            call = pickle.loads(_receive(asked))
-            _send(asked, True)
+            call = pickle.loads(receive(asked))
+            send(asked, True)
             if limits.seconds:
                 _limit("RLIMIT_CPU", int(sum(os.times()[:2]) + limits.seconds + 1))
             try:
                 answer = True, call()
             except Exception as error:
                 answer = False, _travelling(error)
-            _send(asked, answer)
+            send(asked, (*answer, messages.taken()))
             del call, answer
+
+
+class _Kept(logging.Handler):
+    """Keeps messages for who asks, on whose terminal there is more than this process knows of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append((record.levelno, record.getMessage()))
+
+    def taken(self) -> list[tuple[int, str]]:
+        kept, self._kept = self._kept, []
+        return kept
 
 
 def _limit(name: str, most: int) -> None:
@@ -149,7 +201,7 @@ def _travelling(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(to: socket.socket, value: Any) -> None:
+def send(to: socket.socket, value: Any) -> None:
     """Pickled; arrays go as they lie in memory, behind it."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -159,15 +211,15 @@ def _send(to: socket.socket, value: Any) -> None:
         to.sendall(piece)
 
 
-def _receive(source: socket.socket) -> Any:
+def receive(source: socket.socket) -> Any:
     """The inverse; ``EOFError`` where nobody is there any more."""
-    (count,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
-    sizes = [size for (size,) in _LENGTH.iter_unpack(_exactly(source, count * _LENGTH.size))]
-    head, *buffers = [_exactly(source, size) for size in sizes]
+    (count,) = _LENGTH.unpack(exactly(source, _LENGTH.size))
+    sizes = [size for (size,) in _LENGTH.iter_unpack(exactly(source, count * _LENGTH.size))]
+    head, *buffers = [exactly(source, size) for size in sizes]
     return pickle.loads(head, buffers=buffers)
 
 
-def _exactly(source: socket.socket, size: int) -> bytearray:
+def exactly(source: socket.socket, size: int) -> bytearray:
     found = bytearray(size)
     rest = memoryview(found)
     while rest:

@@ -1,8 +1,10 @@
-"""The local mode: shards in a few threads of this process, each read, aligned, encoded and written on its own.
+"""The local mode: shards in a few threads, each read, aligned, encoded and written on its own.
 
 While one thread reads, another aligns and a third writes: decompression, kernels, encoding and disk all work outside
-Python's lock. Nothing but time depends on the number of threads. Which shard is tried again, and which is probed
-because an earlier run died at it, is :mod:`robocache.engine.attempts`' to say, as in the ray mode.
+Python's lock. What is left within it, some hundredths of a second an episode, is what many threads wait for. So in a
+run that is long enough each thread gets a process of its own, which does the work while the thread waits for it
+(:mod:`robocache.engine.crew`). Nothing but time depends on the number of either. Which shard is tried again, and
+which is probed because an earlier run died at it, is :mod:`robocache.engine.attempts`' to say, as in the ray mode.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from robocache.config.job import Job
 from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.attempts import Attempts, Task
 from robocache.engine.bounded import Bounded
+from robocache.engine.child import Child, EndedError
 from robocache.engine.cores import usable_cores
+from robocache.engine.crew import Crew
 from robocache.engine.deadline import Deadline
 from robocache.engine.journal import Journal
 from robocache.engine.probe import deadly_episodes
@@ -70,6 +74,7 @@ class _Given:
 
     task: Task
     thread: Thread | None = None
+    child: Child | None = None  # that does it for the thread
     deadline: Deadline | None = None
     left: bool = False
 
@@ -108,6 +113,7 @@ class _Threads:
         self.given: SimpleQueue[_Given | None] = SimpleQueue()
         self.ended: SimpleQueue[_Ended] = SimpleQueue()
         self.threads: list[Thread] = []
+        self.crew = Crew(processor, store)
 
     def work(self) -> None:
         """Until every task has ended. ``WorkersError`` where a shard never does, though each of its episodes does."""
@@ -116,6 +122,7 @@ class _Threads:
         self.helpers = number // max(1, len(self.attempts))
         # Else the shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
+        self.crew.begin(number, self.attempts.nbytes)
         for _ in range(number):
             self._start()
         running: set[_Given] = set()
@@ -142,9 +149,10 @@ class _Threads:
         else:
             self._stop()
         finally:
+            self.crew.close()
             self.bounded.close()
             torch.set_num_threads(torch_threads)
-            self.spent.peak = peak_bytes()
+            self.spent.peak = max(self.spent.peak, peak_bytes())
 
     def _start(self) -> None:
         self.threads.append(Thread(target=self._serve, name=f"shard_{len(self.threads)}", daemon=True))
@@ -157,7 +165,7 @@ class _Threads:
             given.thread = current_thread()
             given.deadline = self.attempts.deadline(given.task, self.deadline)
             try:
-                self.ended.put(_Ended(given, self._do(given.task), None))
+                self.ended.put(_Ended(given, self._do(given), None))
             except BaseException as error:
                 self.ended.put(_Ended(given, None, error))
             if given.left:
@@ -166,6 +174,8 @@ class _Threads:
     def _leave(self, given: _Given) -> None:
         """Go on without a thread that takes too long; what may yet come of it counts for nothing."""
         given.left = True
+        if given.child is not None:
+            given.child.close()
         self.threads = [thread for thread in self.threads if thread is not given.thread]
         self._start()
         self.attempts.crashed(given.task, late=True)
@@ -194,10 +204,20 @@ class _Threads:
                 found.append(self.ended.get_nowait())
         return found
 
-    def _do(self, task: Task) -> ShardRecord | dict[int, str]:
+    def _do(self, given: _Given) -> ShardRecord | dict[int, str]:
         """In a thread: the shard's record, or of a suspect who is to blame."""
+        task = given.task
         if task.suspect:
             return deadly_episodes(self.processor, task.shard, task.blamed, self.attempts.max_attempts)
+        if (child := self.crew.taken()) is not None:
+            given.child = child
+            worked = self.crew.run(child, task.shard, last_attempt=self.attempts.last(task), blamed=task.blamed)
+            self.spent.add(worked.seconds)
+            self.spent.peak = max(self.spent.peak, worked.peak)
+            return worked.record
+        return self._do_here(task)
+
+    def _do_here(self, task: Task) -> ShardRecord:
         self.journal.begins(task.shard)
         ahead = Ahead(self.read, self.helpers, self.most_ahead, self.spent) if self.helpers > 1 else None
         try:
@@ -222,7 +242,10 @@ class _Threads:
         for given, result, error in finished:
             task = given.task
             what = str(task)
-            if error is not None:
+            if isinstance(error, EndedError):
+                logger.warning("%s: its process has ended by %s", what, error)
+                self.attempts.crashed(task)
+            elif error is not None:
                 if self.attempts.failed(task, error):
                     logger.warning("%s of %d: %s; trying again", what, self.attempts.max_attempts, error)
                 else:

@@ -68,6 +68,7 @@ def to_delta(
     chunk: int | None = None,
     mask: Sequence[bool] | None = None,
     poses: Sequence[int] = (),
+    validate: bool = True,
 ) -> Any:
     """Absolute actions ``[N, D]`` as relative ones, of the same dtype.
 
@@ -77,6 +78,7 @@ def to_delta(
     chunk:   of kind chunk, how many actions a row holds
     mask:    a truth value a column: False is left absolute (a gripper, as a rule); None: none is
     poses:   the first column of each pose; they must not overlap, and the mask holds for all of a pose or for none
+    validate: look at the offsets' values; a device is waited for to do so. Without it wrong ones give wrong windows
 
     returns ``[N, D]``, of kind chunk ``[N, chunk, D]``. float64 makes the inverse exact for numbers that were float32:
     the difference of two of them is one float64 as long as one is not 2^29 times the other.
@@ -85,7 +87,7 @@ def to_delta(
     """
     given = actions
     actions, relative = _checked("to_delta", actions, kind, mask, poses, chunk)
-    offsets = checked_offsets("to_delta", offsets, len(actions), actions.device)
+    offsets = checked_offsets("to_delta", offsets, len(actions), actions.device, validate=validate)
     if kind == "step":
         if state is not None:
             raise ValueError("to_delta: kind step takes no state")

@@ -42,7 +42,8 @@ output:
    keep_versions: 3,
    episode_id: true, name_separator: _, byte_stream_split: true, lerobot: {version: v2.1, task: go, invalid: keep},
    storage_options: {key: "${input.storage_options.key}"}}
-compute: {device: cuda, max_memory_mb: 100, threads: 3, require_extension: true, isolate: true, isolate_memory_mb: 9}
+compute: {device: cuda, max_memory_mb: 100, threads: 3, require_extension: true, processes: 4,
+  isolate: true, isolate_memory_mb: 9}
 cluster: {mode: local, max_attempts: 5, shard_deadline: 60}
 splits: {train: 0.75, val: 0.25}
 """

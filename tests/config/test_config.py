@@ -76,6 +76,7 @@ def test_every_key_reaches_the_job(monkeypatch):
         "max_memory_mb": 100,
         "threads": 3,
         "require_extension": True,
+        "processes": 4,
         "isolate": True,
         "isolate_memory_mb": 9,
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine_kit import config, do, job, start, table, write_parquet, write_recordings
+from engine_kit import config, do, job, table, write_parquet, write_recordings
 from hang_kit import Gate, Lingering, crash, devour, spin
 
 from robocache.engine import bounded, process, retry
@@ -192,7 +194,9 @@ def test_a_run_with_a_hung_read_ends_within_ten_seconds_of_a_signal(tmp_path, ho
         "import robocache.engine.run as run\n"
         "run.lay_out_work = late\n"
     )
-    process = start("run", "run.yaml", cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"})
+    command = [sys.executable, "-m", "robocache.cli", "run", "run.yaml"]  # an interpreter, which reads sitecustomize
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
     time.sleep(6)
     assert process.poll() is None
     process.send_signal(how)

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NoReturn
 
 import ray
 import torch
 from ray.util.metrics import Counter
 
-from robocache.engine.ahead import Ahead, most_ahead
-from robocache.engine.bounded import Bounded
 from robocache.engine.probe import deadly_episodes
-from robocache.engine.process import Blamed, Processor, pick_device, run_shard
-from robocache.engine.reading import bounded_reading
+from robocache.engine.process import Blamed, Processor, pick_device
 from robocache.engine.shards import Shard
+from robocache.engine.worker import ShardWorker, Worked
 from robocache.errors import DeviceLostError
-from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
-from robocache.stages import Stages, peak_bytes
 
 logger = logging.getLogger("robocache")
-
-
-class Worked(NamedTuple):
-    """A shard that a worker has done: its record, and what the worker has spent since the one before.
-
-    seconds: by stage, of all its threads; peak: the most bytes that its process has held
-    """
-
-    record: ShardRecord
-    seconds: dict[str, float]
-    peak: int
 
 
 class Worker:
@@ -54,12 +38,8 @@ class Worker:
         """
         logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {self.node} %(message)s")
         logger.setLevel(self.log_level)
-        torch.set_num_threads(self.threads)
         self.processor = replace(self.processor, device=pick_device(self.processor.job))
-        self.stages, self.idle = Stages(), time.perf_counter()
-        most = most_ahead(self.processor.job.compute.max_memory_mb)
-        read = bounded_reading(self.processor.reading, Bounded(self.processor.job))
-        self.ahead = Ahead(read, self.threads, most, self.stages)
+        self.worker = ShardWorker(self.processor, self.store, self.threads)
         self.seconds = Counter("robocache_seconds", "time spent", tag_keys=("stage",))
         about = f"{self.node} (process {os.getpid()}, {self.processor.device})"
         return about, ray.get_runtime_context().get_node_id()
@@ -67,35 +47,22 @@ class Worker:
     def run(self, shard: Shard, attempt: int, last_attempt: bool, blamed: Blamed, following: Shard | None) -> Worked:
         """Process and write a shard; ``following`` is most likely the next one."""
         logger.debug("shard %d, attempt %d, node %s", shard.index, attempt, self.node)
-        self.stages.add({"wait": time.perf_counter() - self.idle})
-        read = self.ahead.begin(shard.unblamed(blamed), following.refs if following else ())
         try:
-            record = run_shard(
-                self.processor,
-                self.store,
-                shard,
-                last_attempt=last_attempt,
-                blamed=blamed,
-                read=read,
-                stages=self.stages,
-            )
+            worked = self.worker.run(shard, last_attempt=last_attempt, blamed=blamed, following=following)
         except DeviceLostError as error:
             self._exit(shard, error)
-        finally:
-            self.idle = time.perf_counter()
-        seconds = self.stages.taken()
-        for stage, spent in seconds.items():
+        for stage, spent in worked.seconds.items():
             self.seconds.inc(spent, {"stage": stage})
-        return Worked(record, seconds, peak_bytes())
+        return worked
 
     def probe(self, shard: Shard, blamed: Blamed, deaths: int) -> dict[int, str]:
         """See :func:`robocache.engine.probe.deadly_episodes`."""
-        self.ahead.forget()
+        self.worker.forget()
         if self.processor.device != "cpu":
             torch.cuda.empty_cache()  # the other process needs the memory
         return deadly_episodes(self.processor, shard, blamed, deaths)
 
-    def _exit(self, shard: Shard, error: DeviceLostError) -> None:
+    def _exit(self, shard: Shard, error: DeviceLostError) -> NoReturn:
         """Ray would keep the actor alive, and every later call in it would fail."""
         logger.error("shard %d, node %s: %s; ending the process for a clean device", shard.index, self.node, error)
         logging.shutdown()

@@ -35,11 +35,13 @@ RC_INLINE int64_t row_of(const Windows& w, int64_t n, int64_t k, int64_t end) {
   const int64_t row = n + w.first + k;
   return row < end ? row : -1;
 }
-// The end of row n's episode.
+// The end of row n's episode; the episodes of one length are found by one guess.
 RC_INLINE int64_t end_of(const Windows& w, int64_t n) {
   if (w.episodes < 1) return w.rows;
-  const int64_t guess = int64_t(double(n) / double(w.rows) * double(w.episodes));
-  return w.offsets[locate<false>(w.offsets, w.episodes + 1, n, guess) + 1];
+  const int64_t guess = int64_t(float(n) * (float(w.episodes) / float(w.rows)));
+  const int64_t episode = locate<false>(w.offsets, w.episodes, n, guess);
+  const int64_t end = w.offsets[episode + 1];
+  return end < w.rows ? end : w.rows;  // whatever the offsets hold, no row is read that is not there
 }
 
 template <class A> RC_INLINE A one(A x, A base, bool relative, bool compose) {

@@ -1,0 +1,103 @@
+"""Processes of the local mode, each doing one shard at a time for a thread that waits for it.
+
+Python's lock is one process's. But a process must first import torch, which takes seconds and memory. So they are
+forked from one that has done so while the run is already under way in threads, and only where there is enough to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from threading import Lock
+
+from robocache.engine import worker
+from robocache.engine.child import Child, EndedError
+from robocache.engine.deadline import taken
+from robocache.engine.forkserver import ForkServer
+from robocache.engine.process import Blamed, Processor
+from robocache.engine.shards import Shard
+from robocache.engine.worker import Worked
+from robocache.errors import DeviceLostError, WorkersError
+from robocache.output.store import Store
+
+logger = logging.getLogger("robocache")
+
+#: Bytes of recordings, a core, from which on processes save more time than they take to start.
+ENOUGH = 256_000_000
+#: Processes that share a GPU; each holds some 500 MB of its memory for itself.
+MOST_ON_A_GPU = 4
+
+
+class Crew:
+    """``compute.processes``: 0, as many as there are cores where there is enough to do, else none; or a number."""
+
+    def __init__(self, processor: Processor, store: Store):
+        self._processor, self._store = processor, store
+        self._wanted = processor.job.compute.processes
+        self._room = 0
+        self._lock = Lock()
+        self._server: ForkServer | None = None
+        self._idle: list[Child] = []
+        self._all: list[Child] = []
+
+    def begin(self, threads: int, nbytes: int) -> None:
+        """Start them, where ``threads`` ask and there are so many bytes to be read; waits for none. To be called in a
+        thread that lives as long as they.
+        """
+        most = self._wanted or (threads if nbytes >= threads * ENOUGH else 1)
+        self._room = min(most, threads, MOST_ON_A_GPU if self._processor.device != "cpu" else most)
+        if self._room > 1:
+            self._server = ForkServer(["robocache.engine.worker"])
+
+    def taken(self) -> Child | None:
+        """A process, for whoever asks alone; None where there is none, or none yet."""
+        if self._server is None:
+            return None
+        if (child := taken(self._idle)) is not None:
+            return child
+        with self._lock:
+            try:
+                if not self._room or not self._server.ready():
+                    return None
+                child = Child(start=self._server.fork)
+            except WorkersError as error:
+                logger.warning("%s; going on in threads", error)
+                self._room = 0
+                return None
+            self._room -= 1
+            self._all.append(child)
+        child.ask(partial(worker.begin, self._processor, self._store, 1))
+        return child
+
+    def run(self, child: Child, shard: Shard, *, last_attempt: bool, blamed: Blamed) -> Worked:
+        """What :meth:`ShardWorker.run` of the process returns, or raises. ``EndedError`` where it ends at it."""
+        try:
+            worked: Worked = child.ask(partial(worker.run, shard, last_attempt, dict(blamed)))
+        except EndedError:
+            self._gone(child)
+            raise
+        except DeviceLostError as error:  # a new one has a device that works
+            child.close()
+            self._gone(child)
+            raise EndedError(str(error)) from error
+        except BaseException:
+            self._idle.append(child)
+            raise
+        self._idle.append(child)
+        return worked
+
+    def close(self) -> None:
+        """End them, whatever they are at."""
+        with self._lock:
+            self._room = 0
+            children, self._all = self._all, []
+        for child in children:
+            child.close()
+        if self._server is not None:
+            self._server.close()
+
+    def _gone(self, child: Child) -> None:
+        with self._lock:
+            if child in self._all:
+                self._all.remove(child)
+                self._room += 1
