@@ -326,7 +326,9 @@ class OutputWriter:
 
 
 #: Sections and keys of a config that decide nothing of what is written.
-_INCIDENTAL = ("compute", "cluster", "output.uri", "output.keep_versions", "input.uri", "input.max_")
+_INCIDENTAL = (
+    "compute", "cluster", "output.uri", "output.keep_versions", "input.uri", "input.max_", "input.read_timeout"
+)  # fmt: skip
 
 
 def _differences(before: str, now: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -14,11 +13,12 @@ import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
 from robocache.output import layout, tables
+from robocache.output.documents import mapping, parsed, unpacked
 from robocache.output.layout import EPISODES, META, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord, open_log, read_manifest
 from robocache.output.plan import Plan
 from robocache.output.store import Store
-from robocache.output.version import Version, list_versions, refuse_former
+from robocache.output.version import LARGEST, Version, list_versions, refuse_former
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -88,8 +88,12 @@ class Output:
         """Names of its files of rows, below ``uri``, in order of their episodes. Once a newer version does without one
         it lies elsewhere: :meth:`table` and :meth:`dataset` find it.
         """
-        names = (part.name for record in self.records() for part in record.parts)
-        return tuple(sorted(names, key=layout.first_episode))
+        return tuple(sorted(self.sizes, key=layout.first_episode))
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each of ``parts``."""
+        return {part.name: part.bytes for record in self.records() for part in record.parts}
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -103,7 +107,7 @@ class Output:
         """The rows of one of ``parts``, or some columns of them."""
         with self._part(part) as file:
             if isinstance(file, pq.ParquetFile):
-                return file.read(columns=columns)
+                return unpacked(file, self.sizes[part], columns)
             table = file.read_all()
             return table if columns is None else table.select(columns)
 
@@ -129,30 +133,38 @@ class Output:
     @cached_property
     def episodes(self) -> pa.Table:
         """A row for each episode in it, in order: see :data:`robocache.output.tables.EPISODE_SCHEMA`."""
-        return pq.ParquetFile(pa.BufferReader(self._table(EPISODES))).read()
+        data = self._table(EPISODES)
+        with self._readable(EPISODES):
+            table = unpacked(pq.ParquetFile(pa.BufferReader(data)), len(data))
+            if not table.schema.equals(tables.EPISODE_SCHEMA):
+                raise ValueError(f"its columns are not {', '.join(tables.EPISODE_SCHEMA.names)}")
+            return table
 
     @cached_property
     def quarantine(self) -> tuple[QuarantineRecord, ...]:
         """The episodes that could not be used, and why."""
-        return tuple(QuarantineRecord.from_json(line.decode()) for line in self._table(QUARANTINE).splitlines())
+        data = self._table(QUARANTINE)
+        with self._readable(QUARANTINE):
+            return tuple(QuarantineRecord.from_json(line.decode()) for line in data.splitlines())
 
     @cached_property
     def statistics(self) -> dict[str, dict[str, Any]]:
         """By column: count, and for each of its numbers min, max, mean, std and quantiles."""
-        return json.loads(self._table(STATISTICS))
+        data = self._table(STATISTICS)
+        with self._readable(STATISTICS):
+            return mapping(parsed(data))
 
     @cached_property
     def report(self) -> dict[str, Any]:
         """How the last run went, of whichever version: totals, seconds, versions."""
-        try:
-            return json.loads(self._read(REPORT))
-        except ValueError as error:
-            raise OutputError(f"{self.uri}/{REPORT} cannot be read ({error}); run again") from error
+        data = self._read(REPORT)
+        with self._readable(REPORT):
+            return mapping(parsed(data))
 
     def made(self, name: str) -> bytes | None:
         """The table of that name, where it is there and of this version."""
         try:
-            data = self.store.read(name)
+            data = self.store.read(name, self.largest)
         except FileNotFoundError:
             return None
         return data if hashlib.sha256(data).hexdigest() == self.version.tables.get(name) else None
@@ -177,6 +189,11 @@ class Output:
             return self._gone(part)
         return OutputError(f"{self.uri}/{part} cannot be read ({error}); `robocache verify` says what is damaged")
 
+    @cached_property
+    def largest(self) -> int:
+        """Bytes of a table, which is made of the records."""
+        return LARGEST + 8 * self.store.size(self.log.name)
+
     def _table(self, name: str) -> bytes:
         """As it lies there, or made of the records anew."""
         found = self.made(name)
@@ -192,15 +209,24 @@ class Output:
     def _part(self, name: str) -> Iterator[Any]:
         """The part, opened as a Parquet or as an Arrow file."""
         open_file = pa.ipc.open_file if layout.part_format(name) == "arrow" else pq.ParquetFile
+        with self._readable(name), self.opened(name) as file:
+            yield open_file(file)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """``OutputError`` where what lies there is damaged; storage that fails raises an ``OSError`` with a number."""
         try:
-            with self.opened(name) as file:
-                yield open_file(file)
-        except (FileNotFoundError, ValueError) as error:
+            yield
+        except (FileNotFoundError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise self.unreadable(name, error) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
             raise self.unreadable(name, error) from error
 
     def _read(self, name: str) -> bytes:
         try:
-            return self.store.read(name)
+            return self.store.read(name, LARGEST)
         except FileNotFoundError:
             raise self._gone(name) from None
 

@@ -22,8 +22,8 @@ class _Following(fs.FSSpecHandler):
         self._native = fs.LocalFileSystem() if store.local else None
 
     def open_input_file(self, path: str) -> Any:
-        older = self.store.path(layout.older_name(path[len(self.store.root) + 1 :]))
-        for place in (path, older):
+        name = path[len(self.store.root) + 1 :]
+        for place in (self.store.place(name), self.store.place(layout.older_name(name))):
             try:
                 return self._open(place)
             except FileNotFoundError:

@@ -37,6 +37,8 @@ CONFIG = f"{META}/_config.yaml"
 EPISODES = f"{META}/_episodes.pq"
 QUARANTINE = f"{META}/_quarantine.jsonl"
 STATISTICS = f"{META}/_statistics.json"
+#: What is made of the records of a version.
+TABLES = frozenset({EPISODES, QUARANTINE, STATISTICS})
 REPORT = f"{META}/_report.json"
 LOCK = f"{META}/_run.lock"
 IN_FLIGHT = f"{META}/_in_flight.log"

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from robocache.errors import OutputError
+from robocache.output.documents import count, mapping, parsed, text
+from robocache.output.layout import is_part
 from robocache.output.store import Store, UnmetError
 
 _BATCH = 64
@@ -47,6 +49,18 @@ class EpisodeRecord:
     metadata: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> EpisodeRecord:
+        """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
+        streams = tuple(mapping(stream, "a stream") for stream in found["streams"])
+        record = cls(**found | {"files": _texts(found["files"]), "streams": streams})
+        count(record.index, "index")
+        count(record.rows, "rows")
+        text(record.id, "id")
+        if not isinstance(record.start_ns, int) or not -(2**63) <= record.start_ns < 2**63:
+            raise ValueError(f"start_ns is {str(record.start_ns)[:40]}, which is no stamp")
+        return record
+
 
 @dataclass(frozen=True, slots=True)
 class QuarantineRecord:
@@ -61,11 +75,15 @@ class QuarantineRecord:
     @classmethod
     def from_json(cls, line: str) -> QuarantineRecord:
         """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
-        return cls._of(json.loads(line))
+        return cls._of(mapping(parsed(line)))
 
     @classmethod
     def _of(cls, found: dict[str, Any]) -> QuarantineRecord:
-        return cls(**found | {"files": tuple(found["files"])})
+        record = cls(**found | {"files": _texts(found["files"])})
+        count(record.index, "index")
+        text(record.id, "id")
+        text(record.reason, "reason")
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +100,16 @@ class PartRecord:
     bytes: int
     sha256: str
     statistics: str
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> PartRecord:
+        """``ValueError`` or ``TypeError`` where it is none: its name is one that a run gives."""
+        record = cls(**found)
+        if not is_part(text(record.name, "name")):
+            raise ValueError(f"{record.name!r} is no name of a part")
+        for key in ("episodes", "rows", "bytes"):
+            count(getattr(record, key), key)
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +141,26 @@ class ShardRecord:
     @classmethod
     def from_json(cls, line: str) -> ShardRecord:
         """``ValueError``, ``TypeError`` or ``KeyError`` where it is none."""
-        data = json.loads(line)
-        data["parts"] = tuple(PartRecord(**p) for p in data["parts"])
-        data["episodes"] = tuple(
-            EpisodeRecord(**e | {"files": tuple(e["files"]), "streams": tuple(e["streams"])}) for e in data["episodes"]
-        )
+        data = mapping(parsed(line))
+        data["parts"] = tuple(PartRecord.of(p) for p in data["parts"])
+        data["episodes"] = tuple(EpisodeRecord.of(e) for e in data["episodes"])
         data["quarantined"] = tuple(QuarantineRecord._of(q) for q in data["quarantined"])
-        return cls(**data)
+        record = cls(**data)
+        count(record.shard, "shard")
+        text(record.identity, "identity")
+        text(record.fingerprint, "fingerprint")
+        if sum(part.episodes for part in record.parts) != len(record.episodes):
+            raise ValueError(f"its parts do not have its {len(record.episodes)} episodes")
+        for part, episodes in record.by_part():
+            if part.rows != (rows := sum(e.rows for e in episodes)):
+                raise ValueError(f"{part.name} has {part.rows} rows, its episodes {rows}")
+        return record
+
+
+def _texts(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list):
+        raise ValueError("files is no list")
+    return tuple(text(file, "a file") for file in found)
 
 
 def _encodable(value: Any) -> Any:
@@ -156,12 +197,12 @@ class LocalLog:
 
     def scan(self) -> Iterator[tuple[int, bytes]]:
         """Every whole line and its place, in the order written. A last line that a crash cut off is none."""
-        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb") as file:
-            yield from _whole_lines(file)
+        with contextlib.suppress(FileNotFoundError):
+            yield from self.store.lines(self.name)
 
     def read(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines there, one at a time."""
-        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(self.store.place(self.name), "rb") as file:
             for place in places:
                 file.seek(place)
                 yield file.readline()
@@ -171,7 +212,7 @@ class LocalLog:
         end = 0
         for place, line in self.scan():
             end = place + len(line)
-        with contextlib.suppress(FileNotFoundError), open(self.store.path(self.name), "rb+") as file:
+        with contextlib.suppress(FileNotFoundError), open(self.store.place(self.name), "rb+") as file:
             if end < os.fstat(file.fileno()).st_size:  # a piece of a line, which the next append must not continue
                 os.ftruncate(file.fileno(), end)
 
@@ -210,7 +251,12 @@ class ObjectLog:
             self._spool.writelines(self.store.read_many([self._segment(n) for n in segments[i : i + _BATCH]]))
         self._spool.flush()
         with open(self._spool.name, "rb") as file:
-            yield from _whole_lines(file)
+            place = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                yield place, line
+                place += len(line)
 
     def read(self, places: Iterable[int]) -> Iterator[bytes]:
         """As :meth:`LocalLog.read`, of what has been scanned or appended."""
@@ -265,12 +311,3 @@ class ObjectLog:
 def _spool() -> IO[bytes]:
     """A file that is deleted with the last reference to it."""
     return tempfile.NamedTemporaryFile(prefix="robocache-manifest-")
-
-
-def _whole_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    for line in file:
-        if not line.endswith(b"\n"):
-            return
-        yield place, line
-        place += len(line)

@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from robocache.errors import OutputError
+from robocache.output.documents import count, mapping, parsed, text
 from robocache.output.store import Store
 
 
@@ -20,6 +22,17 @@ class PlannedEpisode:
     shard: int | None = None
     stamp: str = ""
     split: str = ""
+
+    @classmethod
+    def of(cls, found: Any) -> PlannedEpisode:
+        """``ValueError`` or ``TypeError`` where it is none."""
+        planned = cls(**mapping(found))
+        count(planned.index, "index")
+        if planned.shard is not None:
+            count(planned.shard, "shard")
+        for key in ("id", "stamp", "split"):
+            text(getattr(planned, key), key)
+        return planned
 
     def to_json(self) -> str:
         line: dict[str, object] = {"index": self.index, "id": self.id}
@@ -51,8 +64,9 @@ class Plan:
     def read(cls, store: Store, name: str) -> Plan:
         """``FileNotFoundError`` where there is none, ``OutputError`` where it cannot be read."""
         try:
-            head, *lines = store.read(name).splitlines()
-            return cls(json.loads(head)["identity"], tuple(PlannedEpisode(**json.loads(line)) for line in lines))
+            lines = (line for _, line in store.lines(name))
+            head = mapping(parsed(next(lines, b"")))
+            return cls(text(head["identity"], "identity"), tuple(PlannedEpisode.of(parsed(line)) for line in lines))
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{store.uri}/{name} cannot be read ({error}); run again with --overwrite") from error
 

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robocache.output.documents import unpacked
+
 #: Points a merged digest keeps. Rank errors, as shares of the rows, after a hundred merges: below 1 / DIGEST, as a rule
 #: below 0.002; up to 4 / DIGEST where a quantile falls beside a gap between values (few values, far peaks).
 DIGEST = 128
@@ -349,7 +351,7 @@ def moments(data: bytes | pa.Buffer) -> tuple[dict[str, Moments], dict[str, Stat
 
 
 def _read(data: bytes | pa.Buffer) -> pa.Table:
-    table = pq.ParquetFile(pa.BufferReader(data)).read()
+    table = unpacked(pq.ParquetFile(pa.BufferReader(data)), len(data))
     if not table.schema.equals(_SCHEMA):
         raise ValueError(f"its columns are not {', '.join(_SCHEMA.names)}")
     return table

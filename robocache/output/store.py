@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,17 @@ _PIECES, _KEYS = 10_000, 1_000
 _UNMET = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
 
 
+#: Lines that a run writes, a shard's record each, are shorter.
+LONGEST = 64 << 20
+_NO_FILES = {
+    stat.S_ISLNK: "a link",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
 class UnmetError(Exception):
     """The object is not, or no longer, as a conditional request asked for. It has changed nothing."""
 
@@ -42,13 +54,14 @@ class UnmetError(Exception):
 class Store:
     """The folder ``uri``. Names are relative to it, with ``/``. Can be pickled and used from any thread.
 
+    links: whether local files may be links, as in a cache of downloads
     local: on this machine's file system; s3: on S3, with its conditional requests
     ``OutputError`` for a protocol that there is no client for; from all that asks the storage, where it refuses for
     good; ``OSError`` where it may not refuse next time.
     """
 
-    def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None):
-        self.uri = uri.rstrip("/")
+    def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None, *, links: bool = False):
+        self.uri, self.links = uri.rstrip("/"), links
         try:
             self.fs, root = open_storage(uri, storage_options or {})
         except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
@@ -60,40 +73,91 @@ class Store:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def place(self, name: str, *, file: bool = True) -> str:
+        """The path of what may be opened: it lies in the folder itself, no link leads elsewhere, and a ``file`` is no
+        pipe or device. ``OutputError`` where it is not so. What is not there is nowhere else either.
+        """
+        steps = name.split("/")
+        if not {"", ".", ".."}.isdisjoint(steps) or "\0" in name:
+            raise OutputError(f"{self.uri}: {name!r} is no name of a file below it")
+        if not self.local:
+            return self.path(name)
+        place = self.root
+        for number, step in enumerate(steps, 1):
+            place = f"{place}/{step}"
+            try:
+                kind = (os.stat if self.links else os.lstat)(place).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            what = next((what for test, what in _NO_FILES.items() if test(kind)), "")
+            if not what and file and number == len(steps) and stat.S_ISDIR(kind):
+                what = "a folder"
+            if what:
+                right = "an output's files lie in its own folder; move it away, or choose another folder"
+                raise OutputError(f"{self.uri}/{'/'.join(steps[:number])} is {what}, not a file; {right}")
+        return self.path(name)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. ``FileNotFoundError`` where there is none."""
+        with self._asking(name):
+            return int(self.fs.info(self.place(name))["size"])
+
+    def lines(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """The whole lines of a file and their places. A last one that a crash cut off is none. ``OutputError`` where
+        one is longer than any that a run writes.
+        """
+        with self.reading(name) as file:
+            place = 0
+            while line := file.readline(LONGEST + 1):
+                if len(line) > LONGEST:
+                    raise OutputError(f"{self.uri}/{name}: a line at byte {place} is longer than {LONGEST} bytes")
+                if not line.endswith(b"\n"):
+                    return
+                yield place, line
+                place += len(line)
+
     def exists(self, name: str) -> bool:
         with self._asking(name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.fs.info(self.path(name))
             return True
         return False
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = 0) -> bytes:
+        """The whole file. ``OutputError`` where it has more bytes than ``most`` (0: whatever it has)."""
         with self._asking(name):
-            return self.fs.cat_file(self.path(name))
+            place = self.place(name)
+            if most and (size := self.size(name)) > most:
+                raise OutputError(f"{self.uri}/{name} has {size} bytes, more than the {most} that it may have")
+            return self.fs.cat_file(place)
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
         """The file, to read from its beginning to its end."""
-        with self._asking(name), self.fs.open(self.path(name), "rb", block_size=PIECE) as file:
+        with self._asking(name), self.fs.open(self.place(name), "rb", block_size=PIECE) as file:
             yield file
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Whole files, at the same time where the storage is remote."""
         with self._asking(names[0] if names else ""):
             places = ([0] * len(names), [None] * len(names))
-            return self.fs.cat_ranges([self.path(n) for n in names], *places, on_error="raise")
+            return self.fs.cat_ranges([self.place(n) for n in names], *places, on_error="raise")
 
     def read_tails(self, sizes: Mapping[str, int], nbytes: int) -> list[bytes]:
         """The last ``nbytes`` of files of these sizes, at the same time where the storage is remote."""
         with self._asking(next(iter(sizes), "")):
             places = ([max(0, size - nbytes) for size in sizes.values()], list(sizes.values()))
-            return self.fs.cat_ranges([self.path(n) for n in sizes], *places, on_error="raise")
+            return self.fs.cat_ranges([self.place(n) for n in sizes], *places, on_error="raise")
 
     def files(self, folder: str = "") -> list[str]:
         """Names of all files below ``folder``, sorted; hidden ones included."""
         return sorted(self.sizes(folder))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of all files below ``folder``, by name: one listing instead of a request a file."""
+        """Bytes of all files below ``folder``, by name: one listing instead of a request a file. On a local disk links
+        are not followed, and counted as the files that they are.
+        """
+        if self.local and not self.links:
+            return dict(_below(self.path(folder).rstrip("/"), len(self.root) + 1))
         found: Mapping[str, Any] = {}
         with self._asking(folder), contextlib.suppress(NotADirectoryError):
             found = self.fs.find(self.path(folder).rstrip("/"), detail=True)
@@ -242,6 +306,8 @@ class Store:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Says what a refusal to write means."""
+        if self.local and "/" in name:
+            self.place(name.rpartition("/")[0], file=False)
         try:
             with self._asking(name):
                 yield
@@ -271,6 +337,19 @@ class Store:
             number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else errno.EIO)
             text = str(error.strerror or error).removeprefix(f"{where}: ")
             raise OSError(number, f"{where}: {text}") from error
+
+
+def _below(folder: str, cut: int) -> Iterator[tuple[str, int]]:
+    """Name (the path from ``cut`` on) and bytes of all that is no folder below one. What goes meanwhile is left out."""
+    folders = [folder]
+    while folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.path[cut:], entry.stat(follow_symlinks=False).st_size
 
 
 class _Slices:

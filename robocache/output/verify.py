@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache.errors import OutputError, RoboCacheError
-from robocache.output import layout, statistics, tables
+from robocache.output import documents, layout, statistics, tables
 from robocache.output.dataset import Output
 from robocache.output.layout import (
     DATA,
@@ -64,25 +64,37 @@ class _DamageError(Exception):
     """What is wrong with a part."""
 
 
+#: What a parser throws at damaged bytes.
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError, MemoryError)
+
+
+def _told(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:300] or type(error).__name__
+
+
 def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Verification:
     """Check one version of an output (None: the newest) against its own plan and manifest: checksums, sizes, row
     counts, that each part holds the rows of its episodes in order, that each planned episode is in the output or in the
     quarantine, once, that the tables made from the manifest say what it says, and that there is no file that does not
     belong. Right during a run too. ``OutputError`` where ``uri`` is no output at all, or has no such version.
     """
-    if version is None and (found_there := _of_others(Store(uri, storage_options))) is not None:
+    if version is None and (found_there := _of_others(Store(uri, storage_options, links=True))) is not None:
         return found_there
     output = Output.open(uri, storage_options, version=version)
+    try:
+        return _verify(output, asked=version)
+    except (*_DAMAGES, RoboCacheError) as error:
+        return Verification(output.version.number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {_told(error)}",))
+
+
+def _verify(output: Output, asked: int | None) -> Verification:
     number, store = output.version.number, output.store
     busy = store.exists(LOCK)
     found: Counter[str] = Counter()
     places: Counter[tuple[int, str]] = Counter()
     problems: list[str] = []
-    try:
-        plan = output.plan
-        next(output.records(), None)
-    except (ValueError, KeyError, TypeError, RoboCacheError) as error:
-        return Verification(number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {error}",))
+    plan = output.plan
+    next(output.records(), None)  # before it is hashed: a file may be without end
     problems += _version_problems(output, plan)
 
     total: dict[str, Statistics] = {}
@@ -99,14 +111,12 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
                 problems.append(f"{part.name}: {error}")
                 damaged = True
             found.update(rows=part.rows, parts=1, bytes=part.bytes)
-        if sum(part.episodes for part in record.parts) != len(record.episodes):
-            problems.append(f"shard {record.shard}: its parts do not have its {len(record.episodes)} episodes")
         places.update((e.index, e.id) for e in record.episodes)
         places.update((q.index, q.id) for q in record.quarantined)
         found.update(episodes=len(record.episodes), quarantined=len(record.quarantined))
     problems.extend(_coverage_problems(plan, places))
     late: tuple[str, ...] = ()
-    if version in (None, output.version.number) and not busy:
+    if asked in (None, number) and not busy:
         problems += tree.problems(store)
         if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not doctor.is_dataset(store):
             late = ("there is no LeRobot tree: the last run could not make it, or no row of any episode is for it",)
@@ -212,26 +222,35 @@ def _coverage_problems(plan: Plan, places: Counter[tuple[int, str]]) -> Iterator
 
 def _check_part(output: Output, part: PartRecord, of: Sequence[EpisodeRecord]) -> dict[str, Statistics]:
     """The statistics of its episodes together. ``_DamageError`` where it, or they, are not what its record says."""
-    data = _checked(lambda: _read_part(output, part.name), part.sha256, part.bytes)
+    data = _checked(lambda: _read_part(output, part), part.sha256, part.bytes)
     beside = _checked(lambda: output.store.read(layout.statistics_name(part.name)), part.statistics)
     try:
         if layout.part_format(part.name) == "arrow":
             table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         else:
-            table = pq.ParquetFile(pa.BufferReader(data)).read()
+            file = pq.ParquetFile(pa.BufferReader(data))
+            if file.metadata.num_rows != part.rows:
+                raise ValueError(f"it has {file.metadata.num_rows} rows, the manifest says {part.rows}")
+            table = documents.unpacked(file, len(data))
         episodes, frames = (table.column(c).to_numpy() for c in ("episode_index", "frame_index"))
         each, together = statistics.decode(beside)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamageError(f"cannot be decoded ({error})") from error
+    except _DAMAGES as error:
+        raise _DamageError(f"cannot be decoded ({_told(error)})") from error
+    if len(episodes) != part.rows:
+        raise _DamageError(f"its {len(episodes)} rows are not the {part.rows} of episodes {[e.index for e in of]}")
     wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in of] or [np.empty(0, np.int64)])
     wanted_frames = np.concatenate([np.arange(e.rows) for e in of] or [np.empty(0, np.int64)])
-    if len(episodes) != part.rows or not np.array_equal(episodes, wanted_episodes):
+    if not np.array_equal(episodes, wanted_episodes):
         raise _DamageError(f"its {len(episodes)} rows are not those of episodes {[e.index for e in of]}")
     if not np.array_equal(frames, wanted_frames):
         raise _DamageError("frame_index does not count up from 0 in every episode")
     at = 0
     for e in of:
-        if not _same(each.get(e.index, {}), _statistics_of(table.slice(at, e.rows))):
+        try:
+            same = _same(each.get(e.index, {}), _statistics_of(table.slice(at, e.rows)))
+        except _DAMAGES as error:
+            raise _DamageError(f"its columns are not those of an output ({_told(error)})") from error
+        if not same:
             raise _DamageError(f"the statistics of episode {e.index} are not those of its rows")
         at += e.rows
     if not _same(together, statistics.merged(each.values())):
@@ -239,15 +258,20 @@ def _check_part(output: Output, part: PartRecord, of: Sequence[EpisodeRecord]) -
     return together
 
 
-def _read_part(output: Output, name: str) -> bytes:
-    with output.opened(name) as file:
+def _read_part(output: Output, part: PartRecord) -> bytes:
+    """Once it is known to be as large as the manifest says."""
+    with output.opened(part.name) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size != part.bytes:
+            raise _DamageError(f"{size} bytes, the manifest says {part.bytes}")
+        file.seek(0)
         return file.read()
 
 
 def _checked(read: Callable[[], bytes], sha256: str, size: int | None = None) -> bytes:
     try:
         data = read()
-    except OSError as error:
+    except (OSError, OutputError, MemoryError) as error:
         raise _DamageError(f"cannot be read ({error})") from error
     if size is not None and len(data) != size:
         raise _DamageError(f"{len(data)} bytes, the manifest says {size}")
@@ -273,9 +297,10 @@ def _same(found: Mapping[str, Statistics], wanted: Mapping[str, Statistics]) -> 
 
 def _episode_problems(output: Output, plan: Plan) -> Iterator[str]:
     try:
-        table = pq.ParquetFile(pa.BufferReader(output.store.read(EPISODES))).read()
-    except (OSError, ValueError) as error:
-        yield f"{EPISODES}: cannot be read ({error}); run the job again"
+        data = output.store.read(EPISODES, output.largest)
+        table = documents.unpacked(pq.ParquetFile(pa.BufferReader(data)), len(data))
+    except (*_DAMAGES, OutputError) as error:
+        yield f"{EPISODES}: cannot be read ({_told(error)}); run the job again"
         return
     if not table.schema.equals(EPISODE_SCHEMA):
         yield f"{EPISODES}: its columns are not {', '.join(EPISODE_SCHEMA.names)}; run the job again"
@@ -304,8 +329,8 @@ def _episode_problems(output: Output, plan: Plan) -> Iterator[str]:
 
 def _quarantine_problems(output: Output) -> Iterator[str]:
     try:
-        found = output.store.read(QUARANTINE)
-    except OSError as error:
+        found = output.store.read(QUARANTINE, output.largest)
+    except (OSError, OutputError) as error:
         yield f"{QUARANTINE}: cannot be read ({error}); run the job again"
         return
     if found != quarantine_lines(q for r in output.records() for q in r.quarantined):
@@ -314,9 +339,9 @@ def _quarantine_problems(output: Output) -> Iterator[str]:
 
 def _statistics_problems(output: Output, wanted: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     try:
-        found = json.loads(output.store.read(STATISTICS))
+        found = documents.mapping(documents.parsed(output.store.read(STATISTICS, output.largest)))
         columns = list(found.items())
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, OutputError) as error:
         yield f"{STATISTICS}: cannot be read ({error}); run the job again"
         return
     if found.keys() != wanted.keys():

@@ -10,10 +10,13 @@ from typing import Any
 
 from robocache.errors import OutputError
 from robocache.output import layout
+from robocache.output.documents import count, mapping, parsed, text
 from robocache.output.store import Store
 
 #: Of what this release writes and reads.
 LAYOUT = 1
+#: Bytes of a document that is read at once.
+LARGEST = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,27 @@ class Version:
         """``FileNotFoundError`` where it does not stand; ``OutputError`` where it cannot be read."""
         name = layout.version_file(number)
         try:
-            found = json.loads(store.read(name))
-            if found.pop("layout") > LAYOUT:
+            found = mapping(parsed(store.read(name, LARGEST)))
+            if count(found.pop("layout"), "layout") > LAYOUT:
                 raise OutputError(f"{store.uri}/{name} was written by a newer release; read it with that")
             version = cls(**found)
-            if not (isinstance(version.identity, str) and version.number == number):
-                raise ValueError("not what it says")
-            return dataclasses.replace(version, settings=tuple(version.settings))
+            if version.number != number:
+                raise ValueError(f"it says that it is version {str(version.number)[:40]}")
+            for key in ("made", "identity", "root", "plan", "manifest"):
+                text(getattr(version, key), key)
+            for key in ("episodes", "rows", "parts", "size", "quarantined"):
+                count(getattr(version, key), key)
+            for what, number_of in mapping(version.changes, "changes").items():
+                count(number_of, text(what, "a change"))
+            if foreign := mapping(version.tables, "tables").keys() - {
+                layout.EPISODES,
+                layout.QUARANTINE,
+                layout.STATISTICS,
+            }:
+                raise ValueError(f"{min(foreign)!r} is none of its tables")
+            mapping(version.types, "types")
+            settings = tuple(text(setting, "a setting") for setting in version.settings)
+            return dataclasses.replace(version, settings=settings)
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{store.uri}/{name} cannot be read ({error}); run again with --overwrite") from error
 

@@ -116,7 +116,7 @@ def test_rows_that_are_not_the_episodes(out):
         return lines
 
     edit_lines(out, "_manifest.jsonl", swap)
-    assert "are not those of episodes [0]" in problems(out)
+    assert "51 rows, its episodes 52" in problems(out)
 
 
 def test_record_of_another_config(out):

@@ -1,0 +1,57 @@
+"""What lies in an output's folder, read as if anybody might have put it there: each lack is a ``ValueError``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+#: What a file of rows, which may be far smaller, is unpacked to at most, and so many times its own size.
+UNPACKED, RATIO = 4 << 30, 64
+_ROWS = 1 << 16
+
+
+def parsed(data: bytes | str) -> Any:
+    """JSON."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("its lists are nested hundreds deep") from None
+
+
+def mapping(value: Any, what: str = "it") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no mapping")
+    return value
+
+
+def text(value: Any, what: str) -> str:
+    """Text that any encoding can hold."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is {str(value)[:40]!r}, which is no text")
+    value.encode()  # UnicodeEncodeError is a ValueError
+    return value
+
+
+def count(value: Any, what: str) -> int:
+    """A whole number from 0 on that arrays can have for a length."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 48:
+        raise ValueError(f"{what} is {str(value)[:40]!r}, which is no count")
+    return value
+
+
+def unpacked(file: pq.ParquetFile, size: int, columns: Iterable[str] | None = None) -> pa.Table:
+    """All rows of a Parquet file of ``size`` bytes, or of some columns; refused once they are far more than those."""
+    most, held = max(UNPACKED, RATIO * size), 0
+    batches = []
+    for batch in file.iter_batches(_ROWS, columns=None if columns is None else list(columns)):
+        held += batch.nbytes
+        if held > most:
+            raise ValueError(f"its {size} bytes unpack to more than {most}")
+        batches.append(batch)
+    names = list(columns) if columns is not None else None
+    schema = file.schema_arrow if names is None else pa.schema([file.schema_arrow.field(n) for n in names])
+    return pa.Table.from_batches(batches, batches[0].schema if batches else schema)
