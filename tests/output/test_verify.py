@@ -118,6 +118,14 @@ def test_rows_that_are_not_the_episodes(out):
     edit_lines(out, "_manifest.jsonl", swap)
     assert "51 rows, its episodes 52" in problems(out)
 
+    def recount(lines):
+        for line in lines:
+            line["episodes"][0]["rows"] = line["parts"][0]["rows"]
+        return lines
+
+    edit_lines(out, "_manifest.jsonl", recount)
+    assert "are not those of episodes [0]" in problems(out)
+
 
 def test_record_of_another_config(out):
     edit_lines(out, "_manifest.jsonl", lambda lines: [lines[0] | {"identity": "feed"}, *lines[1:]])
