@@ -30,11 +30,13 @@ from robocache.output.manifest import EpisodeRecord, PartRecord, QuarantineRecor
 from robocache.output.statistics import Statistics
 from robocache.output.store import Store
 from robocache.stages import Stages
-from robocache.types import Episode, EpisodeRef, prepare_threads
+from robocache.types import Episode, EpisodeRef, StreamReport, prepare_threads
 
 prepare_threads()  # whoever processes shards does so on several
 
 logger = logging.getLogger("robocache")
+
+_REPORTED = tuple(field.name for field in dataclasses.fields(StreamReport))
 
 #: Episodes that are not to be tried any more: index -> reason.
 Blamed = Mapping[int, str]
@@ -250,7 +252,7 @@ def _record(index: int, ref: EpisodeRef, aligned: AlignedEpisode) -> EpisodeReco
         _uris(ref),
         aligned.table.num_rows,
         aligned.start_ns,
-        tuple(dataclasses.asdict(report) for report in aligned.reports),
+        tuple({name: getattr(report, name) for name in _REPORTED} for report in aligned.reports),
         dict(aligned.metadata),
         aligned.quality,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -127,6 +128,18 @@ class _Place(NamedTuple):
 
 def resolve(root: Struct, path: Path, where: str) -> Columns:
     """Find ``path`` below ``root``. ``InputError`` says which fields there are where it is not found."""
+    try:
+        return _resolved(root, path)
+    except InputError:
+        return _resolve(root, path, where)  # which says where
+
+
+@lru_cache(maxsize=1024)  # the logs of a dataset are asked for the same of the same types
+def _resolved(root: Struct, path: Path) -> Columns:
+    return _resolve(root, path, "")
+
+
+def _resolve(root: Struct, path: Path, where: str) -> Columns:
     place = follow(root, path, where)
     key, target, selector = place.key, place.target, place.selector
     outer = key.count(None)
