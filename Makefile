@@ -9,7 +9,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find kernels -type f)
-PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported, and kept: most of what is installed never is.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt
+export PYTHONDONTWRITEBYTECODE :=
 export MAX_JOBS ?= 2
 
 .PHONY: demo test test-all lint kernels install clean

@@ -307,11 +307,9 @@ def test_a_relative_quarantine_is_refused(logs, tmp_path):
 
 
 def test_nothing_else_needs_ray():
-    script = "import sys; sys.modules['ray'] = None; import robocache, robocache.cli; robocache.run"
-    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    script = "import sys; sys.modules['ray'] = None; import robocache; robocache.AlignEpisodes"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    script = "import sys; sys.modules['ray'] = None; import robocache, robocache.cli; robocache.run; "
+    command = [sys.executable, "-c", script + "print('here'); robocache.AlignEpisodes"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == "here\n"
     assert "ImportError: AlignEpisodes and read_episodes need Ray Data" in done.stderr
     assert "pip install 'robocache[ray]'" in done.stderr
