@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -128,15 +127,18 @@ class _Place(NamedTuple):
 
 def resolve(root: Struct, path: Path, where: str) -> Columns:
     """Find ``path`` below ``root``. ``InputError`` says which fields there are where it is not found."""
-    try:
-        return _resolved(root, path)
-    except InputError:
-        return _resolve(root, path, where)  # which says where
+    known = root, path.tokens, repr(path.selector)  # a slice is no key
+    found = _RESOLVED.get(known)
+    if found is None:
+        found = _resolve(root, path, where)
+        if len(_RESOLVED) >= 1024:
+            _RESOLVED.clear()
+        _RESOLVED[known] = found
+    return found
 
 
-@lru_cache(maxsize=1024)  # the logs of a dataset are asked for the same of the same types
-def _resolved(root: Struct, path: Path) -> Columns:
-    return _resolve(root, path, "")
+#: The logs of a dataset are asked for the same of the same types.
+_RESOLVED: dict[tuple[Struct, tuple[Token, ...], str], Columns] = {}
 
 
 def _resolve(root: Struct, path: Path, where: str) -> Columns:
