@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from robocache.errors import OutputError
+from robocache.output.documents import mapping, parsed, text
 from robocache.output.store import Store, UnmetError
 
 logger = logging.getLogger("robocache")
@@ -103,6 +104,15 @@ class _Seen:
     etag: str
     holder: str
     token: str
+
+
+def _seen(content: bytes, etag: str) -> _Seen:
+    """What a lease says, whoever wrote it."""
+    try:
+        found = mapping(parsed(content))
+        return _Seen(etag, text(found["holder"], "holder")[:200], text(found["token"], "token"))
+    except (ValueError, KeyError):
+        return _Seen(etag, "unknown", "")
 
 
 class _Lease(threading.Thread):
@@ -189,11 +199,7 @@ class _Lease(threading.Thread):
             content, etag = self.store.read_tagged(self.object)
         except FileNotFoundError:
             return None
-        try:
-            found = json.loads(content)
-            return _Seen(etag, str(found["holder"]), str(found["token"]))
-        except (ValueError, KeyError, TypeError):
-            return _Seen(etag, "unknown", "")
+        return _seen(content, etag)
 
     def _prove_conditions(self) -> None:
         """Some servers that speak S3 pass over conditions in silence, and would let two runs in."""

@@ -1,0 +1,176 @@
+"""Sound files of every target, small, by the writers that the tests have; and real ones where these are at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from fuzz_kit import Seed
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data"
+_SUFFIXES = {
+    ".mcap": "mcap", ".bag": "rosbag1", ".db3": "rosbag2", ".ulg": "ulog", ".h5": "hdf5", ".hdf5": "hdf5",
+    ".csv": "csv",
+    ".parquet": "parquet", ".npz": "numpy", ".npy": "numpy", ".pcd": "pcd", ".las": "las", ".laz": "las",
+}  # fmt: skip
+_LARGEST = 400_000
+
+
+def seeds(folder: Path, target: str, *, real: bool = False) -> list[Seed]:
+    """Of one target, written below ``folder``; ``real``: with the real recordings of its suffixes, if there are any."""
+    folder.mkdir(parents=True)
+    roots = WRITERS[target](folder)
+    if real and REAL.is_dir():
+        roots += [
+            path
+            for path in sorted(REAL.rglob("*"))
+            if _SUFFIXES.get(path.suffix) == target and path.is_file() and path.stat().st_size < _LARGEST
+        ]
+    return [Seed(target, root, _files(root)) for root in roots]
+
+
+def _files(root: Path) -> tuple[Path, ...]:
+    return tuple(p for p in sorted(root.rglob("*")) if p.is_file()) if root.is_dir() else (root,)
+
+
+def _mcap(folder: Path) -> list[Path]:
+    from broken_files import _write_mcap
+
+    _write_mcap(folder / "a.mcap", 0)
+    return [folder / "a.mcap", packed(folder / "a.mcap")]
+
+
+def packed(path: Path) -> Path:
+    import zstandard
+
+    out = path.with_name(f"{path.name}.zst")
+    out.write_bytes(zstandard.compress(path.read_bytes()))
+    return out
+
+
+def _rosbag1(folder: Path) -> list[Path]:
+    from test_rosbag1 import write
+
+    return [write(folder / f"{how}.bag", how) for how in ("none", "bz2", "lz4")]
+
+
+def _rosbag2(folder: Path) -> list[Path]:
+    from test_rosbag2 import write
+
+    return [write(folder / "a.db3"), write(folder / "b.db3", define=True)]
+
+
+def _ulog(folder: Path) -> list[Path]:
+    from test_ulog import log
+
+    (folder / "a.ulg").write_bytes(log())
+    return [folder / "a.ulg"]
+
+
+def _hdf5(folder: Path) -> list[Path]:
+    import h5py
+    from broken_files import _write_hdf5
+
+    _write_hdf5(folder / "a.hdf5", 0)
+    with h5py.File(folder / "b.hdf5", "w") as file:
+        for k in range(2):
+            demo = file.create_group(f"data/demo_{k}")
+            demo.create_dataset("actions", data=np.arange(60.0).reshape(20, 3), compression="gzip")
+            demo.create_dataset("words", data=["a", "bb"] * 10, dtype=h5py.string_dtype())
+            demo.attrs["num_samples"] = 20
+    return [folder / "a.hdf5", folder / "b.hdf5"]
+
+
+def _zarr(folder: Path) -> list[Path]:
+    from test_arrays import buffer
+
+    return [buffer(folder / "b.zarr", 2), buffer(folder / "c.zarr", 3), buffer(folder / "d.zarr.zip", 3)]
+
+
+def _numpy(folder: Path) -> list[Path]:
+    arrays = {"q": np.arange(30.0).reshape(10, 3), "ok": np.arange(10) % 2 == 0, "word": np.array(["a"] * 10)}
+    np.savez_compressed(folder / "a.npz", **arrays)
+    np.save(folder / "b.npy", arrays["q"])
+    return [folder / "a.npz", folder / "b.npy"]
+
+
+def _rlds(folder: Path) -> list[Path]:
+    from test_rlds import write
+
+    (folder / "set").mkdir()
+    write(folder / "set")
+    return [folder / "set"]
+
+
+def _csv(folder: Path) -> list[Path]:
+    from broken_files import _write_csv
+
+    _write_csv(folder / "a.csv", 0)
+    rows = "".join(f"{k};{k},5;-1\n" for k in range(30))
+    (folder / "b.csv").write_text(f"% made by hand\nt;x;y\n[s];[m];[m]\n{rows}")
+    return [folder / "a.csv", folder / "b.csv"]
+
+
+def _parquet(folder: Path) -> list[Path]:
+    from broken_files import _write_parquet
+    from engine_kit import write_parquet
+
+    _write_parquet(folder / "a.parquet", 0)
+    write_parquet(folder / "b.parquet", samples=50, word=["one", "two"] * 25)
+    return [folder / "a.parquet", folder / "b.parquet"]
+
+
+def _lerobot(folder: Path) -> list[Path]:
+    from test_lerobot import write_v2, write_v3
+
+    return [write_v2(folder / "v2"), write_v3(folder / "v3")]
+
+
+def _pcd(folder: Path) -> list[Path]:
+    import cloud_kit
+
+    made = []
+    for how in ("ascii", "binary", "binary_compressed"):
+        made.append(folder / f"17000000{len(made)}.{how}.pcd")
+        made[-1].write_bytes(cloud_kit.pcd(cloud_kit.points(20), how))
+    return made
+
+
+def _las(folder: Path) -> list[Path]:
+    import cloud_kit
+
+    (folder / "1.las").write_bytes(cloud_kit.las(np.random.default_rng(0).random((20, 3)), np.arange(20)))
+    return [folder / "1.las"]
+
+
+def _output(folder: Path) -> list[Path]:
+    from engine_kit import job, write_recordings
+
+    from robocache.engine.run import run
+
+    (folder / "logs").mkdir()
+    write_recordings(folder / "logs", 2, samples=40)
+    for format in ("parquet", "arrow"):
+        run(job(folder / "logs", folder / format, output__format=format))
+    return [folder / "parquet", folder / "arrow"]
+
+
+def _config(folder: Path) -> list[Path]:
+    from config_kit import FULL
+
+    (folder / "a.yaml").write_text(FULL)
+    return [folder / "a.yaml"]
+
+
+def _lease(folder: Path) -> list[Path]:
+    (folder / "lease").write_text(json.dumps({"holder": "process 7 on a", "token": "f00", "beat": 3}))
+    return [folder / "lease"]
+
+
+WRITERS: dict[str, Callable[[Path], list[Path]]] = {
+    "mcap": _mcap, "rosbag1": _rosbag1, "rosbag2": _rosbag2, "ulog": _ulog, "hdf5": _hdf5, "zarr": _zarr,
+    "numpy": _numpy, "rlds": _rlds, "csv": _csv, "parquet": _parquet, "lerobot": _lerobot, "pcd": _pcd, "las": _las,
+    "output": _output, "config": _config, "lease": _lease,
+}  # fmt: skip
