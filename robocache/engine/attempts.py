@@ -37,6 +37,7 @@ class Task:
     blamed: dict[int, str] = field(default_factory=dict)
     suspect: bool = False
     acquitted: bool = False  # its last probe found nobody to blame
+    lean: bool = False  # memory has run out at it: one episode at a time
     late: bool = False  # what ended last was not its worker, but its time
 
     @property
@@ -106,6 +107,7 @@ class Attempts:
             return False
         delay = retry.BACKOFF_S * 2 ** (task.attempt - 1)
         task.attempt += 1
+        task.lean = task.lean or retry.lacks_memory(error)
         self._put(task, delay)
         return True
 

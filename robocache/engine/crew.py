@@ -69,10 +69,10 @@ class Crew:
         child.ask(partial(worker.begin, self._processor, self._store, 1))
         return child
 
-    def run(self, child: Child, shard: Shard, *, last_attempt: bool, blamed: Blamed) -> Worked:
+    def run(self, child: Child, shard: Shard, *, last_attempt: bool, blamed: Blamed, lean: bool) -> Worked:
         """What :meth:`ShardWorker.run` of the process returns, or raises. ``EndedError`` where it ends at it."""
         try:
-            worked: Worked = child.ask(partial(worker.run, shard, last_attempt, dict(blamed)))
+            worked: Worked = child.ask(partial(worker.run, shard, last_attempt, dict(blamed), lean))
         except EndedError:
             self._gone(child)
             raise

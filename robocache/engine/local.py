@@ -211,7 +211,8 @@ class _Threads:
             return deadly_episodes(self.processor, task.shard, task.blamed, self.attempts.max_attempts)
         if (child := self.crew.taken()) is not None:
             given.child = child
-            worked = self.crew.run(child, task.shard, last_attempt=self.attempts.last(task), blamed=task.blamed)
+            last = self.attempts.last(task)
+            worked = self.crew.run(child, task.shard, last_attempt=last, blamed=task.blamed, lean=task.lean)
             self.spent.add(worked.seconds)
             self.spent.peak = max(self.spent.peak, worked.peak)
             return worked.record
@@ -219,7 +220,8 @@ class _Threads:
 
     def _do_here(self, task: Task) -> ShardRecord:
         self.journal.begins(task.shard)
-        ahead = Ahead(self.read, self.helpers, self.most_ahead, self.spent) if self.helpers > 1 else None
+        helped = self.helpers > 1 and not task.lean
+        ahead = Ahead(self.read, self.helpers, self.most_ahead, self.spent) if helped else None
         try:
             return run_shard(
                 self.processor,
@@ -227,6 +229,7 @@ class _Threads:
                 task.shard,
                 last_attempt=self.attempts.last(task),
                 blamed=task.blamed,
+                lean=task.lean,
                 read=self.read if ahead is None else ahead.begin(task.shard.unblamed(task.blamed)),
                 stages=self.spent,
             )

@@ -78,6 +78,7 @@ class Processor:
         *,
         last_attempt: bool = True,
         blamed: Blamed = NOBODY,
+        lean: bool = False,
         read: Callable[[EpisodeRef], Episode] | None = None,
         stages: Stages | None = None,
     ) -> ShardResult:
@@ -86,7 +87,7 @@ class Processor:
         An episode that cannot be used is quarantined with its reason, and so are those ``blamed``, unread. ``OSError``
         and out-of-memory faults may pass: they are raised for another attempt, unless this is the last one, which
         quarantines them too. ``DeviceLostError``: no fault of the episode, and nothing more can be done here.
-        read: instead of :attr:`reading`
+        lean: hold one episode at a time, which changes no byte; read: instead of :attr:`reading`
         """
         read, stages = read or self.reading, stages or Stages()
         pile = _Pile(self)
@@ -123,7 +124,7 @@ class Processor:
             batch[index] = episode
             size += episode.nbytes
             del episode
-            if size >= self.aligner.batch_bytes:
+            if lean or size >= self.aligner.batch_bytes:
                 align()
                 size = 0
         align()
@@ -167,6 +168,7 @@ def run_shard(
     *,
     last_attempt: bool,
     blamed: Blamed = NOBODY,
+    lean: bool = False,
     read: Callable[[EpisodeRef], Episode] | None = None,
     stages: Stages | None = None,
 ) -> ShardRecord:
@@ -175,7 +177,7 @@ def run_shard(
     As :meth:`Processor.process`; ``OSError`` where the part cannot be written, on the last attempt too.
     """
     stages = stages or Stages()
-    result = processor.process(shard, last_attempt=last_attempt, blamed=blamed, read=read, stages=stages)
+    result = processor.process(shard, last_attempt=last_attempt, blamed=blamed, lean=lean, read=read, stages=stages)
     with stages.time("write"):
         for (part, beside), record in zip(result.parts, result.record.parts, strict=True):
             store.write(statistics_name(record.name), beside)

@@ -18,8 +18,13 @@ T = TypeVar("T")
 
 def transient(error: BaseException) -> bool:
     """Whether another attempt may go well: storage failed, or memory ran out, here or on a device."""
+    return isinstance(error, OSError) or lacks_memory(error)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out, here or on a device: another attempt is to take less at once."""
     torch = sys.modules.get("torch")  # who has not imported it has no error of its
-    return isinstance(error, OSError | MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def with_retries(attempts: int, what: str, call: Callable[[], T]) -> T:

@@ -35,15 +35,27 @@ class ShardWorker:
         torch.set_num_threads(threads)
         self._processor, self._store = processor, store
         self._stages, self._idle = Stages(), time.perf_counter()
-        read = bounded_reading(processor.reading, Bounded(processor.job))
-        self._ahead = Ahead(read, threads, most_ahead(processor.job.compute.max_memory_mb), self._stages)
+        self._read = bounded_reading(processor.reading, Bounded(processor.job))
+        self._ahead = Ahead(self._read, threads, most_ahead(processor.job.compute.max_memory_mb), self._stages)
 
-    def run(self, shard: Shard, *, last_attempt: bool, blamed: Blamed, following: Shard | None = None) -> Worked:
-        """Process and write a shard; ``following`` is most likely the next one. Raises as
-        :func:`robocache.engine.process.run_shard`.
+    def run(
+        self,
+        shard: Shard,
+        *,
+        last_attempt: bool,
+        blamed: Blamed,
+        lean: bool = False,
+        following: Shard | None = None,
+    ) -> Worked:
+        """Process and write a shard; ``following`` is most likely the next one. ``lean``: one episode at a time, and
+        nothing read ahead. Raises as :func:`robocache.engine.process.run_shard`.
         """
         self._stages.add({"wait": time.perf_counter() - self._idle})
-        read = self._ahead.begin(shard.unblamed(blamed), following.refs if following else ())
+        read = self._read
+        if lean:
+            self._ahead.forget()
+        else:
+            read = self._ahead.begin(shard.unblamed(blamed), following.refs if following else ())
         try:
             record = run_shard(
                 self._processor,
@@ -51,6 +63,7 @@ class ShardWorker:
                 shard,
                 last_attempt=last_attempt,
                 blamed=blamed,
+                lean=lean,
                 read=read,
                 stages=self._stages,
             )
@@ -73,7 +86,7 @@ def begin(processor: Processor, store: Store, threads: int) -> None:
     _worker = ShardWorker(processor, store, threads)
 
 
-def run(shard: Shard, last_attempt: bool, blamed: Blamed) -> Worked:
+def run(shard: Shard, last_attempt: bool, blamed: Blamed, lean: bool) -> Worked:
     """In such a process: see :meth:`ShardWorker.run`."""
     assert _worker is not None
-    return _worker.run(shard, last_attempt=last_attempt, blamed=dict(blamed))
+    return _worker.run(shard, last_attempt=last_attempt, blamed=dict(blamed), lean=lean)

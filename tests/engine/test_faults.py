@@ -13,7 +13,7 @@ from engine_kit import do, job, table, write_shards
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from robocache.engine import align, reading, retry
+from robocache.engine import align, process, reading, retry
 from robocache.engine.run import run
 
 SHARDS = 3
@@ -123,8 +123,18 @@ def test_memory_that_runs_out(tmp_path, logs, monkeypatch, failures, quarantined
             raise MemoryError("9 GB")
         return real(self, index, episode)
 
+    seen = []
+    original = process.Processor.process
+
+    def processing(self, shard, **options):
+        if 1 in shard.indexes:
+            seen.append(options["lean"])
+        return original(self, shard, **options)
+
     monkeypatch.setattr(align.Aligner, "begin", aligning)
+    monkeypatch.setattr(process.Processor, "process", processing)
     summary = do(job(logs, tmp_path / "out"))
+    assert seen == [False, True, True]  # once memory has run out, an episode at a time
     assert [q.reason for q in summary.quarantined] == ["MemoryError on every attempt: 9 GB"] * quarantined
     assert summary.episodes == SHARDS - quarantined
 

@@ -211,7 +211,7 @@ class _Fleet:
             m.ahead = self.attempts.fresh()
         following = m.ahead.shard if m.ahead and task.fresh else None
         attempt = task.attempt + task.crashes
-        m.ref = m.actor.run.remote(task.shard, attempt, self.attempts.last(task), task.blamed, following)
+        m.ref = m.actor.run.remote(task.shard, attempt, self.attempts.last(task), task.blamed, following, task.lean)
 
     def _commit(self) -> None:
         if self.ended:

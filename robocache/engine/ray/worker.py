@@ -44,11 +44,13 @@ class Worker:
         about = f"{self.node} (process {os.getpid()}, {self.processor.device})"
         return about, ray.get_runtime_context().get_node_id()
 
-    def run(self, shard: Shard, attempt: int, last_attempt: bool, blamed: Blamed, following: Shard | None) -> Worked:
-        """Process and write a shard; ``following`` is most likely the next one."""
+    def run(
+        self, shard: Shard, attempt: int, last_attempt: bool, blamed: Blamed, following: Shard | None, lean: bool
+    ) -> Worked:
+        """See :meth:`robocache.engine.worker.ShardWorker.run`."""
         logger.debug("shard %d, attempt %d, node %s", shard.index, attempt, self.node)
         try:
-            worked = self.worker.run(shard, last_attempt=last_attempt, blamed=blamed, following=following)
+            worked = self.worker.run(shard, last_attempt=last_attempt, blamed=blamed, lean=lean, following=following)
         except DeviceLostError as error:
             self._exit(shard, error)
         for stage, spent in worked.seconds.items():

@@ -122,10 +122,7 @@ class SalvagedPart(Part):
         if not piece.chunk:
             return raw
         chunk = parse_chunk(raw[RECORD.size :], f"{self.uri}: chunk at byte {piece.start}")
-        try:
-            buffer = np.empty(chunk.size, np.uint8)
-        except MemoryError:
-            raise InputError(f"{chunk.where}: {chunk.size} bytes do not fit in memory") from None
+        buffer = np.empty(chunk.size, np.uint8)
         chunk.unpack(buffer, verify=True)
         return buffer
 

@@ -105,7 +105,7 @@ class _DataSection:
             return buffer
         try:
             return np.empty(max(size, WINDOW), np.uint8)
-        except (MemoryError, ValueError):
+        except ValueError:  # more than an array can have; what there is room for is the machine's to say
             raise InputError(f"{self.uri}: {size} bytes at once do not fit in memory; is the file damaged?") from None
 
     def finish(self) -> None:

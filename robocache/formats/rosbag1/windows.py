@@ -99,10 +99,7 @@ class Batch:
     """Chunks unpacked one behind the other, until they fill a window."""
 
     def __init__(self, chunks: Sequence[Packed]):
-        try:
-            self.buffer = np.empty(sum(chunk.size for chunk in chunks), np.uint8)
-        except MemoryError:
-            raise InputError(f"{chunks[0].where}: {chunks[0].size} bytes do not fit in memory") from None
+        self.buffer = np.empty(sum(chunk.size for chunk in chunks), np.uint8)
         self._found: dict[int, list[np.ndarray]] = {}
         self._limits: dict[int, list[tuple[int, int, int]]] = {}
         self._at = 0
