@@ -18,6 +18,7 @@ namespace {
 using action::Columns;
 using action::kMostColumns;
 using action::kMostPoses;
+using action::kMostSteps;
 using action::Windows;
 using rotation::Kind;
 using rotation::Representation;
@@ -126,8 +127,8 @@ Tensor relative_actions(const Tensor& rows, const std::optional<Tensor>& state, 
   const char* op = "relative_actions";
   check_number(rows, {op, "actions"});
   TORCH_CHECK_VALUE(rows.dim() == 2, op, ": actions must be [N, D], got ", rows.sizes());
-  TORCH_CHECK_VALUE(0 <= first && 1 <= count && first < (1 << 30) && count < (1 << 30), op, ": first ", first,
-                    " and count ", count);
+  TORCH_CHECK_VALUE(0 <= first && 1 <= count && first + count <= kMostSteps, op, ": first ", first, " and count ",
+                    count, "; at most ", kMostSteps, " together");
   if (state) check_alike(rows, *state, {op, "state"});
   const Tensor actions = rows.contiguous(), base = state ? state->contiguous() : actions;
   const Columns columns = columns_of(actions.size(1), single, poses);

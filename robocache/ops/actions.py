@@ -37,10 +37,9 @@ class _Relative(NamedTuple):
     single: tuple[bool, ...]
     poses: tuple[int, ...]
 
-    @property
-    def fits(self) -> bool:
+    def fits(self, steps: int) -> bool:
         """Whether the kernel takes so many (kernels/include/robocache/action/relative.h)."""
-        return len(self.single) <= 1024 and len(self.poses) <= 64
+        return len(self.single) <= 768 and len(self.poses) <= 64 and steps <= 1 << 20
 
     def singles(self, device: torch.device) -> Tensor:
         return torch.tensor(self.single, dtype=torch.bool, device=device)
@@ -251,7 +250,7 @@ def _windows(
     """Of each row ``[N, D]`` those ``first`` and more behind it, ``count`` in all, as seen from the state's row, else
     from the row itself: ``[N, count, D]``, NaN behind the end of its episode.
     """
-    if relative.fits and compiled("relative_actions", actions, *([] if state is None else [state])):
+    if relative.fits(first + count) and compiled("relative_actions", actions, *([] if state is None else [state])):
         return relative.kernel(actions, state, offsets, first, count)
     start = episode_starts("to_delta", offsets, len(actions), actions.device)
     rows, inside = _ahead(actions, start, first + count)
@@ -276,7 +275,7 @@ def _as_seen(x: Tensor, base: Tensor, relative: _Relative) -> Tensor:
 
 def _seen_from(x: Tensor, base: Tensor, relative: _Relative) -> Tensor:
     """The inverse, row by row."""
-    if relative.fits and compiled("relative_actions", x, base):
+    if relative.fits(1) and compiled("relative_actions", x, base):
         return relative.kernel(x, base, None, 0, 1, compose=True)[:, 0]
     out = torch.where(relative.singles(x.device), base + x, x)
     for at in relative.poses:

@@ -4,10 +4,12 @@
 // the output, 16 bytes an access: rows of 3, 6, 7 or 9 numbers have no such accesses of their own. A thread's numbers
 // stay in registers; the representations are the launch's argument, so that no branch divides a warp.
 // Actions: a warp takes 32 rows of the output, which lie together, whatever row of the input and whatever step of its
-// window they are. Single numbers are computed a number a lane, poses a row a lane; both gather in shared memory.
+// window they are: a lane finds where one of them is read. Single numbers are computed a number a lane, and written
+// where they go; where there are poses, which take a row a lane, both gather in shared memory.
 // A block has four warps, or as many as find room.
 // Shared: rotations, each warp's own: 32 rows of the source, then 32 of the target; poses 32 rows of the pose, the base
-//         and the result; actions 32 rows of the result. Odd widths have no bank conflicts.
+//         and the result; actions two distances a row, and with poses 32 rows of the result. Odd widths have no bank
+//         conflicts.
 // Bytes:  each input once (rows that several windows share come from the cache), the results once.
 #include <algorithm>
 
@@ -72,15 +74,21 @@ __global__ void __launch_bounds__(kThreads)
   copy(made, out + mine.first * kPose, mine.count * kPose);
 }
 
-template <class A>
+// A warp's 32 rows of the output, as distances from the window of the first of them, in numbers: where each is read, or
+// -1 where its episode has no such row, and where its base is.
+struct WindowRows {
+  int from[32], base[32];
+};
+
+template <class A, bool kPosed>
 __global__ void __launch_bounds__(kThreads)
     windows_kernel(const A* actions, const A* base, const __grid_constant__ Columns columns,
-                   const __grid_constant__ Windows windows, Divisor by_count, Divisor by_width, A* out) {
+                   const __grid_constant__ Windows windows, Divisor by_count, A* out) {
+  __shared__ WindowRows shared[kThreads / 32];
+  WindowRows& rows = shared[threadIdx.x / 32];
   const int width = columns.width, lane = threadIdx.x % 32;
   const WarpRows mine(windows.rows * windows.count, 32);
-  A* made = shared_of_warp<A>(32 * width);
   if (mine.count == 0) return;
-  // The row of the window that each lane's row of the output belongs to, and the row of the input that it is made of.
   const int64_t n0 = mine.first / windows.count;
   const uint32_t step = uint32_t(mine.first - n0 * windows.count) + uint32_t(lane), over = by_count.quotient(step);
   const int64_t n = n0 + over;
@@ -88,26 +96,35 @@ __global__ void __launch_bounds__(kThreads)
   if (lane < mine.count) {
     row = action::row_of(windows, n, int64_t(step - over * by_count.d), action::end_of(windows, n));
   }
-  const A* from = (windows.from_state ? base : actions);
-  const int numbers = mine.count * width;
-  for (int begin = 0; begin < numbers; begin += 32) {
-    const int e = begin + lane, r = int(by_width.quotient(uint32_t(e))), c = e - r * width;
-    const int64_t its_row = __shfl_sync(~0u, row, r & 31), its_n = __shfl_sync(~0u, n, r & 31);
-    if (e >= numbers) continue;
+  rows.from[lane] = row < 0 ? -1 : int(row - n0) * width;
+  rows.base[lane] = int(over) * width;
+  __syncwarp();
+  const A *x = actions + n0 * width, *b = (windows.from_state ? base : actions) + n0 * width;
+  A* to = kPosed ? shared_of_warp<A>(32 * width) : out + mine.first * width;
+  const int numbers = mine.count * width, rows_on = 32 / width, columns_on = 32 % width;
+  for (int e = lane, r = lane / width, c = lane % width; e < numbers; e += 32) {
+    const int from = rows.from[r];
     A value = not_a_number<A>();
-    if (its_row >= 0 && !action::has(columns.posed, c)) {
-      value = action::one(actions[its_row * width + c], from[its_n * width + c], action::has(columns.single, c),
-                          windows.compose);
+    if (from >= 0 && !(kPosed && action::has(columns.posed, c))) {
+      value = action::one(x[from + c], b[rows.base[r] + c], action::has(columns.single, c), windows.compose);
     }
-    made[e] = value;
+    if constexpr (kPosed) {
+      to[e] = value;
+    } else {
+      __stcs(to + e, value);
+    }
+    r += rows_on, c += columns_on;
+    if (c >= width) ++r, c -= width;
   }
-  __syncwarp();
-  for (int p = 0; p < columns.poses && row >= 0; ++p) {
-    const int at = columns.pose[p];
-    rotation::relative(actions + row * width + at, from + n * width + at, windows.compose, made + lane * width + at);
+  if constexpr (kPosed) {
+    __syncwarp();
+    for (int p = 0; p < columns.poses && row >= 0; ++p) {
+      const int at = columns.pose[p];
+      rotation::relative(x + rows.from[lane] + at, b + rows.base[lane] + at, windows.compose, to + lane * width + at);
+    }
+    __syncwarp();
+    copy(to, out + mine.first * width, numbers);
   }
-  __syncwarp();
-  copy(made, out + mine.first * width, numbers);
 }
 
 // Grids of at most 2^31 - 1 blocks: 2^38 rows, more than any memory holds.
@@ -139,12 +156,18 @@ void launch_windows(const A* actions, const A* base, const Columns& columns, con
                     cudaStream_t queue) {
   const int64_t rows = windows.rows * windows.count;
   if (rows == 0 || columns.width == 0) return;
-  const int threads = threads_for<A>(columns.width), shared = threads * columns.width * int(sizeof(A));
-  if (shared > kShared) {
-    cudaFuncSetAttribute(&windows_kernel<A>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  const auto by_count = Divisor::of(windows.count);
+  if (columns.poses == 0) {
+    windows_kernel<A, false>
+        <<<blocks_of(rows, kThreads), kThreads, 0, queue>>>(actions, base, columns, windows, by_count, out);
+    return;
   }
-  windows_kernel<A><<<blocks_of(rows, threads), threads, shared, queue>>>(
-      actions, base, columns, windows, Divisor::of(windows.count), Divisor::of(columns.width), out);
+  const int threads = threads_for<A>(columns.width), shared = threads * columns.width * int(sizeof(A));
+  if (shared > kShared - int(sizeof(WindowRows)) * kThreads / 32) {
+    cudaFuncSetAttribute(&windows_kernel<A, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  }
+  windows_kernel<A, true>
+      <<<blocks_of(rows, threads), threads, shared, queue>>>(actions, base, columns, windows, by_count, out);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 
 namespace robocache::action {
 
-constexpr int kMostColumns = 1024, kMostPoses = 64;
+// 32 rows of float64 with so many columns fit into a block's shared memory; a window of so many steps into 32 bits.
+constexpr int kMostColumns = 768, kMostPoses = 64, kMostSteps = 1 << 20;
 
 // Which columns are what; small enough to be a kernel's argument.
 struct Columns {
