@@ -24,6 +24,7 @@ from robocache.config.schema import (
     Column,
     Convert,
     Csv,
+    Decode,
     Depth,
     ForwardKinematics,
     Input,
@@ -89,7 +90,7 @@ def test_most_keys_at_work(work):
 def test_every_key_is_described():
     """Each key of each section stands in a table of the page."""
     sections = (
-        Input, Times, Csv, Segments, Trim, Source, Column, Depth, Voxelize, ForwardKinematics, Convert, Sources,
+        Input, Times, Csv, Segments, Trim, Source, Column, Decode, Depth, Voxelize, ForwardKinematics, Convert, Sources,
         Timeline, Quality, OutputSpec, ComputeSpec, ClusterSpec,
     )  # fmt: skip
     rows = re.findall(r"^\| ((?:`[a-z_.]+`(?:, )?)+) \|", PAGE, re.MULTILINE)

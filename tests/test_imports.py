@@ -21,7 +21,7 @@ LAYERS = (
     ("engine",),
     ("config", "actions"),
     ("features", "formats", "output"),
-    ("ops", "clouds"),
+    ("ops", "clouds", "video"),
     ("sample",),
     ("types", "errors", "storage", "stages", "threads"),
 )
@@ -32,6 +32,7 @@ WITHOUT = {
     "output": {"torch", "ray"},
     "formats": {"torch", "ray"},
     "clouds": {"torch", "ray"},
+    "video": {"torch", "ray"},
     "config": {"torch", "ray"},
     "types": {"torch"},
 }

@@ -166,6 +166,13 @@ class Convert:
 
 
 @dataclass
+class Decode:
+    """Encoded images and videos become pixels."""
+
+    resize: list[int] = field(default_factory=list)
+
+
+@dataclass
 class Column:
     """What is said of a whole feature, beside its sources: its type, its role, and the steps that make it."""
 
@@ -174,6 +181,7 @@ class Column:
         "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     ] = "auto"  # fmt: skip
     role: Literal["observation", "action"] = "observation"
+    decode: Any = None  # true, or a Decode
     depth: Depth | None = None
     voxelize: Voxelize | None = None
     forward_kinematics: ForwardKinematics | None = None
@@ -268,6 +276,7 @@ EXPECTED = {
     "cy": "the principal point in pixels along y, such as 239.5",
     "urdf": "the path of the robot's URDF, such as robots/panda.urdf",
     "tip": "a link of the robot, such as panda_hand, or a list of them",
+    "resize": "height and width, such as [240, 320]",
     "state": "the name of a feature, such as observation.ee_pose",
     "absolute": "a list of columns, by name or number, such as [gripper]",
     "rotation": "a representation, such as rot6d, axis_angle or euler_xyz",

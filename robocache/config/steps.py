@@ -13,6 +13,7 @@ from robocache.config import actions, schema
 from robocache.config.schema import EXPECTED, Column, Problems
 from robocache.config.values import at_least
 from robocache.features.cast import ROUNDED
+from robocache.features.decode import Decode
 from robocache.features.depth import Depth
 from robocache.features.steps import Step
 from robocache.features.voxelize import MOST_NUMBERS, OF_FEATURES, Voxelize
@@ -22,6 +23,12 @@ from robocache.ops.grid import Grid
 def read_steps(column: Column, sources: int, path: str, problems: Problems) -> tuple[Step, ...]:
     """The steps of the feature at ``path``, of so many ``sources``, in the order in which they are taken."""
     steps: list[Step | None] = []
+    if column.decode not in (None, False):
+        if sources > 1:
+            problems.add(f"{path}.decode", f"takes one source, found {sources}; give each a feature of its own")
+        steps.append(_decode(column.decode, f"{path}.decode", problems))
+        if column.depth is not None or column.voxelize is not None:
+            problems.add(f"{path}.decode", "makes colours, which depth and voxelize do not take; leave one of them out")
     if column.depth is not None:
         steps.append(_depth(column.depth, f"{path}.depth", problems))
         if column.voxelize is None:
@@ -54,6 +61,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and value and isinstance(value[0], dict):
         return [dict(item) for item in value]
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _decode(found: Any, where: str, problems: Problems) -> Decode | None:
+    if found is True:
+        return Decode()
+    if not OmegaConf.is_dict(found):
+        problems.wrong(where, found, "write true, or {resize: [height, width]}")
+        return None
+    cfg = schema.read_section(schema.Decode, found, where, problems)
+    if problems.under(where):
+        return None
+    if cfg.resize and (len(cfg.resize) != 2 or min(cfg.resize) < 1 or max(cfg.resize) > 1 << 14):
+        problems.wrong(f"{where}.resize", list(cfg.resize), f"write {EXPECTED['resize']}")
+        return None
+    return Decode((cfg.resize[0], cfg.resize[1]) if cfg.resize else None)
 
 
 def _depth(cfg: schema.Depth, where: str, problems: Problems) -> Depth | None:

@@ -54,7 +54,7 @@ def split_segments(job: Job, refs: Sequence[EpisodeRef], bounded: Bounded | None
         try:
             found = _of_table(spec, ref) if spec.ranges is not None else _of_topic(job, ref, bounded)
         except (InputError, OSError) as error:
-            return [replace(ref, failure=str(error))]
+            return [replace(ref, failure=str(error), retry=isinstance(error, OSError))]
         return _references(ref, [(id, segment) for id, segment in found if segment.end - segment.begin >= spec.min])
 
     if spec.ranges is not None:

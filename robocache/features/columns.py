@@ -98,7 +98,8 @@ def stepped(
         taken = first.values[used] if isinstance(first.values, np.ndarray) else first.values.take(pa.array(used))
         poses = None if first.poses is None else first.poses[used]
         there = np.ones(len(used), bool) if poses is None else np.isfinite(poses).all(axis=1)
-        done = Samples(taken, there, {**about, **first.about}, poses)
+        known = {**about, **first.about}
+        done = Samples(taken, there, known, poses, recorded=first.values, places=used)
         place = np.full(len(valid), -1)
         place[valid] = rows
     else:

@@ -31,6 +31,8 @@ class Samples:
     beside:   float64 ``[n, width]``, at the same rows the feature that :attr:`Step.beside` names, NaN where not valid
     starts:   float64 ``[n, width]``, where a chain of differences begins what it begins at, else NaN: written beside
               the column, so that it can be undone
+    recorded: all samples that were recorded, of which ``values`` are some, and places: int64 ``[n]``, which; None where
+              the values are no recorded samples
     findings: what a step has to tell of them, without the feature's name; it is given none
     """
 
@@ -41,6 +43,8 @@ class Samples:
     beside: np.ndarray | None = None
     starts: np.ndarray | None = None
     findings: tuple[Finding, ...] = ()
+    recorded: Values | None = None
+    places: np.ndarray | None = None
 
 
 class Step(Protocol):

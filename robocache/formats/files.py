@@ -60,7 +60,8 @@ class Found:
 _PIECE = re.compile(r"-\d+-of-\d+$")
 #: What recordings of known kinds are called that no reader takes.
 _KNOWN = (
-    ((".mp4", ".mkv", ".avi", ".mov", ".webm"), "a video", "extract its frames"),
+    ((".mp4", ".m4v", ".mkv", ".mov", ".webm"), "a video", "name it, as videos/*.mp4, or set input.format: video"),
+    ((".avi",), "a video that does not say when its frames are shown", "convert it to MP4, as with `ffmpeg -c copy`"),
     ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),
     ((".ply",), "a point cloud", "convert it to PCD"),
     ((".feather", ".arrow"), "an Arrow file", "convert it to Parquet"),

@@ -23,6 +23,7 @@ from robocache.formats.rosbag2 import Rosbag2Reader
 from robocache.formats.segments import cut, prefixed
 from robocache.formats.tables import ParquetReader
 from robocache.formats.ulog import UlogReader
+from robocache.formats.videos import VideoReader
 from robocache.formats.zarr_store import ZarrReader
 from robocache.types import Episode, EpisodeRef, Source, Stream, StreamInfo, StreamType
 
@@ -45,6 +46,7 @@ READERS: dict[str, Reader] = {
         LeRobotReader(),
         PcdReader(),
         LasReader(),
+        VideoReader(),
     )
 }
 #: Formats that cannot be read here, and what would change that.

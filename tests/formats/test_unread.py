@@ -96,7 +96,7 @@ def test_a_type_without_fields_has_an_empty_schema(tmp_path):
     [
         ("a.svo", "a ZED recording, .* export its streams"),
         ("a.laz", "a compressed point cloud, .* laszip"),
-        ("a.MP4", "a video, .* extract its frames"),
+        ("a.AVI", "a video that does not say when .* convert it to MP4"),
         ("a.bin", "unrecognised format; known are .mcap"),
     ],
 )

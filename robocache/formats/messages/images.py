@@ -14,7 +14,7 @@ from robocache.errors import InputError
 from robocache.formats.messages.definitions import Array, Number, Struct
 
 #: Types whose ``data`` is an image, by their names without the package; True: raw pixels.
-IMAGES = {"Image": True, "RawImage": True, "CompressedImage": False}
+IMAGES = {"Image": True, "RawImage": True, "CompressedImage": False, "CompressedVideo": False}
 #: How the bytes of an image lie, which does not matter once they are numbers.
 LAYOUT = ("step", "is_bigendian")
 _CODECS = ("jpeg", "jpg", "png", "webp", "avif", "tiff", "bmp")
