@@ -246,6 +246,9 @@ def measure(root: Path, args: argparse.Namespace) -> Iterator[dict[str, object]]
         for side in sides:
             side.end()
     told = machine("torch", "pyarrow", "ray")
+    if args.peers:
+        told |= peer_versions(args.peers)
+        told["command"] = str(told["command"]).replace(args.peers, "PYTHON")
     for name in names:
         ratios = {
             f"times {other}": max(statistics.median(speeds[o]) for o in names if o.startswith(other))
@@ -264,6 +267,12 @@ def measure(root: Path, args: argparse.Namespace) -> Iterator[dict[str, object]]
             "values": "equal",
             **told,
         }
+
+
+def peer_versions(python: str) -> dict[str, str]:
+    code = "from importlib.metadata import version; print(version('lerobot'), version('datasets'))"
+    found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    return dict(zip(PEERS, found, strict=True))
 
 
 def main() -> None:

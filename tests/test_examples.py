@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from robocache import cli
+from robocache.sample import write_samples
+
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [("episode_index", "ascending"), ("frame_index", "ascending")]
 needs_ray = [pytest.mark.ray, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
@@ -38,6 +41,33 @@ def test_demo(tmp_path):
     assert "episode_003.mcap" in out  # the quarantined one
     table = pq.read_table(tmp_path / "out/demo/data")
     assert set(table["episode_index"].to_pylist()) == {0, 1, 2}
+
+
+def test_pytorch_dataloader(tmp_path, monkeypatch, capsys, request):
+    """In this process, on a small demo: the loss falls, the second half begins where the first ended."""
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(before))
+    torch.set_num_threads(1)  # as small as it is, threads would wait for each other
+    write_samples("sample_logs", episodes=3, seconds=3.0, seed=0)
+    assert cli.main(["run", "-q", str(ROOT / "configs/demo.yaml")]) == cli.DONE
+    capsys.readouterr()
+    example = runpy.run_path(str(ROOT / "examples/pytorch_dataloader.py"))
+    assert example["main"](["--steps", "60", "--batch-size", "64"]) == 0
+    out = capsys.readouterr().out
+    losses = [float(x) for x in re.findall(r"^step .* loss (\S+) ", out, re.MULTILINE)]
+    assert len(losses) == 3 and losses[-1] < 0.6 * losses[0]
+    assert "goes on at step 30" in out and "step   60" in out
+    assert re.search(r"has not seen: \d\.\d+ \(without .*: \d\.\d+\)", out)
+    # Stopped and gone on is the same as never stopped.
+    whole = example["Training"](example["windows"]("out/demo", validation=False), 64)
+    whole.run(60)
+    halves = example["Training"](whole.batches.dataset, 64)
+    halves.load(Path("policy.pt"))
+    halves.run(60)
+    for a, b in zip(whole.policy.parameters(), halves.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert example["main"](["nowhere"]) == 1
 
 
 @pytest.mark.timeout(1000)  # its processes start and are killed again and again; a busy machine starts them slowly

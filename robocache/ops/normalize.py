@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,13 +92,8 @@ def normalize(
     ``ValueError``: no such mode or convention, a statistic that is missing or of another length.
     """
     given, x = x, tensor("normalize", "x", x)
-    rule, low, divisor, still = _ruled("normalize", x, statistics, mode, convention)
-    y = (x - low) / divisor
-    if mode != "mean_std":
-        y = torch.where(still, y, 2 * y - 1) if rule.least else 2 * y - 1
-    if rule.clip:
-        y = torch.where(still, torch.where(torch.isnan(x), x, 0.0), y.clamp(-1, 1))
-    return alike(_masked(x, y, mask), given)
+    made = Normalization("normalize", x.shape[-1], statistics, mode, convention, mask=mask, device=x.device)
+    return alike(made(x), given)
 
 
 def unnormalize(
@@ -112,18 +108,67 @@ def unnormalize(
     it never moves as the value that it always has.
     """
     given, y = y, tensor("unnormalize", "y", y)
-    rule, low, divisor, still = _ruled("unnormalize", y, statistics, mode, convention)
-    x = y
-    if mode != "mean_std":
-        x = torch.where(still, y, (y + 1) / 2) if rule.least else (y + 1) / 2
-    x = x * divisor + low
-    if rule.clip:
-        x = torch.where(still, torch.where(torch.isnan(y), y, low), x)
-    return alike(_masked(y, x, mask), given)
+    made = Normalization("unnormalize", y.shape[-1], statistics, mode, convention, mask=mask, device=y.device)
+    return alike(made.inverse(y), given)
+
+
+class Normalization:
+    """:func:`normalize` and its inverse of columns of ``width`` numbers, prepared once for many batches.
+
+    It takes floats ``[..., width]``, tensors on ``device`` or arrays of NumPy, and gives the like; arrays are computed
+    by NumPy, in the thread that asks. op: who asks, for errors. Arguments and errors else as of :func:`normalize`.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        width: int,
+        statistics: Mapping[str, Any],
+        mode: str,
+        convention: str = "lerobot",
+        *,
+        mask: Sequence[bool] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self._mode = mode
+        self._rule, low, divisor, still = _ruled(op, width, statistics, mode, convention, device)
+        if mask is not None and len(mask) != width:
+            raise ValueError(f"the mask has {len(mask)} values for {width} columns")
+        kept = None if mask is None else torch.tensor([bool(m) for m in mask], device=device)
+        self._tensors = (low, divisor, still, kept)
+
+    def __call__(self, x: Any) -> Any:
+        """``x`` normalised, of the same dtype."""
+        xp, low, divisor, still, kept = self._for(x)
+        y = (x - low) / divisor
+        if self._mode != "mean_std":
+            y = xp.where(still, y, 2 * y - 1) if self._rule.least else 2 * y - 1
+        if self._rule.clip:
+            y = xp.where(still, xp.where(xp.isnan(x), x, 0.0), xp.clip(y, -1, 1))
+        return y if kept is None else xp.where(kept, y, x)
+
+    def inverse(self, y: Any) -> Any:
+        """``y`` as it was before, of the same dtype."""
+        xp, low, divisor, still, kept = self._for(y)
+        x = y
+        if self._mode != "mean_std":
+            x = xp.where(still, y, (y + 1) / 2) if self._rule.least else (y + 1) / 2
+        x = x * divisor + low
+        if self._rule.clip:
+            x = xp.where(still, xp.where(xp.isnan(y), y, low), x)
+        return x if kept is None else xp.where(kept, x, y)
+
+    def _for(self, values: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """Whose functions to use, and what they take."""
+        low, divisor, still, kept = self._tensors
+        if isinstance(values, Tensor):
+            return torch, low.to(values.dtype), divisor.to(values.dtype), still, kept
+        first, second = (t.cpu().numpy().astype(values.dtype) for t in (low, divisor))
+        return np, first, second, still.cpu().numpy(), None if kept is None else kept.cpu().numpy()
 
 
 def _ruled(
-    op: str, x: Tensor, statistics: Mapping[str, Any], mode: str, convention: str
+    op: str, width: int, statistics: Mapping[str, Any], mode: str, convention: str, device: torch.device | str
 ) -> tuple[_Rule, Tensor, Tensor, Tensor]:
     """The rule; low or mean; the divisor; bool: columns that do not move, where the rule makes something of that."""
     if convention not in RULES:
@@ -135,9 +180,9 @@ def _ruled(
     def column(name: str) -> Tensor:
         if name not in statistics:
             raise ValueError(f"{op}: {mode} takes the statistics {' and '.join(STATISTICS[mode])}; {name} is missing")
-        found = torch.as_tensor(statistics[name], dtype=torch.float64, device=x.device)
-        if found.shape not in ((), (1,), x.shape[-1:]):
-            raise ValueError(f"{op}: {name} {list(found.shape)} must be a number or {x.shape[-1]} of them")
+        found = torch.as_tensor(statistics[name], dtype=torch.float64, device=device)
+        if found.shape not in ((), (1,), (width,)):
+            raise ValueError(f"{op}: {name} {list(found.shape)} must be a number or {width} of them")
         return found
 
     first, second = (column(name) for name in STATISTICS[mode])
@@ -147,12 +192,4 @@ def _ruled(
         divisor = torch.where(still, 1.0, divisor)
     if rule.clip:
         still = column("min") == column("max") if {"min", "max"} <= set(statistics) else spread == 0
-    return rule, first.to(x.dtype), divisor.to(x.dtype), still
-
-
-def _masked(x: Tensor, y: Tensor, mask: Sequence[bool] | None) -> Tensor:
-    if mask is None:
-        return y
-    if len(mask) != x.shape[-1]:
-        raise ValueError(f"the mask has {len(mask)} values for {x.shape[-1]} columns")
-    return torch.where(torch.tensor([bool(m) for m in mask], device=x.device), y, x)
+    return rule, first, divisor, still

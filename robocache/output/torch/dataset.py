@@ -9,11 +9,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import yaml
 from torch import Tensor
 
-from robocache.ops.normalize import STATISTICS, normalize, unnormalize
+from robocache.ops.normalize import STATISTICS, Normalization
 from robocache.output.dataset import Output
 from robocache.output.gather import gather
 from robocache.output.order import Order
@@ -39,23 +40,8 @@ class _Key:
     column: Column
     window: Window | None
     mark: str = ""
-    normal: _Normal | None = None
+    normal: Normalization | None = None
     pictures: Pictures | None = None
-
-
-@dataclass(frozen=True)
-class _Normal:
-    """How a column is normalised: arguments of :func:`robocache.ops.normalize.normalize`."""
-
-    statistics: Mapping[str, Tensor]
-    mode: str
-    convention: str
-    mask: tuple[bool, ...] | None
-
-    def __call__(self, x: Tensor, shape: tuple[int, ...], *, back: bool = False) -> Tensor:
-        flat = x.reshape(*x.shape[: x.dim() - len(shape)], -1)
-        done = (unnormalize if back else normalize)(flat, self.statistics, self.mode, self.convention, mask=self.mask)
-        return done.reshape(x.shape)
 
 
 class Dataset(torch.utils.data.Dataset):
@@ -203,8 +189,8 @@ class Dataset(torch.utils.data.Dataset):
             if missing := [s for s in STATISTICS.get(mode, ()) if s not in numbers]:
                 raise ValueError(f"normalize: {name!r} has no {missing[0]}: a column of it never held a number")
             mask = None if told.get("mask") is None else tuple(map(bool, told["mask"]))
-            normal = _Normal(numbers, mode, convention, mask)
-            normal(torch.zeros(1, *key.column.shape, device=self.device), key.column.shape)  # says what does not fit
+            width = key.column.width
+            normal = Normalization("normalize", width, numbers, mode, convention, mask=mask, device=self.device)
             made[name] = replace(key, normal=normal)
         return made
 
@@ -235,7 +221,10 @@ class Dataset(torch.utils.data.Dataset):
     def unnormalize(self, feature: str, values: Tensor) -> Tensor:
         """``values [..., *shape]`` of a feature as they were before ``normalize``: a policy's word for the robot."""
         key = self._feature(feature)
-        return values if key.normal is None else key.normal(values, key.column.shape, back=True)
+        if key.normal is None:
+            return values
+        flat = values.reshape(*values.shape[: values.dim() - len(key.column.shape)], key.column.width)
+        return key.normal.inverse(flat).reshape(values.shape)
 
     # Windows
 
@@ -258,46 +247,66 @@ class Dataset(torch.utils.data.Dataset):
             keys = [self._keys[name] for name in names]
             wanted = {name for key in keys for name in (key.column.name, key.mark) if name}
             found = self._gather(wanted, at, ~padded.any(axis=1) & window.run)
-            pad = torch.from_numpy(padded).to(self.device)
+            pad = self._tensor(padded)
             for name, key in zip(names, keys, strict=True):
-                shape = (len(rows),) if key.window is None else at.shape
-                valid = None
-                if key.mark:
-                    valid = (found[key.mark].view(at.shape) & ~pad).view(shape)
-                out[name] = self._finished(key, found[key.column.name], shape, valid)
+                marks, valid = found.get(key.mark), None
+                if marks is not None:
+                    valid = marks[..., 0] & ~(padded if isinstance(marks, np.ndarray) else pad)
+                value = self._finished(key, found[key.column.name], valid, at.shape)
+                out[name] = value if key.window is not None else value[:, 0] if isinstance(value, Tensor) else value
                 if key.window is not None:
                     out[f"{name}_is_pad"] = pad
                 if valid is not None:
-                    out[f"{name}.valid"] = valid
+                    mask = self._tensor(valid)
+                    out[f"{name}.valid"] = mask if key.window is not None else mask[:, 0]
         return Batch({name: out[name] for key in self._keys for name in (key, f"{key}_is_pad", f"{key}.valid")
                       if name in out}, len(rows))  # fmt: skip
 
-    def _finished(self, key: _Key, found: Any, shape: tuple[int, ...], valid: Tensor | None) -> Any:
-        """What a batch has of a key of what was gathered."""
+    def _finished(self, key: _Key, values: Any, valid: Any, shape: tuple[int, ...]) -> Any:
+        """What a batch has of a key: a tensor ``[B, K, *shape]``, or text.
+
+        values: ``[B, K, width]``, of NumPy or resident on the device, or Arrow's ``[B * K]``; valid: bool ``[B, K]``
+        """
         if key.pictures is not None:
-            pictures = key.pictures.decoded(found.flatten(0, 1).cpu().numpy() if isinstance(found, Tensor) else found)
-            return torch.from_numpy(pictures).to(self.device).view(*shape, *pictures.shape[1:])
-        if not isinstance(found, Tensor):
-            texts = found.to_pylist()
-            return texts if len(shape) == 1 else [texts[k : k + shape[1]] for k in range(0, len(texts), shape[1])]
-        values = found.view(*shape, *key.column.shape)
+            raw = values if isinstance(values, pa.ChunkedArray) else torch.as_tensor(values).flatten(0, 1).cpu().numpy()
+            pictures = key.pictures.decoded(raw)
+            return self._tensor(pictures.reshape(*shape, *pictures.shape[1:]))
+        if isinstance(values, pa.ChunkedArray):
+            texts = values.to_pylist()
+            return texts if key.window is None else [texts[k : k + shape[1]] for k in range(0, len(texts), shape[1])]
         if key.normal is not None:
-            values = key.normal(values, key.column.shape)
-        if self._fill is not None and values.is_floating_point() and valid is not None:
-            there = valid.view(*shape, *(1 for _ in key.column.shape)) & ~values.isnan()
-            values = values.where(there, torch.as_tensor(self._fill, dtype=values.dtype, device=values.device))
-        return values
+            values = key.normal(values)
+        if (
+            self._fill is not None
+            and valid is not None
+            and key.column.dtype is not None
+            and key.column.dtype.kind == "f"
+        ):
+            nothing = ~valid[..., None] | (values != values)  # NaN, for NumPy and torch
+            if isinstance(values, np.ndarray):
+                values[nothing] = self._fill
+            else:
+                values = values.masked_fill(nothing, self._fill)
+        return self._tensor(values.reshape(*shape, *key.column.shape))
 
     def _gather(self, names: set[str], rows: np.ndarray, runs: Any) -> dict[str, Any]:
-        """Of columns the rows ``[B, K]``: tensors ``[B, K, width]``, or Arrow's. runs: see :func:`gather`."""
+        """Of columns the rows ``[B, K]``, as ``[B, K, width]`` on the device where they are resident, else of NumPy; or
+        Arrow's. runs: see :func:`gather`. What is computed of NumPy's arrays is computed by the thread that asks: torch
+        would have its own threads wait for each other at every step, which on a busy machine takes most of the time.
+        """
         found: dict[str, Any] = {}
         if resident := names & self._resident.keys():
             places = torch.from_numpy(rows.ravel()).to(self.device)
             found = {name: _select(self._resident[name], places).view(*rows.shape, -1) for name in resident}
         elsewhere = [self._columns[name] for name in sorted(names - resident)]
-        for name, values in gather(self._store, elsewhere, rows, runs).items():
-            found[name] = _moved(torch.from_numpy(values), self.device) if isinstance(values, np.ndarray) else values
-        return found
+        return found | gather(self._store, elsewhere, rows, runs)
+
+    def _tensor(self, values: Any) -> Tensor:
+        """On the device."""
+        found = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+        if found.device == self.device or self.device.type == "cpu":
+            return found
+        return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
 
     # Orders
 
@@ -341,9 +350,3 @@ def _select(table: Tensor, places: Tensor) -> Tensor:
     if signed is None:
         return table.index_select(0, places)
     return table.view(signed).index_select(0, places).view(table.dtype)
-
-
-def _moved(found: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return found
-    return (found.pin_memory() if device.type == "cuda" else found).to(device, non_blocking=True)
