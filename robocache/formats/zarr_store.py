@@ -89,6 +89,9 @@ def _arrays(root: Any, names: list[str], prefix: str, uri: str) -> Arrays:
 
 
 def _checked(array: Any, uri: str) -> Rows:
+    told = array.metadata.to_dict()
+    if "pickle" in str([told.get(key) for key in ("filters", "compressor", "codecs")]).lower():
+        raise InputError(f"{uri}: its codec is pickle, which runs what it reads; save it as numbers or text")
     itemsize = getattr(array.dtype, "itemsize", 8)
     if math.prod(array.chunks) * itemsize > MAX_CHUNK:
         raise InputError(f"{uri}: kept in pieces of {array.chunks}, more than 1 GiB each; rewrite it in smaller ones")

@@ -264,7 +264,7 @@ class OutputWriter:
         self.check()
         kept = list_versions(self.store).kept[-keep:]
         files = [name for name in self.store.files(VERSIONS) if (layout.version_of(name) or (0, ""))[0] not in kept]
-        gone = [name for name in files if not name.endswith("/_version.json")]
+        gone = [name for name in files if layout.is_ours(name) and not name.endswith("/_version.json")]
         gone.sort(key=lambda name: not name.endswith("/_manifest.jsonl"))  # first what says that it is kept
         self.store.remove_all(gone)
         named = self._parts_of(newest)
@@ -273,13 +273,13 @@ class OutputWriter:
             older |= self._parts_of(Output(self.store, Version.read(self.store, number)))
         right = layout.places(named, older)
         there = [name for folder in PART_FOLDERS for name in self.store.files(folder)]
-        strays = [name for name in there if name not in right and not layout.is_tree(name)]
+        strays = [name for name in there if name not in right and layout.is_part(name)]
         for name in strays:
             if name in older:
                 self.store.move(name, layout.older_name(name))
         self.store.remove_all([name for name in strays if name not in older])
         for folder in (OLDER, PART_STATISTICS):
-            self.store.remove_all([name for name in self.store.files(folder) if name not in right])
+            self.store.remove_all([n for n in self.store.files(folder) if n not in right and layout.is_ours(n)])
         self.store.remove_all([name for name in layout.FORMER if self.store.exists(name)])
 
     def _parts_of(self, output: Output) -> set[str]:
@@ -292,7 +292,7 @@ class OutputWriter:
 
     def _drop(self, number: int) -> None:
         """The folder of a version that does not stand: its plan last, which says whose it was."""
-        files = self.store.files(layout.version_folder(number))
+        files = [name for name in self.store.files(layout.version_folder(number)) if layout.is_ours(name)]
         plan = layout.plan_file(number)
         self.check()
         self.store.remove_all([name for name in files if name != plan])

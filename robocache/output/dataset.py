@@ -59,7 +59,10 @@ class Output:
     @cached_property
     def config(self) -> str:
         """The resolved config that made it, as YAML."""
-        return self._read(layout.config_file(self.version.number)).decode()
+        name = layout.config_file(self.version.number)
+        data = self._read(name)
+        with self._readable(name):
+            return data.decode()
 
     @cached_property
     def plan(self) -> Plan:

@@ -61,6 +61,14 @@ PART_FOLDERS = tuple(dict.fromkeys(place.rpartition("/")[0] for place, _ in _PAR
 _PART = re.compile(rf"({DATA}/\.?|{META}/_parts/\.?_)part-\d{{6,}}(-[0-9a-f]{{12}})?\.\w+(\.\d+\.tmp)?")
 #: LeRobot's files of rows, of any of its versions.
 _TREE = re.compile(rf"{DATA}/chunk-\d{{3,}}/(file-\d{{3,}}|episode_\d{{6,}})\.parquet")
+_OWN = (
+    re.compile(rf"{OLDER}/\.?_part-\d{{6,}}(-[0-9a-f]{{12}})?\.old"),
+    re.compile(rf"{PART_STATISTICS}/\.?_part-\d{{6,}}(-[0-9a-f]{{12}})?\.pq"),
+    re.compile(
+        rf"{VERSIONS}/_\d{{6,}}/(_version\.json|_plan\.jsonl|_manifest\.jsonl|_manifest/\d+\.jsonl|_config\.yaml)"
+    ),
+    re.compile(r"(.*/)?\.[^/]+\.\d+\.tmp"),
+)
 _VERSION = re.compile(rf"{VERSIONS}/_(\d{{6,}})/(.+)")
 
 
@@ -104,6 +112,13 @@ def part_format(name: str) -> Literal["parquet", "arrow"]:
 def is_part(name: str) -> bool:
     """True for the name of a part, or of the draft of one."""
     return _PART.fullmatch(name) is not None
+
+
+def is_ours(name: str) -> bool:
+    """True for the name of a file that runs write where they also remove: a part, what is beside it, of a version, a
+    draft. Whatever else lies there is a person's.
+    """
+    return is_part(name) or any(own.fullmatch(name) for own in _OWN)
 
 
 def is_tree(name: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -292,8 +293,7 @@ class Store:
     def remove_drafts(self, folder: str) -> None:
         """What killed writers left behind. Only the holder of the output's lock may call this."""
         for name in self.files(folder):
-            base = name.rpartition("/")[2]
-            if base.startswith(".") and base.endswith(".tmp"):
+            if re.fullmatch(r"\..+\.\d+\.tmp", name.rpartition("/")[2]):
                 self.remove(name)
 
     def remove_drafts_of(self, name: str) -> None:

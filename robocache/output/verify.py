@@ -145,6 +145,10 @@ def _version_problems(output: Output, plan: Plan) -> Iterator[str]:
     ):
         if found != wanted:
             yield f"{name}: its sha256 is not the version's: changed or damaged; run again with --overwrite"
+    try:
+        _ = output.config
+    except OutputError as error:
+        yield str(error)
 
 
 def _around(

@@ -9,6 +9,7 @@ import struct
 import time
 from pathlib import Path
 
+import cloud_kit
 import h5py
 import numpy as np
 import pytest
@@ -207,6 +208,18 @@ def test_a_chunk_that_unpacks_to_far_more_than_any_recorder_writes(tmp_path, mon
     assert len(zstandard.compress(data)) < 1000
     with pytest.raises(InputError, match="the most that is unpacked at once is 1048576"):
         read(spec, "/x.x")
+
+
+def test_an_extended_record_of_las_that_is_longer_than_any_file(tmp_path):
+    """Nothing needs what it holds, so nothing is taken for it."""
+    old = cloud_kit.las(np.random.default_rng(0).random((20, 3)), np.arange(20))
+    head = bytearray(old[:227]) + bytes(375 - 227)
+    head[25] = 4  # version 1.4, which has such records, behind the points
+    struct.pack_into("<HI", head, 94, 375, 375)
+    struct.pack_into("<QIQ", head, 235, 375 + len(old) - 227, 1, 20)
+    record = struct.pack("<H16sHQ32s", 0, b"who", 7, 1 << 62, b"endless")
+    (tmp_path / "17.las").write_bytes(bytes(head) + old[227:] + record)
+    assert len(read(InputSpec((str(tmp_path / "17.las"),), format="las"), "points")) == 1
 
 
 def test_a_gzipped_table_beyond_memory(tmp_path, monkeypatch):

@@ -223,6 +223,7 @@ LATER = {
     "a part that is a device": (replaced(part_of, device), "schema", "is a link"),
     "a part without end": (replaced(part_of, sparse), "schema", "cannot be read"),
     "a data folder elsewhere": (linked_data, "schema", "is a link"),
+    "a config that is no text": (text(layout.config_file(1), b"\xff"), "config", "cannot be read"),
     "a bomb": (bomb, "", "unpack to more than"),
     "episodes of other columns": (table(layout.EPISODES, b"PAR1"), "episodes", "cannot be read"),
     "a quarantine of a deep nest": (table(layout.QUARANTINE, DEEP), "quarantine", "nested hundreds deep"),
@@ -281,7 +282,10 @@ def test_what_no_reader_takes(out, name, capsys):
 def test_what_is_refused_once_it_is_asked_for(out, name, capsys):
     make, attribute, what = LATER[name]
     make(out)
-    in_verify = {"a part without end": "the manifest says", "a quarantine of a deep nest": "its lines are not"}
+    in_verify = {
+        "a part without end": "the manifest says",
+        "a quarantine of a deep nest": "its lines are not",
+    }
     assert_told(out, in_verify.get(name, what), capsys)
     assert what in refusal(out, attribute)
 

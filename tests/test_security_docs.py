@@ -1,0 +1,46 @@
+"""The configs of docs/security.md do what it says, and the limits in it are those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from engine_kit import write_recordings
+
+from robocache.config.load import job_from_mapping
+from robocache.engine.run import run
+from robocache.errors import ConfigError
+from robocache.formats import csv_dialect, hdf5, zarr_store
+from robocache.formats.mcap import windows
+from robocache.formats.messages import definitions
+from robocache.formats.rosbag1 import windows as rosbag1_windows
+from robocache.output import documents
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs/security.md").read_text()
+CONFIGS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+
+
+def test_files_of_strangers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_recordings(tmp_path / "uploads", 1, samples=40)
+    (tmp_path / "uploads/bad.parquet").write_bytes(b"PAR1 of a stranger PAR1")
+    summary = run(CONFIGS[0] | {"compute": {**CONFIGS[0]["compute"], "threads": 1}})
+    assert (summary.episodes, len(summary.quarantined), summary.within_limit) == (1, 1, True)
+
+
+def test_a_password_is_refused():
+    (told,) = re.findall(r"```text\n(.*?)\n```", PAGE, re.DOTALL)
+    with pytest.raises(ConfigError) as raised:
+        job_from_mapping(CONFIGS[1])
+    assert told in raised.value.problems
+
+
+def test_the_limits_are_those_of_the_code():
+    assert windows.MAX_CHUNK == rosbag1_windows.MAX_CHUNK == 512 << 20
+    assert hdf5.MAX_CHUNK == zarr_store.MAX_CHUNK == 1 << 30
+    assert documents.UNPACKED == 4 << 30
+    assert documents.RATIO == 64
+    assert definitions.MAX_FIELDS == 20_000
+    assert csv_dialect.MAX_BYTES == 1 << 30
