@@ -107,7 +107,8 @@ class Store:
         """The whole lines of a file and their places. A last one that a crash cut off is none. ``OutputError`` where
         one is longer than any that a run writes.
         """
-        with self.reading(name) as file:
+        # Not every file of fsspec's can be asked for so many bytes of a line.
+        with self.reading(name) as opened, io.BufferedReader(opened) as file:  # type: ignore[type-var]
             place = 0
             while line := file.readline(LONGEST + 1):
                 if len(line) > LONGEST:
