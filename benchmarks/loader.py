@@ -16,6 +16,7 @@ shuffle buffer and ``iter_torch_batches``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -200,23 +201,25 @@ class Side:
     def __init__(self, name: str, root: Path, python: str):
         paths = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-        self.name = name
+        self.name, self.log = name, root / f"{name}.log"
         self.process = subprocess.Popen(
             [python, __file__, "--serve", name, "--root", str(root)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True, env=environment,
         )  # fmt: skip
 
     def ask(self, **what: Any) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps(what), file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(what), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self.name} has ended")
+            raise SystemExit(f"{self.name} has ended:\n{self.log.read_text()[-2000:]}")
         return json.loads(answer)
 
     def end(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait(30)
 
 
