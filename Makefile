@@ -2,6 +2,7 @@
 # make test   the test suite (CPU; GPU, real-data and Ray tests skip themselves where they cannot run, saying why)
 # make test-all   the slow tests too
 # make lint   ruff and mypy
+# make wheel  build dist/*.whl, compiled kernels included, for machines with the same Python and torch
 # make kernels   compile every CUDA kernel and fail on register spills (needs nvcc, no GPU)
 #
 # A virtual environment in .venv holds everything. PYTHON=python3.12 picks the interpreter; VENV= another place.
@@ -14,7 +15,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-compile --disa
 export PYTHONDONTWRITEBYTECODE :=
 export MAX_JOBS ?= 2
 
-.PHONY: demo test test-all lint kernels install clean
+.PHONY: demo test test-all lint wheel kernels install clean
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
@@ -46,6 +47,9 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 kernels:
 	scripts/check_kernels.sh

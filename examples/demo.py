@@ -8,6 +8,7 @@ Writes sample_logs/ and out/demo/ in the current folder.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,9 @@ def main() -> int:
     console.print(head(table))
     console.print(compare(table, seed=0))
     console.print(f"\n{time.monotonic() - began:.1f} s in all; the table is in out/demo, its records in out/demo/meta")
+    programs, here = os.path.relpath(Path(sys.executable).parent), os.path.relpath(Path(__file__).parent)
+    console.print(f"see it:       {programs}/robocache report out/demo", markup=False, highlight=False)
+    console.print(f"train on it:  {programs}/python {here}/pytorch_dataloader.py", markup=False, highlight=False)
     return 0 if summary.within_limit and not found.problems else 1
 
 

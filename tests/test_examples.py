@@ -37,7 +37,7 @@ def run(folder: Path, script: str, *arguments: str) -> str:
 
 def test_demo(tmp_path):
     out = run(tmp_path, "demo.py", "--episodes", "3", "--seconds", "4")
-    assert "verify: whole" in out
+    assert "verify: whole" in out and "robocache report out/demo" in out
     assert "episode_003.mcap" in out  # the quarantined one
     table = pq.read_table(tmp_path / "out/demo/data")
     assert set(table["episode_index"].to_pylist()) == {0, 1, 2}
