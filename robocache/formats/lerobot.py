@@ -3,8 +3,8 @@
 Layout and field names: github.com/huggingface/lerobot, ``src/lerobot/datasets`` (``meta/info.json`` holds the
 ``data_path`` template; v2.x lists its episodes in ``meta/episodes.jsonl``, v3.0 in ``meta/episodes/*/*.parquet``).
 Sources are feature names, ``observation.state``, ``action[0:7]``, or with the names that info.json gives to a
-feature's columns, ``action[kLeftElbow]``; and ``task``, the text of each row's task. Videos are no streams here;
-embedded images are payloads.
+feature's columns, ``action[kLeftElbow]``; and ``task``, the text of each row's task. Videos are references to frames
+(:mod:`robocache.formats.lerobot_videos`), embedded images payloads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.errors import InputError, MissingError
+from robocache.errors import InputError
 from robocache.formats.base import (
     InputSpec,
     Reader,
@@ -36,6 +36,7 @@ from robocache.formats.base import (
 )
 from robocache.formats.columns import is_payload, read_column, stream_type, type_name
 from robocache.formats.guard import guarded
+from robocache.formats.lerobot_videos import Camera, video_type
 from robocache.formats.parquet_rows import Rows, read_rows, read_schema
 from robocache.formats.times import column_times
 from robocache.types import (
@@ -52,8 +53,6 @@ from robocache.types import (
 
 #: A recorded timestamp this close to ``frame_index / fps`` says the same, less exactly (it is float32 seconds).
 TIMESTAMP_TOLERANCE_S = 1e-3
-#: Why a video is no source, and what to do.
-VIDEO = "videos are not decoded: leave it out, or extract its frames into image columns or encoded images of a log"
 _CLOCK = ("timestamp", "frame_index", "task_index")
 #: The source that is the text of each row's task, where no column has that name.
 _TASK = "task"
@@ -70,7 +69,13 @@ class _Info:
     total_episodes: int
     robot_type: str | None
     features: dict[str, dict[str, Any]]
+    video_path: str | None
     splits: dict[str, range]
+
+    @property
+    def videos(self) -> list[str]:
+        """Features that are videos."""
+        return [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
 
     @property
     def shared_files(self) -> bool:
@@ -142,7 +147,7 @@ class LeRobotReader(Reader):
         return refs
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
-        """Every feature, its column names as fields; videos are told, and that they are not decoded."""
+        """Every feature, its column names as fields; of videos the rows' frames."""
         info = _read_info(ref.files[1], spec)
         schema = read_schema(ref.files[0], spec)
         times = _times(_load(ref, [], info, spec), info, ref)
@@ -153,8 +158,8 @@ class LeRobotReader(Reader):
             found.append(StreamInfo(column.name, kind, tuple((f"[{n}]", kind.partition("[")[0]) for n in names), times))
         if _has_tasks(ref, schema.names):
             found.append(StreamInfo(_TASK, "string", (), times))
-        videos = [name for name, feature in info.features.items() if feature.get("dtype") == "video"]
-        return found + [StreamInfo(v, "video", (), times, VIDEO) for v in videos if v not in schema.names]
+        cameras = (self._camera(ref, name, info) for name in info.videos if name not in schema.names)
+        return found + [StreamInfo(c.name, "video", (), times) for c in cameras if c.find(spec) is not None]
 
     def describe(
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool
@@ -169,7 +174,8 @@ class LeRobotReader(Reader):
                 found[source.key] = StreamType(pa.string())
                 continue
             if feature is None:
-                _refuse_video(source, info, _where(ref))
+                if source.path in info.videos:
+                    found[source.key] = video_type(info.features[source.path])
                 continue
             kind = _declared(schema.field(feature.column).type, feature, where=_where(ref))
             if look and kind.open:
@@ -185,12 +191,13 @@ class LeRobotReader(Reader):
         names = read_schema(ref.files[0], spec).names
         wanted = {s.key: feature for s in sources if (feature := _feature(s, names, info)) is not None}
         of_tasks = {s.key for s in sources if s.path == _TASK and s.key not in wanted and _has_tasks(ref, names)}
-        for source in sources:
-            if source.key not in wanted and source.key not in of_tasks:
-                _refuse_video(source, info, _where(ref))
+        videos = {s.key: s.path for s in sources if s.key not in wanted and s.path in info.videos}
         data = _load(ref, [feature.column for feature in wanted.values()], info, spec)
         times = _times(data, info, ref)
         streams = {key: _stream(data, times, feature, ref) for key, feature in wanted.items()}
+        for key, name in videos.items():
+            if (camera := self._camera(ref, name, info).read(times, spec)) is not None:
+                streams[key] = camera
         metadata: dict[str, Any] = {"fps": info.fps, "robot_type": info.robot_type}
         if len(ref.files) > 2 and "task_index" in data.column_names:
             tasks = _read_tasks(ref.files[2], spec)
@@ -198,6 +205,10 @@ class LeRobotReader(Reader):
             texts = [tasks.get(i) for i in data.column("task_index").to_pylist()] if of_tasks else []
             streams |= {key: Stream(times, pa.array(texts, pa.string())) for key in of_tasks}
         return Episode(ref.id, streams, metadata)
+
+    def _camera(self, ref: EpisodeRef, name: str, info: _Info) -> Camera:
+        root, episode = ref.files[1].uri.removesuffix(self.marker), int(Rows.parse(ref.key).episode)
+        return Camera(root, info.video_path, name, info.features[name], episode, info.chunks_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +245,6 @@ def _feature(source: Source, columns: Sequence[str], info: _Info) -> _Feature | 
     if source.names and names and set(source.names) <= set(names):
         selector = tuple(source.names)
     return _Feature(name, selector, tuple(names) if names else None, known)
-
-
-def _refuse_video(source: Source, info: _Info, where: str) -> None:
-    """``MissingError`` where a source names a video: the dataset has it, and yet it cannot be read."""
-    name = source.path if source.path in info.features else parse_source(source.path)[0]
-    if info.features.get(name, {}).get("dtype") == "video":
-        raise MissingError(f"{where}: {name} is a video; {VIDEO}")
 
 
 def _declared(kind: pa.DataType, feature: _Feature, *, where: str) -> StreamType:
@@ -368,6 +372,7 @@ def _read_info(file: FileStamp, spec: InputSpec) -> _Info:
             total_episodes=int(raw.get("total_episodes") or 0),
             robot_type=raw.get("robot_type"),
             splits=_splits(raw.get("splits")),
+            video_path=None if raw.get("video_path") is None else _data_path(str(raw["video_path"]), file.uri),
             features={str(name): dict(feature) for name, feature in raw["features"].items()},
         )
         frame_times(np.empty(0, np.int64), info.fps)  # ValueError unless a positive number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -169,6 +170,58 @@ def test_encoded_images(tmp_path):
     assert done.valid.all() and np.array_equal(done.values, np.stack([picture(k) for k in range(3)]))
     with pytest.raises(InputError, match="no JPEG, PNG or WebP"):
         Decode().apply(Samples(pa.array([b"none"]), np.ones(1, bool), {"kind": "image"}), Compute())
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_videos_of_lerobot(tmp_path, version):
+    """A file an episode, or two episodes in one file, the second at the time that the dataset tells."""
+    root, shared = tmp_path / "set", version == "v3.0"
+    features = {
+        "x": {"dtype": "float32", "shape": [1]},
+        "cam.top": {"dtype": "video", "shape": [32, 48, 3], "names": ["height", "width", "channels"]},
+    }
+    data = "data/{chunk_index}-{file_index}.parquet" if shared else "data/{episode_index}.parquet"
+    place = "videos/{video_key}/{chunk_index}-{file_index}.mp4" if shared else "videos/{video_key}/{episode_index}.mp4"
+    info = {"codebase_version": version, "fps": 30000 / 1001, "data_path": data, "video_path": place}
+    for folder in ("meta/episodes", "data", "videos/cam.top"):
+        (root / folder).mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info | {"features": features, "total_episodes": 2}))
+    columns = {"x": pa.array(range(10), pa.float32()), "frame_index": list(range(10))}
+    rows = {k: pa.table({**columns, "episode_index": [k] * 10}) for k in (0, 1)}
+    if shared:
+        pq.write_table(pa.concat_tables([rows[0], rows[1]]), root / "data/0-0.parquet")
+        video(root / "videos/cam.top/0-0.mp4", count=20)
+        told = {"episode_index": [0, 1], "length": [10, 10], "dataset_from_index": [0, 10]}
+        told |= {f"{what}/{key}_index": [0, 0] for what in ("data", "videos/cam.top") for key in ("chunk", "file")}
+        told["videos/cam.top/from_timestamp"] = [0.0, 10 * 1001 / 30000]
+        pq.write_table(pa.table(told), root / "meta/episodes/0.parquet")
+    else:
+        lines = [json.dumps({"episode_index": k, "length": 10}) for k in (0, 1)]
+        (root / "meta/episodes.jsonl").write_text("\n".join(lines))
+        for k in (0, 1):
+            pq.write_table(rows[k], root / f"data/{k}.parquet")
+            video(root / f"videos/cam.top/{k}.mp4", count=10)
+    table = run(tmp_path, {"frame": "cam.top", "image": {"source": "cam.top", "decode": True}}, root, rate="30000/1001")
+    second = 10 if shared else 0
+    frames = [row["frame"] for row in table["frame"].to_pylist()]
+    assert frames == [*range(10), *range(second, second + 10)]
+    pixels = np.array(table["image"].combine_chunks().flatten().flatten().flatten()).reshape(-1, 32, 48, 3)
+    assert greys(pixels) == frames
+
+
+def test_a_video_that_is_not_there(tmp_path):
+    """The rest of the episode can be read, and the camera be optional."""
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "data").mkdir()
+    features = {"x": {"dtype": "float32", "shape": [1]}, "top": {"dtype": "video", "shape": [4, 4, 3]}}
+    info = {"codebase_version": "v2.1", "fps": 10, "data_path": "data/{episode_index}.parquet", "features": features}
+    (tmp_path / "meta/info.json").write_text(json.dumps(info | {"video_path": "videos/{episode_index}.mp4"}))
+    (tmp_path / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 3}\n')
+    pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "frame_index": [0, 1, 2]}), tmp_path / "data/0.parquet")
+    spec = InputSpec((str(tmp_path),))
+    (ref,) = list_episodes(spec)
+    assert "top" not in [info.source for info in list_streams(ref, spec)]
+    assert list(read_episode(ref, ["x", "top"], spec).streams) == ["x"]
 
 
 def test_the_config_of_the_docs(tmp_path, monkeypatch):

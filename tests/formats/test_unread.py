@@ -18,12 +18,11 @@ import pytest
 from mcap.writer import Writer
 from message_kit import JOINTS, STORE, T0, joints
 
-from robocache.errors import InputError, MissingError, UnexpectedError
+from robocache.errors import InputError, UnexpectedError
 from robocache.formats import (
     READERS,
     InputSpec,
     TableTimes,
-    describe_episode,
     list_episodes,
     list_streams,
     read_episode,
@@ -128,23 +127,6 @@ def test_stamps_of_96_bits_out_of_range(tmp_path, second, readable):
     else:
         with pytest.raises(InputError, match=r"a\.parquet: column 't': row 2 \(of 3\).*1677 to 2262.*timestamp\[us\]"):
             read_episode(ref, ["x"], spec)
-
-
-def test_a_video_is_no_source_and_says_so(tmp_path):
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "data").mkdir()
-    features = {"x": {"dtype": "float32", "shape": [1]}, "images.top": {"dtype": "video", "shape": [4, 4, 3]}}
-    info = {"codebase_version": "v2.1", "fps": 10, "data_path": "data/{episode_index}.parquet", "features": features}
-    (tmp_path / "meta/info.json").write_text(json.dumps(info))
-    (tmp_path / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 3}\n')
-    pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "frame_index": [0, 1, 2]}), tmp_path / "data/0.parquet")
-    spec = InputSpec((str(tmp_path),))
-    (ref,) = list_episodes(spec)
-    for ask in (lambda source: describe_episode(ref, [source], spec), lambda source: read_episode(ref, [source], spec)):
-        with pytest.raises(MissingError, match=r"images\.top is a video; videos are not decoded: leave it out"):
-            ask("images.top")
-    (told,) = [found for found in list_streams(ref, spec) if found.source == "images.top"]
-    assert told.type == "video" and "not decoded" in told.failure and len(told.times) == 3
 
 
 @pytest.fixture
