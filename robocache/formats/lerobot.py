@@ -159,7 +159,7 @@ class LeRobotReader(Reader):
         if _has_tasks(ref, schema.names):
             found.append(StreamInfo(_TASK, "string", (), times))
         cameras = (self._camera(ref, name, info) for name in info.videos if name not in schema.names)
-        return found + [StreamInfo(c.name, "video", (), times) for c in cameras if c.find(spec) is not None]
+        return found + [StreamInfo(camera.name, "video", (), times, camera.lacking(spec)) for camera in cameras]
 
     def describe(
         self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec, *, look: bool

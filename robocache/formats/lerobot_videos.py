@@ -65,6 +65,13 @@ class Camera:
         except FileNotFoundError:
             return None
 
+    def lacking(self, spec: InputSpec) -> str:
+        """Why its frames cannot be read, as far as their place tells; empty where they can."""
+        try:
+            return "" if self.find(spec) else "its file is not there; leave it out, or set optional: true"
+        except InputError as error:
+            return str(error)
+
     def read(self, times: np.ndarray, spec: InputSpec) -> Stream | None:
         """A reference for each row, which are at ``times``; None where there is no file. ``InputError`` where it is
         damaged, or has fewer frames than there are rows."""
