@@ -12,7 +12,7 @@ from engine_kit import write_recordings
 from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
 from robocache.errors import ConfigError
-from robocache.formats import csv_dialect, hdf5, zarr_store
+from robocache.formats import compression, csv_dialect, hdf5, zarr_store
 from robocache.formats.mcap import windows
 from robocache.formats.messages import definitions
 from robocache.formats.rosbag1 import windows as rosbag1_windows
@@ -42,5 +42,6 @@ def test_the_limits_are_those_of_the_code():
     assert hdf5.MAX_CHUNK == zarr_store.MAX_CHUNK == 1 << 30
     assert documents.UNPACKED == 4 << 30
     assert documents.RATIO == 64
+    assert (compression.UNPACKED, compression.RATIO) == (512 << 20, 256)
     assert definitions.MAX_FIELDS == 20_000
     assert csv_dialect.MAX_BYTES == 1 << 30

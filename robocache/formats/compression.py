@@ -59,3 +59,21 @@ def _bz2(data: np.ndarray, target: np.ndarray) -> tuple[int, int]:
     found = bz2.BZ2Decompressor().decompress(data.data, max_length=len(target) + 1)
     target[: len(found)] = np.frombuffer(found, np.uint8)[: len(target)]
     return min(len(found), len(target)), len(found) > len(target)
+
+
+#: What a table or an array may unpack to, and how many times the bytes that it is packed in.
+UNPACKED, RATIO = 512 << 20, 256
+
+
+def most_unpacked(packed: int) -> int:
+    """Bytes that so many may unpack to: constant columns shrink far, recordings never so far."""
+    return max(UNPACKED, RATIO * packed)
+
+
+def refuse_bomb(where: str, size: int, packed: int) -> None:
+    """``InputError`` where ``packed`` bytes would unpack to more than any recording does."""
+    if size > (most := most_unpacked(packed)):
+        raise InputError(
+            f"{where}: {packed} bytes unpack to {size} or more, at most {most} are taken from them; write it anew "
+            "without compression if it is sound"
+        )

@@ -15,6 +15,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.arrays import Arrays, ArraysReader
 from robocache.formats.base import InputSpec, open_file
+from robocache.formats.compression import refuse_bomb
 from robocache.types import FileStamp
 
 _MOST_HEADER = 1 << 16
@@ -81,6 +82,7 @@ def _members(archive: zipfile.ZipFile, uri: str) -> Arrays:
         if member.filename == name:
             continue
         try:
+            refuse_bomb(f"{uri}: {name}", member.file_size, member.compress_size)
             found[name] = _Array(partial(archive.open, member), member.file_size, f"{uri}: {name}")
         except (ValueError, InputError, EOFError) as error:
             unread[name] = str(error).removeprefix(f"{uri}: {name}: ")

@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
+from robocache.formats.compression import refuse_bomb
 from robocache.types import FileStamp
 
 #: The column that says which episode a row is of.
 EPISODE = "episode_index"
 _MOST_RUNS = 16  # an episode in more pieces than this is found by its column
+_FEW_ROWS = 1 << 16
 _KEPT_BYTES = 256 << 20
 
 
@@ -89,9 +91,28 @@ def read_rows(
                 table = parquet.schema_arrow.empty_table() if first is None else pa.Table.from_batches([first])
                 return table.select(list(columns))
             if rows is None:
-                return parquet.read(columns=list(columns)).select(list(columns))
+                return _whole(parquet, list(columns), file)
             groups = _Groups(file, parquet, columns, spec)
             return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
+
+
+def _whole(parquet: pq.ParquetFile, columns: list[str], file: FileStamp) -> pa.Table:
+    """All rows. ``InputError`` where they are far more than the file's bytes: runs and dictionaries have no end."""
+    fields = [parquet.schema_arrow.field(name) for name in columns if name in parquet.schema_arrow.names]
+    widths = [field.type.bit_width for field in fields if _fixed(field.type)]
+    refuse_bomb(file.uri, parquet.metadata.num_rows * sum(widths) // 8, file.size)
+    if len(widths) == len(fields) or parquet.metadata.num_rows < _FEW_ROWS:
+        return parquet.read(columns=columns).select(columns)
+    batches, held = [], 0
+    for batch in parquet.iter_batches(batch_size=_FEW_ROWS, columns=columns):
+        held += batch.nbytes
+        refuse_bomb(file.uri, held, file.size)
+        batches.append(batch)
+    return pa.Table.from_batches(batches).select(columns)
+
+
+def _fixed(kind: pa.DataType) -> bool:
+    return (pa.types.is_primitive(kind) or pa.types.is_boolean(kind)) and not pa.types.is_null(kind)
 
 
 def _check_int96(parquet: pq.ParquetFile, stream: BinaryIO, columns: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import cloud_kit
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from mcap.writer import Writer
@@ -208,6 +210,23 @@ def test_a_chunk_that_unpacks_to_far_more_than_any_recorder_writes(tmp_path, mon
     assert len(zstandard.compress(data)) < 1000
     with pytest.raises(InputError, match="the most that is unpacked at once is 1048576"):
         read(spec, "/x.x")
+
+
+def test_rows_and_arrays_that_are_nothing_but_runs(tmp_path, monkeypatch):
+    """A million times what the file holds; sound constant columns are read."""
+    from robocache.formats import compression
+
+    monkeypatch.setattr(compression, "UNPACKED", 1 << 20)
+    zeros = pa.array(np.zeros(2_000_000, np.int64))
+    words = pa.array(["y" * 1000]).take(pa.array(np.zeros(100_000, np.int64)))
+    pq.write_table(pa.table({"x": zeros}), tmp_path / "a.parquet", compression="zstd")
+    pq.write_table(pa.table({"x": words}), tmp_path / "b.parquet", compression="zstd")
+    np.savez_compressed(tmp_path / "c.npz", x=np.zeros(2_000_000))
+    for name in ("a.parquet", "b.parquet", "c.npz"):
+        with pytest.raises(InputError, match=r"bytes unpack to \d+ or more, at most"):
+            read(InputSpec((str(tmp_path / name),), times=RATE), "x")
+    monkeypatch.setattr(compression, "UNPACKED", 512 << 20)
+    assert len(read(InputSpec((str(tmp_path / "a.parquet"),), times=RATE), "x")) == 2_000_000
 
 
 def test_an_extended_record_of_las_that_is_longer_than_any_file(tmp_path):
