@@ -329,3 +329,24 @@ def test_a_wrong_part_is_told(logs, outputs):
         parts[0].write_bytes(swapped[: len(swapped) // 2])
         with pytest.raises(robocache.errors.OutputError, match="robocache verify"):
             robocache.Dataset(str(logs / f"damaged_{name}"), columns=[ACTION])[0]
+
+
+def test_on_a_device_the_same_is_computed_there(outputs):
+    """Columns that lie on a device go through torch; of a device without numbers the shapes are seen, and where they
+    are; of this one the numbers.
+    """
+    asked = {"normalize": {STATE: "mean_std", ACTION: "openvla.q01_q99"}, "fill": 0.5, "delta_steps": {STATE: [-1, 0]}}
+    here = robocache.Dataset(outputs["parquet"], **asked)
+    wanted = here.__getitems__(range(90)).tensors
+    there = robocache.Dataset(outputs["parquet"], device="meta", **asked).__getitems__(range(90)).tensors
+    for name, values in wanted.items():
+        if isinstance(values, torch.Tensor):
+            assert (there[name].shape, there[name].dtype) == (values.shape, values.dtype)
+            assert there[name].device.type == "meta"
+    tables = here._store.segment(0).tables
+    here._resident = {c.name: torch.from_numpy(tables[c.name].flat).view(-1, c.width)
+                      for c in here._columns.values() if c.dtype is not None}  # fmt: skip
+    found = here.__getitems__(range(90)).tensors
+    for name, values in wanted.items():
+        if isinstance(values, torch.Tensor):
+            torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)

@@ -202,9 +202,7 @@ class Dataset(torch.utils.data.Dataset):
             whole = Whole(self.rows, columns)
             tables = whole.segment(0).tables  # now, so that processes that are forked from this one share it
             if self.device.type != "cpu":
-                numbers = {
-                    c.name: tables[c.name].view(c.dtype).reshape(-1, c.width) for c in columns if c.dtype is not None
-                }
+                numbers = {c.name: tables[c.name].flat.reshape(-1, c.width) for c in columns if c.dtype is not None}
                 self._resident = {name: torch.from_numpy(values).to(self.device) for name, values in numbers.items()}
             return whole, 0
         return Cached(self.rows, columns, self.rows.blocks(block_bytes(most), self._row), most), most // 2
