@@ -197,7 +197,10 @@ def test_a_run_with_a_hung_read_ends_within_ten_seconds_of_a_signal(tmp_path, ho
     command = [sys.executable, "-m", "robocache.cli", "run", "run.yaml"]  # an interpreter, which reads sitecustomize
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
-    time.sleep(6)
+    end = time.monotonic() + 60
+    while not (logs / "log_001.parquet").is_fifo() and time.monotonic() < end:
+        time.sleep(0.1)
+    time.sleep(2)  # until it is opened
     assert process.poll() is None
     process.send_signal(how)
     began = time.monotonic()
