@@ -60,10 +60,15 @@ class Camera:
             where = f"{self.root}meta/info.json: video_path {self.template!r}"
             raise InputError(f"{where} has a placeholder {error} that is none of LeRobot's") from None
         fs, local = open_storage(f"{self.root}{path}", spec.storage_options)
-        try:
-            return look(fs, local, fs.info(local)).stamp, begin
-        except FileNotFoundError:
-            return None
+        if not fs.exists(local):
+            # Some templates name folders that no writer has made: a file of that name, and only one, is the one meant.
+            name = f"/{self.name}/{path.rpartition('/')[2]}"
+            folder = open_storage(f"{self.root}videos", spec.storage_options)[1]
+            meant = [other for other in fs.find(folder) if other.endswith(name)] if fs.exists(folder) else []
+            if len(meant) != 1:
+                return None
+            (local,) = meant
+        return look(fs, local, fs.info(local)).stamp, begin
 
     def lacking(self, spec: InputSpec) -> str:
         """Why its frames cannot be read, as far as their place tells; empty where they can."""
