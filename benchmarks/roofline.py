@@ -15,7 +15,7 @@ import itertools
 import re
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from common import read_csv, write_csv
@@ -55,6 +55,14 @@ class Counters:
     issue_slots_percent: float
     top_stall: str
     top_stall_cycles: float
+
+
+def kept() -> list[Counters]:
+    """Those of earlier reports."""
+    if not COUNTERS.exists():
+        return []
+    kinds = {field.name: float if field.type == "float" else str for field in fields(Counters)}
+    return [Counters(**{name: kinds[name](value) for name, value in row.items()}) for row in read_csv(COUNTERS)]
 
 
 def read_raw(path: Path) -> list[dict[str, str | float]]:
@@ -186,6 +194,8 @@ def main() -> int:
     if not found:
         print(f"{args.folder} holds no *.csv")
         return 1
+    told = {c.report for c in found}
+    found = sorted(found + [c for c in kept() if c.report not in told], key=lambda c: c.report)
     write_csv(COUNTERS, [asdict(c) for c in found])
     fill(FOLDER / "h100_analysis.md", {"counters": counters_table})
     print(counters_table())
