@@ -62,7 +62,7 @@ _PART = re.compile(rf"({DATA}/\.?|{META}/_parts/\.?_)part-\d{{6,}}(-[0-9a-f]{{12
 #: LeRobot's files of rows, of any of its versions.
 _TREE = re.compile(rf"{DATA}/chunk-\d{{3,}}/(file-\d{{3,}}|episode_\d{{6,}})\.parquet")
 _OWN = (
-    re.compile(rf"{OLDER}/\.?_part-\d{{6,}}(-[0-9a-f]{{12}})?\.old"),
+    re.compile(rf"{OLDER}/\.?_part-\d{{6,}}(-[0-9a-f]{{12}})?(\.\w+)?\.old"),
     re.compile(rf"{PART_STATISTICS}/\.?_part-\d{{6,}}(-[0-9a-f]{{12}})?\.pq"),
     re.compile(
         rf"{VERSIONS}/_\d{{6,}}/(_version\.json|_plan\.jsonl|_manifest\.jsonl|_manifest/\d+\.jsonl|_config\.yaml)"
