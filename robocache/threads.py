@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import ModuleType
@@ -62,7 +63,14 @@ def without_pandas() -> None:
     sys.meta_path.insert(0, _NoPandas())
 
 
-class _NoPandas(MetaPathFinder):
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("robocache does without pandas", name=fullname)
+class _NoPandas(MetaPathFinder, Loader):
+    """Who imports pandas is told that it is not there. Who only asks where it is (torch does) is told of no place."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        return ModuleSpec(fullname, self) if fullname == "pandas" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        raise ModuleNotFoundError("robocache does without pandas", name=spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise AssertionError("none was created")
