@@ -84,7 +84,7 @@ def _spent(s: Summary) -> str:
     shares = ", ".join(
         f"{stage} {seconds / total:.0%}" for stage, seconds in s.stages.items() if seconds > 0.005 * total
     )
-    peak = f", at most {decimal(s.peak_bytes)} of memory" if s.peak_bytes else ""
+    peak = f", at most {decimal(s.peak_bytes)} of memory a process" if s.peak_bytes else ""
     workers = "1 worker" if s.workers == 1 else f"{s.workers} workers"
     bound = _BOUND.get(s.bound_by, f"the cores ({s.bound_by})")
     if s.bound_by == "wait" and s.shards < s.episodes + len(s.quarantined):
