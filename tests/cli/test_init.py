@@ -63,7 +63,8 @@ def test_the_sample_logs(work, capsys):
     assert "/ft_sensor (geometry_msgs/msg/WrenchStamped), " in text and "gap" in text
     assert "# observation.imu.orientation_covariance: " in text
     assert "robocache run robocache.yaml" in capsys.readouterr().err
-    assert all(len(line) <= 80 for line in text.splitlines() if line.lstrip().startswith("#") and "{" not in line)
+    comments = [line for line in text.splitlines() if line.lstrip().startswith("#") and "{" not in line]
+    assert not [line for line in comments if len(line) > 80 and " " in line.strip(" #")]  # a path alone may be longer
 
 
 def test_what_streams_are(work):
