@@ -23,7 +23,7 @@ from robocache.output.store import Store
 logger = logging.getLogger("robocache")
 
 #: Bytes of recordings from which on processes save more time than they take to start: some four seconds of a core, most
-#: of it for torch. On two cores, where threads hardly wait for one another, 4.2 GB took 23 s with them and 24 s without.
+#: of it for torch. On two cores, where threads hardly wait for each other, 4.2 GB took 23 s with them and 24 without.
 ENOUGH, FEW_THREADS = 2_000_000_000, 2
 #: Processes that share a GPU; each holds some 500 MB of its memory for itself.
 MOST_ON_A_GPU = 4
