@@ -19,6 +19,8 @@ import pyarrow as pa
 from robocache.errors import InputError
 from robocache.types import frame_times
 
+#: What encoded images begin with, by FFmpeg's name of their decoder.
+_IMAGES = {"mjpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 _MISSING = "videos, and images to be decoded, need PyAV: pip install 'robocache[video]'"
 FRAME = pa.struct([("path", pa.string()), ("frame", pa.int64()), ("pts", pa.int64()), ("time_base", pa.string())])
 #: How FFmpeg calls the containers: no other demuxer is let near a file, as some of them open further files.
@@ -93,6 +95,21 @@ def pyav() -> Any:
     except ImportError:
         raise InputError(_MISSING) from None
     return av
+
+
+def image_codec(payload: bytes) -> str | None:
+    """FFmpeg's name of the decoder of an encoded image; None of what is no JPEG, PNG or WebP."""
+    return next((name for name, magic in _IMAGES.items() if payload.startswith(magic)), None)
+
+
+def image_frame(payload: bytes, codec: str) -> Any:
+    """A frame of FFmpeg's of one encoded image. ``ValueError`` where it cannot be decoded."""
+    av = pyav()
+    try:
+        context = av.CodecContext.create(codec, "r")
+        return [*context.decode(av.Packet(payload)), *context.decode(None)][0]
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(str(error)) from error
 
 
 def decoded_frames(opened: Any, uri: str, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:

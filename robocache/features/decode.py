@@ -19,10 +19,8 @@ from robocache.errors import InputError
 from robocache.features.steps import Compute, Samples
 from robocache.storage import open_storage
 from robocache.types import Finding, StreamType, array_type
-from robocache.video import decoded_frames, is_key_frame, pyav
+from robocache.video import decoded_frames, image_codec, image_frame, is_key_frame, pyav
 
-#: What encoded images begin with, by FFmpeg's name of their decoder.
-_IMAGES = {"mjpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 #: What Foxglove calls the codecs of videos in messages, by FFmpeg's name.
 _CODECS = {"h264": "h264", "avc": "h264", "h265": "hevc", "hevc": "hevc", "av1": "av1", "vp9": "vp9"}
 
@@ -97,14 +95,11 @@ class Decode:
 
 
 def _image(payload: bytes) -> Any:
-    av = pyav()
-    name = next((name for name, magic in _IMAGES.items() if payload.startswith(magic)), None)
-    if name is None:
+    if (codec := image_codec(payload)) is None:
         raise InputError(f"an image begins with {payload[:8]!r}, which is no JPEG, PNG or WebP")
     try:
-        context = av.CodecContext.create(name, "r")
-        return [*context.decode(av.Packet(payload)), *context.decode(None)][0]
-    except (av.FFmpegError, IndexError) as error:
+        return image_frame(payload, codec)
+    except ValueError as error:
         raise InputError(f"an image cannot be decoded ({error})") from None
 
 

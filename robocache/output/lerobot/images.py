@@ -14,12 +14,11 @@ from robocache.errors import OutputError
 from robocache.output import statistics
 from robocache.output.lerobot.statistics import summary
 from robocache.output.statistics import Statistics
+from robocache.video import image_codec, image_frame
 
 if TYPE_CHECKING:
     from robocache.output.lerobot.features import TreeFeature
 
-#: What a payload begins with, by FFmpeg's name of its decoder.
-_MAGIC = {"mjpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 _MISSING = "images and videos of LeRobot datasets need PyAV: pip install 'robocache[video]'"
 
 
@@ -34,15 +33,12 @@ def pyav() -> Any:
 
 def decoded(payload: bytes, where: str) -> Any:
     """A frame of FFmpeg's of one encoded image. ``OutputError`` where it is none, or one of more than 8 bits."""
-    av = pyav()
-    name = next((name for name, magic in _MAGIC.items() if payload.startswith(magic)), None)
-    if name is None:
+    pyav()
+    if (codec := image_codec(payload)) is None:
         raise OutputError(f"{where}: begins with {payload[:8]!r}, which is no JPEG, PNG or WebP image; leave it out")
     try:
-        context = av.CodecContext.create(name, "r")
-        frames = [*context.decode(av.Packet(payload)), *context.decode(None)]
-        frame = frames[0]
-    except (av.FFmpegError, IndexError) as error:
+        frame = image_frame(payload, codec)
+    except ValueError as error:
         raise OutputError(f"{where}: is no image that can be decoded ({error})") from error
     if any(part.bits > 8 for part in frame.format.components):
         raise OutputError(f"{where}: has {frame.format.name} pixels, LeRobot's images have 8 bits; leave it out")
