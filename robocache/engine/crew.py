@@ -7,8 +7,10 @@ forked from one that has done so while the run is already under way in threads, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from typing import Any
 
 from robocache.engine import worker
 from robocache.engine.child import Child, EndedError
@@ -67,15 +69,14 @@ class Crew:
                 return None
             self._room -= 1
             self._all.append(child)
-        child.ask(partial(worker.begin, self._processor, self._store, 1))
+        self._ask(child, partial(worker.begin, self._processor, self._store, 1))
         return child
 
     def run(self, child: Child, shard: Shard, *, last_attempt: bool, blamed: Blamed, lean: bool) -> Worked:
         """What :meth:`ShardWorker.run` of the process returns, or raises. ``EndedError`` where it ends at it."""
         try:
-            worked: Worked = child.ask(partial(worker.run, shard, last_attempt, dict(blamed), lean))
+            worked: Worked = self._ask(child, partial(worker.run, shard, last_attempt, dict(blamed), lean))
         except EndedError:
-            self._gone(child)
             raise
         except DeviceLostError as error:  # a new one has a device that works
             child.close()
@@ -96,6 +97,13 @@ class Crew:
             child.close()
         if self._server is not None:
             self._server.close()
+
+    def _ask(self, child: Child, call: Callable[[], Any]) -> Any:
+        try:
+            return child.ask(call)
+        except EndedError:
+            self._gone(child)
+            raise
 
     def _gone(self, child: Child) -> None:
         with self._lock:
