@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import torch
 
 from robocache import run
-from robocache.output.lerobot.images import png
 from robocache.types import frame_times
+from robocache.video import png
 
 FPS, WIDTH = 30, 26
 CAMERA = "observation.images.top"

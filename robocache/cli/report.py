@@ -177,10 +177,10 @@ def _pictures(output: Output, facts: Facts, place: int, notes: list[str]) -> Ite
 
     from robocache.cli.page import Picture
     from robocache.errors import RoboCacheError
-    from robocache.output.lerobot.images import png
     from robocache.output.pictures import Pictures
     from robocache.output.rows import Column, Rows
     from robocache.output.schema import marks
+    from robocache.video import png
 
     rows = Rows.of(output, facts.numbers[place : place + 1])
     for name in marks(output.schema):

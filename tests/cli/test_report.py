@@ -18,9 +18,9 @@ from robocache import cli
 from robocache.cli.page import page
 from robocache.engine.run import run
 from robocache.output.facts import Facts, FeatureFacts, StreamFacts, outliers
-from robocache.output.lerobot.images import png
 from robocache.output.manifest import QuarantineRecord
 from robocache.output.statistics import Moments, Statistics
+from robocache.video import png
 
 HOSTILE = "b_<img src=x onerror=alert(1)>&\u202e.parquet"
 VOID = {"meta", "img", "br", "path", "rect"}

@@ -18,9 +18,9 @@ from tree_kit import job, write
 from robocache.engine.run import run
 from robocache.errors import OutputError
 from robocache.output.lerobot.features import tree_features
-from robocache.output.lerobot.images import as_payloads, png
+from robocache.output.lerobot.images import as_payloads
 from robocache.output.lerobot.options import LeRobotOptions, TreeSpec
-from robocache.output.lerobot.video import check, times
+from robocache.video import Encoding, check_times, encode, join, png, times
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
 
@@ -136,16 +136,14 @@ def test_what_cannot_be_a_video(tmp_path):
 
 
 def test_a_video_with_a_frame_too_few_is_refused():
-    from robocache.output.lerobot.video import encode, join
-
     grey = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 9, np.uint8), format="rgb24")
-    one = encode([grey, None, grey], (16, 16), Fraction(30000, 1001), "h264", "cam")
+    one = encode([grey, None, grey], (16, 16), Fraction(30000, 1001), Encoding("h264"))
     assert times(one) == [k * Fraction(1001, 30000) for k in range(3)]
-    assert len(times(join([one, one], [3, 3], Fraction(30000, 1001), "cam"))) == 6
-    with pytest.raises(OutputError, match="has 3 of 4 frames"):
-        check(one, 4, Fraction(30000, 1001), "cam")
-    with pytest.raises(OutputError, match="has frame 1 at"):
-        check(one, 3, Fraction(30), "cam")
+    assert len(times(join([one, one], [3, 3], Fraction(30000, 1001)))) == 6
+    with pytest.raises(ValueError, match="has 3 of 4 frames"):
+        check_times(one, 4, Fraction(30000, 1001))
+    with pytest.raises(ValueError, match="has frame 1 at"):
+        check_times(one, 3, Fraction(30))
 
 
 def test_raw_pixels_become_png():

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Subset
 
 import robocache
 from robocache.engine.run import run
-from robocache.output.lerobot.images import png
 from robocache.output.order import Order, key_of, scattered
+from robocache.video import png
 
 FORMATS = ("parquet", "arrow", "packed", "lerobot")
 STATE, ACTION = "observation.state", "action"

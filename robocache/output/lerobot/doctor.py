@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.features import INDEX
-from robocache.output.lerobot.video import times
 from robocache.output.store import Store
+from robocache.video import times
 
 #: LeRobot's own tolerance of a stamp, in seconds.
 TOLERANCE_S = 1e-4

@@ -13,6 +13,7 @@ from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.video import video_info
 from robocache.output.schema import marks
+from robocache.video import Encoding
 
 #: Columns of every tree, behind the features, and their dtypes.
 INDEX = {
@@ -123,7 +124,7 @@ def _camera(column: pa.Field, mark: str, pixels: str, size: tuple[int, int], spe
     codec, shape = spec.options.video, (*size, 3)
     if codec == "none":
         return TreeFeature(column.name, column.name, mark, "image", shape, _IMAGE, _STORED_IMAGE, pixels)
-    told = {"info": video_info(codec, *size, spec.fps)}
+    told = {"info": video_info(Encoding(codec), *size, spec.fps)}
     return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, _STORED_IMAGE, pixels, told)
 
 

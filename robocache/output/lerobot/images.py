@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from robocache.errors import OutputError
 from robocache.output import statistics
 from robocache.output.lerobot.statistics import summary
 from robocache.output.statistics import Statistics
-from robocache.video import image_codec, image_frame
+from robocache.video import image_codec, image_frame, png
 
 if TYPE_CHECKING:
     from robocache.output.lerobot.features import TreeFeature
@@ -77,15 +76,6 @@ def as_payloads(column: pa.ChunkedArray, feature: TreeFeature, where: str) -> pa
         return pa.array([row if row and row["bytes"] else black for row in column.to_pylist()], feature.stored)
     found = [{"bytes": png(pixels(frame)), "path": None} for frame in frames_of(column, feature, where)]
     return pa.array(found, feature.stored)
-
-
-def png(image: np.ndarray) -> bytes:
-    """Of uint8 ``[height, width, 3]``."""
-    av = pyav()
-    context = av.CodecContext.create("png", "w")
-    context.height, context.width, context.pix_fmt, context.time_base = *image.shape[:2], "rgb24", Fraction(1)
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
 def image_statistics(

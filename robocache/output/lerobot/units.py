@@ -25,8 +25,9 @@ from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.reading import read_episodes
 from robocache.output.lerobot.rows import kept_rows, points_of, rows_of, statistics_of
 from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
-from robocache.output.lerobot.video import ENCODERS, encode, join
+from robocache.output.lerobot.video import encode, join
 from robocache.output.statistics import Statistics
+from robocache.video import Encoding
 
 #: Of how a unit's files are made; raised whenever the same rows would give other bytes.
 LAYOUT = 1
@@ -65,7 +66,7 @@ class Tree:
             "fps": str(self.spec.fps),
             "codec": self.spec.codec,
             "schema": [[f.name, f.dtype, f.shape, f.names, f.pixels, f.told] for f in self.features],
-            "encoders": {f.name: ENCODERS[self.spec.options.video] for f in self.videos},
+            "encoders": {f.name: Encoding(self.spec.options.video).encoder for f in self.videos},
             "unit": unit.number,
             "episodes": [
                 {**dataclasses.asdict(e), "tasks": [[self.tasks[t], t, n] for t, n in e.tasks]} for e in unit.episodes
@@ -120,8 +121,8 @@ class Tree:
                 )
                 if f.name in videos:
                     frames = frames_of(column, f, where)
-                    size = (f.shape[0], f.shape[1])
-                    videos[f.name].append(encode(frames, size, self.spec.fps, self.spec.options.video, where))
+                    size, encoding = (f.shape[0], f.shape[1]), Encoding(self.spec.options.video)
+                    videos[f.name].append(encode(frames, size, self.spec.fps, encoding, where))
         return found, merging
 
     @property

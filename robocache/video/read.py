@@ -1,9 +1,4 @@
-"""What the bytes of a video mean, whatever file or message they came in: which frames there are, when each is shown,
-which can be decoded by themselves; and the way to a frame. PyAV reads.
-
-A frame of a file is a reference, :data:`FRAME`: the file, its number in the order in which frames are shown, and its
-exact time stamp in units of ``time_base`` seconds. Frames that an edit list hides are none.
-"""
+"""Which frames a video has, when each is shown, which can be decoded by themselves; and the way to a frame."""
 
 from __future__ import annotations
 

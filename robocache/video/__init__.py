@@ -1,0 +1,39 @@
+"""What the bytes of a video mean, whatever file or message they came in, and how they are made. PyAV reads and encodes.
+
+A frame of a file is a reference, :data:`FRAME`: the file, its number in the order in which frames are shown, and its
+exact time stamp in units of ``time_base`` seconds. Frames that an edit list hides are none.
+"""
+
+from robocache.video.encode import CODECS, Encoding, check_times, encode, join, png, times
+from robocache.video.read import (
+    CONTAINERS,
+    FRAME,
+    Video,
+    container,
+    decoded_frames,
+    image_codec,
+    image_frame,
+    is_key_frame,
+    pyav,
+    read_video,
+)
+
+__all__ = [
+    "CODECS",
+    "CONTAINERS",
+    "FRAME",
+    "Encoding",
+    "Video",
+    "check_times",
+    "container",
+    "decoded_frames",
+    "encode",
+    "image_codec",
+    "image_frame",
+    "is_key_frame",
+    "join",
+    "png",
+    "pyav",
+    "read_video",
+    "times",
+]

@@ -1,0 +1,137 @@
+"""Frames as a video, with exact times, looked at again before it counts; videos joined as they are encoded."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from robocache.video.read import pyav
+
+#: By codec FFmpeg's encoder and what it is told beside ``g`` and ``crf``: one thread each and no reordered frames, so
+#: that the bytes do not depend on the machine and every frame's time is its number.
+CODECS = {
+    "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}),
+    "h264": ("libx264", {"bf": "0", "threads": "1"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How frames are encoded; the defaults are LeRobot's.
+
+    codec:  of :data:`CODECS`
+    g:      frames from one key frame to the next
+    crf:    quality, the lower the better
+    pixels: FFmpeg's name of how the encoded pixels lie
+    """
+
+    codec: str = "av1"
+    g: int = 2
+    crf: int = 30
+    pixels: str = "yuv420p"
+
+    @property
+    def encoder(self) -> tuple[str, dict[str, str]]:
+        """FFmpeg's name of the encoder and its options."""
+        name, options = CODECS[self.codec]
+        return name, {"g": str(self.g), "crf": str(self.crf), **options}
+
+
+def encode(frames: Iterable[Any], size: tuple[int, int], fps: Fraction, encoding: Encoding) -> bytes:
+    """An MP4 of frames of FFmpeg's, the k-th at ``k / fps``; black where there is None.
+
+    size: height and width. ``ValueError`` where they are odd, an image has others, the encoder refuses, or what was
+    written is not what was to be.
+    """
+    av = pyav()
+    os.environ.setdefault("SVT_LOG", "1")  # errors alone: it writes to the terminal by itself
+    name, options = encoding.encoder
+    height, width = size
+    if height % 2 or width % 2:
+        raise ValueError(f"images of {width} x {height}; a video has even sides")
+    sink, count = io.BytesIO(), 0
+    try:
+        with av.open(sink, "w", format="mp4") as container:
+            stream = container.add_stream(name, rate=fps, options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixels
+            stream.codec_context.time_base = 1 / fps
+            for found in frames:
+                frame = _plain(found, height, width)
+                frame.pts, frame.time_base = count, 1 / fps
+                container.mux(stream.encode(frame))
+                count += 1
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise ValueError(f"cannot be encoded by {name} ({error})") from error
+    data = sink.getvalue()
+    check_times(data, count, fps)
+    return data
+
+
+def _plain(found: Any, height: int, width: int) -> Any:
+    """The frame for an encoder. By way of RGB, as readers of images see it: JPEG's own range of colours is another."""
+    if found is None:
+        rgb = np.zeros((height, width, 3), np.uint8)
+    elif (found.height, found.width) == (height, width):
+        rgb = found.to_ndarray(format="rgb24")
+    else:
+        raise ValueError(
+            f"an image of {found.width} x {found.height} among those of {width} x {height}; a video has one size"
+        )
+    return pyav().VideoFrame.from_ndarray(rgb, format="rgb24")
+
+
+def join(videos: Sequence[bytes], counts: Sequence[int], fps: Fraction) -> bytes:
+    """Videos of one encoder and so many frames, one after another, as they are encoded. ``ValueError`` as above."""
+    if len(videos) == 1:
+        return videos[0]
+    av, sink, before = pyav(), io.BytesIO(), 0
+    with av.open(sink, "w", format="mp4") as container:
+        out = None
+        for video, count in zip(videos, counts, strict=True):
+            with av.open(io.BytesIO(video)) as source:
+                stream = source.streams.video[0]
+                if out is None:
+                    out = container.add_stream_from_template(stream, opaque=True)
+                    out.time_base = stream.time_base
+                shift = before / fps / stream.time_base
+                for packet in source.demux(stream):
+                    if packet.pts is not None:
+                        packet.pts, packet.dts = packet.pts + int(shift), packet.dts + int(shift)
+                        packet.stream = out
+                        container.mux(packet)
+            before += count
+    data = sink.getvalue()
+    check_times(data, before, fps)
+    return data
+
+
+def times(data: bytes) -> list[Fraction]:
+    """Of the frames of a video, in seconds, ascending."""
+    with pyav().open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        return sorted(p.pts * p.time_base for p in container.demux(stream) if p.pts is not None)
+
+
+def check_times(data: bytes, count: int, fps: Fraction) -> None:
+    """``ValueError`` where a video does not have so many frames, each at its time."""
+    found = times(data)
+    late = [k for k, t in enumerate(found) if t != k / fps]
+    if len(found) != count or late:
+        wrong = f"{len(found)} of {count} frames" if len(found) != count else f"frame {late[0]} at {found[late[0]]} s"
+        raise ValueError(f"the video that was written has {wrong}")
+
+
+def png(image: np.ndarray) -> bytes:
+    """Of uint8 ``[height, width, 3]``."""
+    av = pyav()
+    context = av.CodecContext.create("png", "w")
+    context.height, context.width, context.pix_fmt, context.time_base = *image.shape[:2], "rgb24", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
