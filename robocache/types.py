@@ -109,6 +109,17 @@ def array_type(dtype: np.dtype, shape: Sequence[int] = ()) -> pa.DataType:
     return kind
 
 
+def numpy_type(kind: pa.DataType) -> np.dtype:
+    """The dtype of an Arrow type of numbers or truth values, the inverse of ``pyarrow.from_numpy_dtype``.
+
+    Arrow's own way wants pandas to be there, up to pyarrow 25.
+    """
+    return _NUMPY_TYPES[kind]
+
+
+_NUMPY_TYPES = {pa.from_numpy_dtype(np.dtype(code)): np.dtype(code) for code in "?bhilBHILefd"}
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One signal of one episode, as recorded: possibly unsorted, with repeated stamps or non-finite values.

@@ -144,3 +144,8 @@ def test_a_command_starts_without(work, line, without):
     imported = {said.rpartition("|")[2].strip() for said in done.stderr.splitlines() if said.startswith("import time:")}
     assert "robocache.cli" in imported
     assert not imported & without
+
+
+def test_no_type_is_asked_of_pandas():
+    """``to_pandas_dtype`` raises where pandas is missing, up to pyarrow 25; nothing here needs pandas."""
+    assert not [str(path) for path in (ROOT / "robocache").rglob("*.py") if ".to_pandas" in path.read_text()]

@@ -35,7 +35,7 @@ from robocache.ops import StreamSpec
 from robocache.ops.chunked import fuse_multimodal_chunked
 from robocache.output.schema import FeatureType, episode_table
 from robocache.stages import Stages
-from robocache.types import Episode, Finding, StreamReport, StreamType
+from robocache.types import Episode, Finding, StreamReport, StreamType, numpy_type
 
 #: ``max_gap: auto`` is this many median steps of the stream.
 GAP_STEPS = 10
@@ -442,11 +442,11 @@ def _nothing(r: Request, count: int, stamps: np.ndarray | None) -> Aligned:
     """A source that the episode does not have, or of which no sample can be used."""
     none = np.zeros(count, bool)
     if r.feature.picks and r.kind.numeric:
-        nowhere = np.empty((0, *r.kind.shape), r.kind.element.to_pandas_dtype())
+        nowhere = np.empty((0, *r.kind.shape), numpy_type(r.kind.element))
         return Aligned(nowhere, none, np.full(count, -1), stamps=stamps)
     if not (r.kind.numeric or pa.types.is_boolean(r.kind.element)):
         return Aligned(pa.array([], r.kind.arrow), none, np.full(count, -1), stamps=stamps)
-    dtype = np.dtype(np.float64) if r.computed else np.dtype(r.kind.element.to_pandas_dtype())
+    dtype = np.dtype(np.float64) if r.computed else numpy_type(r.kind.element)
     block = np.full((count, r.kind.width), np.nan if dtype.kind == "f" else 0, dtype)
     return Aligned(block, none, stamps=stamps)
 

@@ -21,7 +21,7 @@ from robocache.engine.units import check_units
 from robocache.errors import InputError, TooLargeError
 from robocache.features import feature_type
 from robocache.output.schema import FeatureType, arrow_schema
-from robocache.types import Episode, Finding, Stream, StreamType
+from robocache.types import Episode, Finding, Stream, StreamType, numpy_type
 
 _MB = 2**20
 #: The rows of an episode may take this much, whatever ``compute.max_memory_mb`` is.
@@ -177,7 +177,7 @@ class Preparer:
         if _same_kind(found, expected):
             # Of one dtype in every recording, so that the same numbers give the same rows wherever they were stored.
             if isinstance(stream.values, np.ndarray) and found.arrow != expected.arrow:
-                stream = replace(stream, values=stream.values.astype(expected.element.to_pandas_dtype()))
+                stream = replace(stream, values=stream.values.astype(numpy_type(expected.element)))
             return stream
         raise InputError(
             f"{key} holds {describe_type(found)} here and {describe_type(expected)} in {self.types.seen_in[key]}, as "

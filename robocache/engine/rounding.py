@@ -8,7 +8,7 @@ import pyarrow as pa
 from robocache.engine.prepare import Request
 from robocache.features.cast import rounded_columns
 from robocache.output.schema import FeatureType
-from robocache.types import Finding, StreamType
+from robocache.types import Finding, StreamType, numpy_type
 
 #: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
 JOINTS = 64
@@ -21,7 +21,7 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
     recorded = cleaned.stream.values
     if not pa.types.is_floating(kind) or not isinstance(recorded, np.ndarray) or r.kind.width > JOINTS:
         return []
-    dtype, out = np.dtype(kind.to_pandas_dtype()), []
+    dtype, out = numpy_type(kind), []
     for group in cleaned.groups:
         values, bounds = group.values, None
         if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):

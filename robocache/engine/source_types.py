@@ -26,7 +26,7 @@ from robocache.formats import describe_episode
 from robocache.ops.modes import WIDTHS
 from robocache.output.schema import FeatureType
 from robocache.threads import mapped
-from robocache.types import EpisodeRef, Source, StreamType, array_type
+from robocache.types import EpisodeRef, Source, StreamType, array_type, numpy_type
 
 #: Modes that compute new numbers; the others pick a sample.
 COMPUTING = ("linear", "cubic", "mean", "slerp", "pose", "angle")
@@ -245,7 +245,7 @@ def _wide_enough(kind: StreamType, elements: set[pa.DataType]) -> StreamType:
     """The type with numbers that hold those of all ``elements``."""
     if not kind.numeric or len(elements) == 1:
         return kind
-    common = np.result_type(*(e.to_pandas_dtype() for e in elements))
+    common = np.result_type(*(numpy_type(e) for e in elements))
     return StreamType(array_type(common, kind.shape), kind.about)
 
 

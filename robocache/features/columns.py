@@ -17,7 +17,7 @@ import pyarrow as pa
 from robocache.features.cast import cast
 from robocache.features.steps import Compute, Samples, Step
 from robocache.output.schema import FeatureType
-from robocache.types import Finding, StreamType, Values, array_type
+from robocache.types import Finding, StreamType, Values, array_type, numpy_type
 
 #: How encoded images and other payloads are stored: what Hugging Face datasets and LeRobot read as an image.
 PAYLOAD = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -136,7 +136,7 @@ def assemble(feature: FeatureType, sources: Sequence[Aligned]) -> tuple[pa.Array
         (source,) = sources
         return _picked(source, feature.arrow), valid, 0
     parts, unfit = [], np.zeros(len(valid), bool)
-    dtype = np.dtype(kind.element.to_pandas_dtype())
+    dtype = numpy_type(kind.element)
     for source in sources:
         numbers = source.values if source.rows is None else _taken(source)
         assert isinstance(numbers, np.ndarray)
@@ -187,7 +187,7 @@ def _element(kinds: Sequence[pa.DataType]) -> np.dtype:
     """Floats become float32, everything else stays as recorded; of a mixture, what holds all of it."""
     if any(pa.types.is_floating(k) for k in kinds):
         return np.dtype(np.float32)
-    common = np.result_type(*(k.to_pandas_dtype() for k in kinds))
+    common = np.result_type(*(numpy_type(k) for k in kinds))
     return np.dtype(np.float64) if common.kind == "f" else common  # int64 beside uint64
 
 
@@ -195,7 +195,7 @@ def abreast(types: Sequence[StreamType]) -> StreamType:
     """The sources of a feature side by side, as recorded."""
     if len(types) == 1 or not _number(types[0]):
         return StreamType(types[0].arrow, _about(types))
-    element = np.result_type(*(t.element.to_pandas_dtype() for t in types))
+    element = np.result_type(*(numpy_type(t.element) for t in types))
     return StreamType(array_type(element, (sum(t.width for t in types),)), _about(types))
 
 

@@ -49,6 +49,7 @@ from robocache.types import (
     StreamType,
     array_type,
     frame_times,
+    numpy_type,
 )
 
 #: A recorded timestamp this close to ``frame_index / fps`` says the same, less exactly (it is float32 seconds).
@@ -256,7 +257,7 @@ def _declared(kind: pa.DataType, feature: _Feature, *, where: str) -> StreamType
     element = found.element
     while pa.types.is_list(element):
         element = element.value_type
-    sample = np.empty((0, *shape), element.to_pandas_dtype())
+    sample = np.empty((0, *shape), numpy_type(element))
     picked, names = _pick(sample, None, feature, where)
     return StreamType(array_type(picked[0].dtype, picked[0].shape[1:]), {"names": names} if names else {})
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from robocache.errors import OutputError
 from robocache.output import layout
 from robocache.output.dataset import Output
-from robocache.types import StreamType
+from robocache.types import StreamType, numpy_type
 
 #: A block is the rows of neighbouring episodes, of about this many bytes; so many must go into the cache.
 BLOCK_BYTES, BLOCKS = 8 << 20, 16
@@ -54,7 +54,7 @@ class Column:
         return cls(
             told.name,
             kind.shape,
-            np.dtype(kind.element.to_pandas_dtype()) if numbers else None,
+            numpy_type(kind.element) if numbers else None,
             pa.types.is_string(element),
             about["kind"] == "image" or (encoded and about["kind"] in (None, "image")),
             about["encoding"] or "",

@@ -59,7 +59,7 @@ from robocache.engine.shards import Shard, plan_shards
 from robocache.errors import ConfigError, DeviceLostError, InputError
 from robocache.features.columns import number_array
 from robocache.output.store import Store
-from robocache.types import Episode, EpisodeRef, Stream, StreamType, Values
+from robocache.types import Episode, EpisodeRef, Stream, StreamType, Values, numpy_type
 
 logger = logging.getLogger("robocache")
 
@@ -280,7 +280,7 @@ def _samples(values: Values, kind: StreamType) -> pa.Array:
     """Samples as an Arrow array of the settled type, without a copy where they are of it and contiguous."""
     if not isinstance(values, np.ndarray):
         return values.cast(_storage(kind.arrow))
-    return number_array(values.astype(kind.element.to_pandas_dtype(), copy=False), kind.arrow)
+    return number_array(values.astype(numpy_type(kind.element), copy=False), kind.arrow)
 
 
 def _stream(structs: pa.StructArray, row: int) -> Stream | None:

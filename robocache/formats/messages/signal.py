@@ -34,7 +34,7 @@ from robocache.formats.messages.paths import Key, Path, dotted, reach, resolve, 
 from robocache.formats.messages.topic import Collected, Request
 from robocache.formats.messages.unpack import unpack_value
 from robocache.formats.messages.values import Numbers, concatenate
-from robocache.types import StreamType, array_type
+from robocache.types import StreamType, array_type, numpy_type
 
 _TEXTS = Array(Text(), None)
 _ARROW = {
@@ -282,7 +282,7 @@ class Signal:
         assert isinstance(block, Spans)
         if self.columns.kind == "cloud":
             plain = zip(blocks[:-1], MESSAGE, strict=False)
-            numbers = [pa.array(np.asarray(b)[:, 0].astype(f.type.to_pandas_dtype())) for b, f in plain]
+            numbers = [pa.array(np.asarray(b)[:, 0].astype(numpy_type(f.type))) for b, f in plain]
             points = to_arrow(buffer, block.start, block.size, text=False, where=self._where)
             return pa.StructArray.from_arrays([*numbers, points], fields=list(MESSAGE))
         if self.columns.kind != "texts":
