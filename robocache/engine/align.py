@@ -57,6 +57,7 @@ class AlignedEpisode:
     columns: the features' values and bool ``[T]`` validity in it, as they were made
     reports: of each stream
     quality: what a person must know of it, see :mod:`robocache.engine.quality`
+    videos:  URIs of the files that its rows refer to, by the paths that stand in them
     """
 
     table: pa.Table
@@ -65,6 +66,7 @@ class AlignedEpisode:
     quality: dict[str, Any]
     metadata: Mapping[str, Any]
     start_ns: int
+    videos: Mapping[str, str]
 
 
 @dataclass
@@ -209,6 +211,7 @@ class Aligner:
             quality.record(timeline, shares, findings),
             b.metadata,
             int(stamps[0]),
+            {path: uri for r in requests if not r.feature.steps for path, uri in _files(r).items()},
         )
 
     def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:
@@ -372,6 +375,11 @@ class Aligner:
         rows = np.array(flat_numbers(values), np.float64).reshape(len(valid), -1)
         rows[~valid] = np.nan
         return absolute(rows, kind.about.get("convert", {}))
+
+
+def _files(r: Request) -> Mapping[str, str]:
+    """URIs of the files that a source refers to."""
+    return r.cleaned.stream.about.get("files", {}) if r.cleaned is not None else {}
 
 
 def _rows(values: Any, kept: np.ndarray) -> Any:

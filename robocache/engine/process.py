@@ -257,6 +257,7 @@ def _record(index: int, ref: EpisodeRef, aligned: AlignedEpisode) -> EpisodeReco
         tuple({name: getattr(report, name) for name in _REPORTED} for report in aligned.reports),
         dict(aligned.metadata),
         aligned.quality,
+        dict(aligned.videos),
     )
 
 

@@ -56,4 +56,5 @@ def tree_spec(job: Job) -> TreeSpec:
         tuple(map(job.output.column, required)),
         job.output.codec,
         tuple(name for name, _ in job.splits.shares) or tuple(dict.fromkeys(ids)),
+        job.input.storage_options,
     )

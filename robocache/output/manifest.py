@@ -38,6 +38,7 @@ class EpisodeRecord:
     streams:  what was found in each of the streams it was made of; JSON
     quality:  what else a person should know of how it was made; JSON
     metadata: what the recording says of itself; JSON
+    videos:   the files that its rows refer to: URIs by the paths that stand in the rows
     """
 
     index: int
@@ -48,6 +49,7 @@ class EpisodeRecord:
     streams: tuple[Mapping[str, Any], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    videos: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> EpisodeRecord:
@@ -57,6 +59,8 @@ class EpisodeRecord:
         count(record.index, "index")
         count(record.rows, "rows")
         text(record.id, "id")
+        for path, uri in mapping(record.videos, "videos").items():
+            text(uri, f"the file of {path}")
         if not isinstance(record.start_ns, int) or not -(2**63) <= record.start_ns < 2**63:
             raise ValueError(f"start_ns is {str(record.start_ns)[:40]}, which is no stamp")
         return record

@@ -4,7 +4,8 @@ A frame of a file is a reference, :data:`FRAME`: the file, its number in the ord
 exact time stamp in units of ``time_base`` seconds. Frames that an edit list hides are none.
 """
 
-from robocache.video.encode import CODECS, Encoding, check_times, encode, join, png, times
+from robocache.video.cut import check_times, cut, join, sort_of, times
+from robocache.video.encode import CODECS, Encoding, encode, png
 from robocache.video.read import (
     CONTAINERS,
     FRAME,
@@ -26,6 +27,7 @@ __all__ = [
     "Video",
     "check_times",
     "container",
+    "cut",
     "decoded_frames",
     "encode",
     "image_codec",
@@ -35,5 +37,6 @@ __all__ = [
     "png",
     "pyav",
     "read_video",
+    "sort_of",
     "times",
 ]

@@ -1,16 +1,17 @@
-"""Frames as a video, with exact times, looked at again before it counts; videos joined as they are encoded."""
+"""Frames as a video, with exact times, looked at again before it counts."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from robocache.video.cut import check_times
 from robocache.video.read import pyav
 
 #: By codec FFmpeg's encoder and what it is told beside ``g`` and ``crf``: one thread each and no reordered frames, so
@@ -85,47 +86,6 @@ def _plain(found: Any, height: int, width: int) -> Any:
             f"an image of {found.width} x {found.height} among those of {width} x {height}; a video has one size"
         )
     return pyav().VideoFrame.from_ndarray(rgb, format="rgb24")
-
-
-def join(videos: Sequence[bytes], counts: Sequence[int], fps: Fraction) -> bytes:
-    """Videos of one encoder and so many frames, one after another, as they are encoded. ``ValueError`` as above."""
-    if len(videos) == 1:
-        return videos[0]
-    av, sink, before = pyav(), io.BytesIO(), 0
-    with av.open(sink, "w", format="mp4") as container:
-        out = None
-        for video, count in zip(videos, counts, strict=True):
-            with av.open(io.BytesIO(video)) as source:
-                stream = source.streams.video[0]
-                if out is None:
-                    out = container.add_stream_from_template(stream, opaque=True)
-                    out.time_base = stream.time_base
-                shift = before / fps / stream.time_base
-                for packet in source.demux(stream):
-                    if packet.pts is not None:
-                        packet.pts, packet.dts = packet.pts + int(shift), packet.dts + int(shift)
-                        packet.stream = out
-                        container.mux(packet)
-            before += count
-    data = sink.getvalue()
-    check_times(data, before, fps)
-    return data
-
-
-def times(data: bytes) -> list[Fraction]:
-    """Of the frames of a video, in seconds, ascending."""
-    with pyav().open(io.BytesIO(data)) as container:
-        stream = container.streams.video[0]
-        return sorted(p.pts * p.time_base for p in container.demux(stream) if p.pts is not None)
-
-
-def check_times(data: bytes, count: int, fps: Fraction) -> None:
-    """``ValueError`` where a video does not have so many frames, each at its time."""
-    found = times(data)
-    late = [k for k, t in enumerate(found) if t != k / fps]
-    if len(found) != count or late:
-        wrong = f"{len(found)} of {count} frames" if len(found) != count else f"frame {late[0]} at {found[late[0]]} s"
-        raise ValueError(f"the video that was written has {wrong}")
 
 
 def png(image: np.ndarray) -> bytes:

@@ -25,13 +25,18 @@ _DECODERS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9", "libvp
 
 @dataclass(frozen=True)
 class Video:
-    """pts: int64 ``[n]``, rising, of the frames that are shown, in units of ``time_base`` seconds"""
+    """A file's picture.
+
+    pts:    int64 ``[n]``, rising, of the frames that are shown, in units of ``time_base`` seconds
+    pixels: FFmpeg's name of how they lie
+    """
 
     pts: np.ndarray
     time_base: Fraction
     codec: str
     height: int
     width: int
+    pixels: str
 
     @property
     def times(self) -> np.ndarray:
@@ -74,13 +79,14 @@ def read_video(opened: BinaryIO, uri: str) -> Video:
             codec = _DECODERS.get(context.name, context.name)
             found = np.sort(np.array([p for p in pts if p is not None], np.int64))
             size = context.height, context.width
+            pixels = str(context.pix_fmt)
     except av.FFmpegError as error:
         raise InputError(f"{uri}: is damaged or no video ({error})") from None
     if base is None or base <= 0 or not len(found) or len(found) < len(pts) or min(size) < 1:
         raise InputError(f"{uri}: does not say when its {len(pts)} frames are shown, or how large they are")
     if not np.all(np.diff(found)):
         raise InputError(f"{uri}: two frames are shown at the same time; the file is damaged")
-    return Video(found, Fraction(base), codec, *size)
+    return Video(found, Fraction(base), codec, *size, pixels)
 
 
 def pyav() -> Any:

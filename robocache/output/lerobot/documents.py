@@ -52,7 +52,7 @@ def _info(tree: Tree, found: Survey) -> dict[str, Any]:
         "features": {f.name: f.info for f in tree.features},
     }
     if spec.v3:
-        return info | {"data_files_size_in_mb": spec.options.data_mb, "video_files_size_in_mb": 200}
+        return info | {"data_files_size_in_mb": spec.options.data_mb, "video_files_size_in_mb": layout.VIDEO_MB}
     return info | {"total_videos": len(tree.videos) * len(episodes), "total_chunks": -(-len(episodes) // layout.CHUNK)}
 
 

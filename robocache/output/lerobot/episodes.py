@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,7 @@ class TreeEpisode:
     part, at, rows: where its rows are: a part and its sha256, the first row, how many
     kept:        runs of its rows that are in the tree, from and to, counted from its first
     tasks:       what was to be done, and in how many of the rows that are kept, one after another
+    videos:      the files that its rows refer to, see :class:`EpisodeRecord`
     index, start: its number in the tree, and the number of its first row there
     """
 
@@ -42,6 +43,7 @@ class TreeEpisode:
     kept: tuple[tuple[int, int], ...]
     tasks: tuple[tuple[str, int], ...]
     share: float
+    videos: Mapping[str, str]
     index: int = 0
     start: int = 0
 
@@ -96,6 +98,7 @@ def survey(output: Output, spec: TreeSpec) -> Survey:
                             kept,
                             _tasks(columns, record, at, kept, spec),
                             part.bytes * record.rows / max(1, part.rows),
+                            record.videos,
                         )
                     )
             at += record.rows

@@ -13,7 +13,7 @@ from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.video import video_info
 from robocache.output.schema import marks
-from robocache.video import Encoding
+from robocache.video import FRAME
 
 #: Columns of every tree, behind the features, and their dtypes.
 INDEX = {
@@ -38,6 +38,7 @@ class TreeFeature:
     dtype:  LeRobot's word, of a number, ``string``, ``image`` or ``video``
     stored: its type in the tree's files of rows
     pixels: of an image that is recorded raw, FFmpeg's name of how its pixels lie; empty: it is encoded
+    refers: whether rows hold references to frames of videos, :data:`robocache.video.FRAME`
     told:   what else info.json says of it
     """
 
@@ -49,6 +50,7 @@ class TreeFeature:
     names: tuple[str, ...] | None
     stored: pa.DataType
     pixels: str = ""
+    refers: bool = False
     told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,8 +77,18 @@ class TreeFeature:
         return {"shape": list(self.shape), "dtype": self.dtype, "_type": f"Array{len(self.shape)}D"}
 
 
-#: Height and width of the first image of a column.
-Look = Callable[[str], tuple[int, int]]
+@dataclass(frozen=True)
+class Shown:
+    """The first image of a column; of a video also its codec, and FFmpeg's name of how its pixels lie"""
+
+    height: int
+    width: int
+    codec: str = ""
+    pixels: str = ""
+
+
+#: Looks at the first image of a column.
+Look = Callable[[str], Shown]
 
 
 def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFeature, ...]:
@@ -110,9 +122,11 @@ def unfit(column: pa.Field) -> str:
         return f"has {axes} axes, LeRobot knows up to {_MOST_AXES}"
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return ""
-    if not axes and (pa.types.is_string(kind) or _payload(kind)):
+    if not axes and (pa.types.is_string(kind) or _payload(kind) or kind == FRAME):
         told = json.loads((column.metadata or {}).get(b"kind", b"null"))
-        return "holds clouds, which LeRobot has no feature for; voxelize them" if told == "cloud" else ""
+        if told == "cloud":
+            return "holds clouds, which LeRobot has no feature for; voxelize them"
+        return "holds a video a frame a message; add decode: true" if told == "video" and kind != FRAME else ""
     return f"holds {kind}, which LeRobot has no feature for"
 
 
@@ -121,19 +135,29 @@ def _payload(kind: pa.DataType) -> bool:
 
 
 def _camera(column: pa.Field, mark: str, pixels: str, size: tuple[int, int], spec: TreeSpec) -> TreeFeature:
-    codec, shape = spec.options.video, (*size, 3)
-    if codec == "none":
+    shape = (*size, 3)
+    if (encoding := spec.encoding) is None:
         return TreeFeature(column.name, column.name, mark, "image", shape, _IMAGE, _STORED_IMAGE, pixels)
-    told = {"info": video_info(Encoding(codec), *size, spec.fps)}
-    return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, _STORED_IMAGE, pixels, told)
+    told = {"info": video_info(encoding.codec, encoding.pixels, *size, spec.fps)}
+    return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, _STORED_IMAGE, pixels, told=told)
+
+
+def _video(column: pa.Field, mark: str, shown: Shown, spec: TreeSpec) -> TreeFeature:
+    """Of references: the video that they are to, or what it is encoded as."""
+    shape = (shown.height, shown.width, 3)
+    told = {"info": video_info(shown.codec, shown.pixels, shown.height, shown.width, spec.fps)}
+    return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, FRAME, refers=True, told=told)
 
 
 def _feature(column: pa.Field, mark: str, spec: TreeSpec, look: Look) -> TreeFeature:
     if why := unfit(column):
         raise OutputError(f"{column.name}: {why}; leave it out, or write parquet or arrow")
     kind, shape = column.type, []
+    if kind == FRAME:
+        return _video(column, mark, look(column.name), spec)
     if _payload(kind):
-        return _camera(column, mark, "", look(column.name), spec)
+        shown = look(column.name)
+        return _camera(column, mark, "", (shown.height, shown.width), spec)
     if pa.types.is_string(kind):
         return TreeFeature(column.name, column.name, mark, "string", (1,), None, kind)
     while pa.types.is_fixed_size_list(kind):

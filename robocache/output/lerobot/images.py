@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from robocache.errors import OutputError
+from robocache.errors import InputError, OutputError
 from robocache.output import statistics
 from robocache.output.lerobot.statistics import summary
 from robocache.output.statistics import Statistics
@@ -17,6 +18,7 @@ from robocache.video import image_codec, image_frame, png
 
 if TYPE_CHECKING:
     from robocache.output.lerobot.features import TreeFeature
+    from robocache.output.lerobot.footage import Footage
 
 _MISSING = "images and videos of LeRobot datasets need PyAV: pip install 'robocache[video]'"
 
@@ -28,6 +30,15 @@ def pyav() -> Any:
     except ImportError as error:
         raise OutputError(_MISSING) from error
     return av
+
+
+@contextmanager
+def refused(where: str, remedy: str = "") -> Iterator[None]:
+    """What pictures and videos raise as an ``OutputError`` that says where."""
+    try:
+        yield
+    except (ValueError, InputError) as error:
+        raise OutputError(f"{where}: {error}{remedy}") from error
 
 
 def decoded(payload: bytes, where: str) -> Any:
@@ -49,9 +60,18 @@ def pixels(frame: Any) -> np.ndarray:
     return frame.to_ndarray(format="rgb24")
 
 
-def frames_of(column: pa.ChunkedArray | pa.Array, feature: TreeFeature, where: str) -> Iterator[Any]:
-    """A frame of FFmpeg's for each row of a camera's column, None where it has none, one at a time."""
+def frames_of(
+    column: pa.ChunkedArray | pa.Array, feature: TreeFeature, where: str, footage: Footage | None = None
+) -> Iterator[Any]:
+    """A frame of FFmpeg's for each row of a camera's column, None where it has none, one at a time.
+
+    footage: where the column is references
+    """
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        if footage is not None and feature.refers:
+            with refused(where):
+                yield from footage.frames(chunk)
+            continue
         if not feature.pixels:
             for scalar in chunk.field("bytes"):
                 data = scalar.as_py()
@@ -79,7 +99,12 @@ def as_payloads(column: pa.ChunkedArray, feature: TreeFeature, where: str) -> pa
 
 
 def image_statistics(
-    column: pa.ChunkedArray, feature: TreeFeature, counts: np.ndarray, points: int, where: str
+    column: pa.ChunkedArray,
+    feature: TreeFeature,
+    counts: np.ndarray,
+    points: int,
+    where: str,
+    footage: Footage | None = None,
 ) -> tuple[dict[str, np.ndarray], Statistics]:
     """Of a camera in one episode, each channel in 0..1; of so many of its frames, and of so many of their pixels, as
     :mod:`robocache.output.statistics` takes of a wide column. counts: which rows do.
@@ -89,7 +114,7 @@ def image_statistics(
     looked_at = int(np.clip(n**statistics.POWER, *statistics.SAMPLED))
     if n > looked_at:
         taken = taken[np.round(np.linspace(0, n - 1, looked_at)).astype(np.int64)]
-    frames = frames_of(column.take(pa.array(taken)), feature, where)
+    frames = frames_of(column.take(pa.array(taken)), feature, where, footage)
     some = [_spread(pixels(frame)) for frame in frames if frame is not None]
     flat = np.concatenate(some) if some else np.zeros((0, 3), np.uint8)
     merging = scaled(Statistics.of(flat, rows=n, points=points))

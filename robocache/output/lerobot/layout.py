@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from robocache.output import layout
 from robocache.output.layout import DATA, META
@@ -23,6 +24,8 @@ STAGED = f"{OWN}/_staged"
 
 #: Files a folder.
 CHUNK = 1000
+#: About how many MB (1e6 bytes) a file of videos has.
+VIDEO_MB = 200
 DATA_PATH = {
     "v3.0": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
     "v2.1": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
@@ -64,12 +67,11 @@ def episodes_name(v3: bool, unit: int) -> str:
     return f"meta/episodes/chunk-{chunk:03d}/file-{file:03d}.parquet" if v3 else f"{OWN}/_episodes-{unit:06d}.pq"
 
 
-def video_name(v3: bool, key: str, unit: int, episode: int) -> str:
-    """Of the file that holds the frames of a camera of an episode of a unit."""
-    chunk, file = places(unit)
+def video_name(v3: bool, key: str, unit: int, number: int) -> str:
+    """Of a file of a camera's frames: in v3.0 one of those of a unit, which has a chunk; in v2.1 that of an episode."""
     if v3:
-        return f"videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
-    return f"videos/chunk-{episode // CHUNK:03d}/{key}/episode_{episode:06d}.mp4"
+        return f"videos/{key}/chunk-{unit:03d}/file-{number:03d}.mp4"
+    return f"videos/chunk-{number // CHUNK:03d}/{key}/episode_{number:06d}.mp4"
 
 
 def digest_name(unit: int) -> str:
@@ -79,4 +81,15 @@ def digest_name(unit: int) -> str:
 
 def staged_name(name: str, key: str) -> str:
     """Where the file waits until it takes its place."""
-    return f"{STAGED}/_{key[:24]}-{name.replace('/', '_')}.new"
+    return f"{_staged(key)}{name.replace('%', '%25').replace('/', '%2F')}.new"
+
+
+def staged_names(waiting: Iterable[str], key: str) -> dict[str, str]:
+    """Of the files that wait those of a key: where each waits, by its name."""
+    own = _staged(key)
+    some = (at for at in waiting if at.startswith(own))
+    return {at[len(own) : -len(".new")].replace("%2F", "/").replace("%25", "%"): at for at in some}
+
+
+def _staged(key: str) -> str:
+    return f"{STAGED}/_{key[:24]}-"

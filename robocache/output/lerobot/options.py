@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
+
+from robocache.video import Encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class LeRobotOptions:
                    episode, and the whole episode where there is one in between; split makes an episode of each run of
                    rows between them; drop leaves them all out; keep leaves none out, and each feature has its
                    ``valid`` column
-    video:         none leaves images images; else what the frames of a camera are encoded as
+    video:         none leaves images images; else what the frames of a camera are encoded as, and those of a recorded
+                   video that cannot be taken as it is
     data_mb:       about how many MB (1e6 bytes) of rows make one file
     """
 
@@ -42,6 +46,7 @@ class TreeSpec:
     required: columns of the features that must be valid
     codec:    zstd or none
     splits:   their names, in order
+    storage_options: of the recordings, whose videos the tree is made of; they decide nothing in it
     """
 
     options: LeRobotOptions
@@ -49,7 +54,13 @@ class TreeSpec:
     required: tuple[str, ...]
     codec: str
     splits: tuple[str, ...] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def v3(self) -> bool:
         return self.options.version == "v3.0"
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """What frames are encoded as; None: they are not."""
+        return None if self.options.video == "none" else Encoding(self.options.video)

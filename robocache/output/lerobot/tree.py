@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,13 +17,14 @@ from robocache.errors import OutputError
 from robocache.output.dataset import Output
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.documents import documents
-from robocache.output.lerobot.episodes import survey
-from robocache.output.lerobot.features import tree_features
-from robocache.output.lerobot.images import decoded
-from robocache.output.lerobot.layout import CARD, FOLDERS, INFO, OWN, RECORD, STAGED, staged_name
+from robocache.output.lerobot.episodes import Survey, survey
+from robocache.output.lerobot.features import Shown, tree_features
+from robocache.output.lerobot.footage import Footage
+from robocache.output.lerobot.images import decoded, refused
+from robocache.output.lerobot.layout import CARD, FOLDERS, INFO, OWN, RECORD, STAGED, staged_name, staged_names
 from robocache.output.lerobot.options import TreeSpec
-from robocache.output.lerobot.reading import read_columns
-from robocache.output.lerobot.units import Tree, cut
+from robocache.output.lerobot.reading import read_episodes
+from robocache.output.lerobot.units import Tree, Unit, cut
 from robocache.output.store import Store
 
 
@@ -71,27 +72,36 @@ def finalise(writer: Writer, output: Output, spec: TreeSpec, threads: int) -> tu
     if not found.episodes:
         withdraw(writer)
         return (*found.notes, "LeRobot: there is no tree, since no episode has rows for it")
-    features = tree_features(output.schema, spec, lambda name: _first_size(output, name))
+    features = tree_features(output.schema, spec, lambda name: _first_shown(output, name, found, spec))
     tree = Tree(spec, features, found.tasks)
     units = cut(found.episodes, spec.options.data_mb)
-    before, swap = Record.read(store), _Swap(writer)
+    before, swap, anew = Record.read(store), _Swap(writer), list[str]()
 
-    def make(unit: Any) -> None:
-        key, names = tree.key(unit), tree.names(unit)
-        if not swap.has(before, names, key):
-            for name, data in tree.build(output, unit):
+    def make(unit: Unit) -> None:
+        key = tree.key(unit)
+        if not swap.has(before, layout.digest_name(unit.number), key):
+            for name, data in tree.build(output, unit, cameras, threads, anew):
                 swap.stage(name, key, data)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="lerobot") as pool:
+    # Of units with cameras two at a time: while the frames of one are encoded the other is put together.
+    at_once = min(threads, 2) if any(f.camera for f in features) else threads
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="lerobot-cameras") as cameras,
+        ThreadPoolExecutor(at_once, thread_name_prefix="lerobot") as pool,
+    ):
         for done in [pool.submit(make, unit) for unit in units]:
             done.result()
     for name, data in documents(tree, units, found, swap.read).items():
         key = hashlib.sha256(data).hexdigest()
         if name == CARD and _another(store, before):
             continue
-        if not swap.has(before, [name], key):
+        if not swap.has(before, name, key):
             swap.stage(name, key, data)
     swap.settle(before)
+    if anew:
+        found.notes.append(
+            f"LeRobot: {len(anew)} recorded videos do not fit and were encoded anew, the first {min(anew)}"
+        )
     frames = sum(e.length for e in found.episodes)
     return (*found.notes, f"LeRobot {spec.options.version}: {len(found.episodes)} episodes, {frames} frames")
 
@@ -150,13 +160,19 @@ class _Swap:
         self.sizes = {n: s for folder in FOLDERS for n, s in self.store.sizes(folder).items()}
         self.wanted: dict[str, tuple[str, int, str]] = {}
 
-    def has(self, before: Record, names: Sequence[str], key: str) -> bool:
-        """Whether these files are all there, in their places or waiting; then they are taken as they are."""
-        taken = {}
-        for name in names:
-            staged = staged_name(name, key)
+    def has(self, before: Record, last: str, key: str) -> bool:
+        """Whether the files of a key are all there, in their places or waiting; then they are taken as they are.
+
+        last: the one that is made after all others
+        """
+        waiting, taken = staged_names(self.waiting, key), {}
+        names = waiting.keys() | {name for name, (of, _, _) in before.files.items() if of == key}
+        if last not in names:
+            return False
+        for name in sorted(names):
+            staged = waiting.get(name)
             there = before.files.get(name)
-            if staged in self.waiting:
+            if staged is not None:
                 data = self.store.read(staged)
                 taken[name] = (key, len(data), hashlib.sha256(data).hexdigest())
             elif there is not None and there[0] == key and self._size(name) == there[1]:
@@ -208,11 +224,17 @@ class _Swap:
         self.store.remove_all(self.store.files(STAGED))
 
 
-def _first_size(output: Output, column: str) -> tuple[int, int]:
-    """Height and width of the first image of a column of encoded images."""
-    for part in output.parts:
-        for row in read_columns(output, part, [column]).column(0):
-            if row.is_valid and row["bytes"].is_valid:
-                frame = decoded(row["bytes"].as_py(), f"{output.uri}/{part}: {column}")
-                return frame.height, frame.width
+def _first_shown(output: Output, column: str, found: Survey, spec: TreeSpec) -> Shown:
+    """The first image of a column of encoded images, or of references to frames."""
+    for episode, table in read_episodes(output, found.episodes, [column]):
+        where = f"{episode.id}: {column}"
+        for row in table.column(0):
+            held = row.as_py() or {}
+            if held.get("bytes") is not None:
+                frame = decoded(held["bytes"], where)
+                return Shown(frame.height, frame.width)
+            if held.get("pts") is not None:
+                with refused(where):
+                    video = Footage(episode.videos, spec.storage_options).video(held["path"])
+                return Shown(video.height, video.width, video.codec, video.pixels)
     raise OutputError(f"{column}: holds no image in any episode; leave it out")

@@ -8,29 +8,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from robocache.errors import InputError, OutputError
 from robocache.output import parts, statistics
 from robocache.output.dataset import Output
 from robocache.output.lerobot.episodes import TreeEpisode
 from robocache.output.lerobot.features import INDEX, TreeFeature
+from robocache.output.lerobot.footage import Footage
 from robocache.output.lerobot.images import frames_of, image_statistics
 from robocache.output.lerobot.layout import digest_name, episodes_name, places, rows_name, video_name
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.reading import read_episodes
+from robocache.output.lerobot.reels import Reel
 from robocache.output.lerobot.rows import kept_rows, points_of, rows_of, statistics_of
 from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
-from robocache.output.lerobot.video import encode, join
+from robocache.output.lerobot.video import encode
 from robocache.output.statistics import Statistics
-from robocache.video import Encoding
 
 #: Of how a unit's files are made; raised whenever the same rows would give other bytes.
-LAYOUT = 1
+LAYOUT = 2
 #: Episodes a unit has at most: the files of a chunk in v2.1.
 MOST = 1000
 
@@ -43,6 +47,17 @@ class Unit:
     episodes: tuple[TreeEpisode, ...]
 
 
+@dataclass
+class Looked:
+    """The cameras of an episode, by name: statistics as LeRobot has them and as they merge, and videos; ``anew``: why
+    a recorded one was encoded anew"""
+
+    told: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    merging: dict[str, Statistics] = field(default_factory=dict)
+    videos: dict[str, bytes] = field(default_factory=dict)
+    anew: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Tree:
     """What all units have in common. tasks: numbers by text"""
@@ -50,13 +65,6 @@ class Tree:
     spec: TreeSpec
     features: tuple[TreeFeature, ...]
     tasks: Mapping[str, int]
-
-    def names(self, unit: Unit) -> list[str]:
-        """Of the files that the unit consists of."""
-        v3 = self.spec.v3
-        rows = dict.fromkeys(rows_name(v3, unit.number, e.index) for e in unit.episodes)
-        rows |= dict.fromkeys(video_name(v3, f.name, unit.number, e.index) for f in self.videos for e in unit.episodes)
-        return [*rows, episodes_name(self.spec.v3, unit.number), digest_name(unit.number)]
 
     def key(self, unit: Unit) -> str:
         """Hash of what decides the bytes of its files."""
@@ -66,64 +74,95 @@ class Tree:
             "fps": str(self.spec.fps),
             "codec": self.spec.codec,
             "schema": [[f.name, f.dtype, f.shape, f.names, f.pixels, f.told] for f in self.features],
-            "encoders": {f.name: Encoding(self.spec.options.video).encoder for f in self.videos},
+            "encoder": self.spec.encoding.encoder if self.spec.encoding and self.videos else None,
             "unit": unit.number,
-            "episodes": [
-                {**dataclasses.asdict(e), "tasks": [[self.tasks[t], t, n] for t, n in e.tasks]} for e in unit.episodes
-            ],
+            "episodes": [self._said(e) for e in unit.episodes],
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
-    def build(self, output: Output, unit: Unit) -> Iterator[tuple[str, Any]]:
-        """Its files: names and bytes. ``OutputError`` where a part cannot be read."""
-        marks = {f.name: f.valid for f in self.features if f.valid}
+    def _said(self, e: TreeEpisode) -> dict[str, Any]:
+        """Of an episode; where its videos lie decides nothing."""
+        said = dataclasses.asdict(e) | {"tasks": [[self.tasks[t], t, n] for t, n in e.tasks]}
+        return {key: value for key, value in said.items() if key != "videos"}
+
+    def build(
+        self, output: Output, unit: Unit, pool: Executor, ahead: int, anew: list[str]
+    ) -> Iterator[tuple[str, Any]]:
+        """Its files: names and bytes, :func:`digest_name` last. ``OutputError`` where a part, or a video that it refers
+        to, cannot be read.
+
+        pool: looks at images and encodes them, so many episodes ahead; anew: takes what was encoded anew, and why
+        """
+        v3, fps = self.spec.v3, self.spec.fps
+        reels = {f.name: Reel(f.name, unit.number, fps) for f in self.videos}
         tables: list[pa.Table] = []
         told: list[dict[str, dict[str, np.ndarray]]] = []
         merging: list[dict[str, Statistics]] = []
-        videos: dict[str, list[bytes]] = {f.name: [] for f in self.videos}
+        for episode, table, valid, looking in self._looking(output, unit, pool, ahead):
+            looked = looking()
+            anew += looked.anew
+            rows = rows_of(table, episode, self.features, fps, self.tasks)
+            numbers, mergeable = statistics_of(rows, valid, self.features)
+            told.append(looked.told | numbers)
+            merging.append(looked.merging | mergeable)
+            if v3:
+                tables.append(rows)
+                for name, video in looked.videos.items():
+                    yield from reels[name].add(video, episode.length)
+            else:
+                yield rows_name(False, unit.number, episode.index), self._encode([rows])
+                for name, video in looked.videos.items():
+                    yield video_name(False, name, unit.number, episode.index), video
+        if v3:
+            yield rows_name(True, unit.number, 0), self._encode(tables)
+            for reel in reels.values():
+                yield from reel.close()
+        yield episodes_name(v3, unit.number), self._encode([self._episodes(unit, told, reels)])
+        yield digest_name(unit.number), statistics.encode({0: statistics.merged(merging)})
+
+    def _looking(
+        self, output: Output, unit: Unit, pool: Executor, ahead: int
+    ) -> Iterator[tuple[TreeEpisode, pa.Table, dict[str, np.ndarray], Callable[[], Looked]]]:
+        """Each episode, its rows that are kept, which of them count by column, and what has looked at its cameras."""
+        marks = {f.name: f.valid for f in self.features if f.valid}
+        cameras = any(f.camera for f in self.features)
+        waiting: deque[Any] = deque()
         for episode, table in read_episodes(output, unit.episodes, self._columns()):
             table = kept_rows(table, episode)
             valid = {name: table.column(mark).to_numpy() for name, mark in marks.items()}
-            found, mergeable = self._look_at(table, episode, valid, videos)
-            rows = rows_of(table, episode, self.features, self.spec.fps, self.tasks)
-            numbers, mergeable_too = statistics_of(rows, valid, self.features)
-            found, mergeable = found | numbers, mergeable | mergeable_too
-            told.append(found)
-            merging.append(mergeable)
-            if self.spec.v3:
-                tables.append(rows)
-            else:
-                yield rows_name(False, unit.number, episode.index), self._encode([rows])
-                for name in videos:
-                    yield video_name(False, name, unit.number, episode.index), videos[name].pop()
-        if self.spec.v3:
-            yield rows_name(True, unit.number, 0), self._encode(tables)
-            for name, some in videos.items():
-                counts = [e.length for e in unit.episodes]
-                yield video_name(True, name, unit.number, 0), join(some, counts, self.spec.fps, name)
-        yield episodes_name(self.spec.v3, unit.number), self._encode([self._episodes(unit, told)])
-        yield digest_name(unit.number), statistics.encode({0: statistics.merged(merging)})
+            look = pool.submit(self._look_at, table, episode, valid).result if cameras else Looked
+            waiting.append((episode, table, valid, look))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
 
-    def _look_at(
-        self,
-        table: pa.Table,
-        episode: TreeEpisode,
-        valid: Mapping[str, np.ndarray],
-        videos: Mapping[str, list[bytes]],
-    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Statistics]]:
-        """The statistics of an episode's cameras; videos of them are added to ``videos``."""
-        found, merging = {}, {}
+    def _look_at(self, table: pa.Table, episode: TreeEpisode, valid: Mapping[str, np.ndarray]) -> Looked:
+        """The statistics and the videos of an episode's cameras."""
+        looked, footage = Looked(), Footage(episode.videos, self.spec.storage_options)
         for f in self.features:
             if f.camera:
                 where, column = f"{episode.id}: {f.name}", table.column(f.column)
-                found[f.name], merging[f.name] = image_statistics(
-                    column, f, valid[f.name], points_of(table.num_rows), where
-                )
-                if f.name in videos:
-                    frames = frames_of(column, f, where)
-                    size, encoding = (f.shape[0], f.shape[1]), Encoding(self.spec.options.video)
-                    videos[f.name].append(encode(frames, size, self.spec.fps, encoding, where))
-        return found, merging
+                points = points_of(table.num_rows)
+                numbers = image_statistics(column, f, valid[f.name], points, where, footage)
+                looked.told[f.name], looked.merging[f.name] = numbers
+                if f.dtype == "video":
+                    looked.videos[f.name] = self._video(column, f, where, footage, looked.anew)
+        return looked
+
+    def _video(self, column: pa.ChunkedArray, f: TreeFeature, where: str, footage: Footage, anew: list[str]) -> bytes:
+        """Of an episode: the recorded one where it is one that the tree can have, else one that is encoded."""
+        if f.refers:
+            try:
+                return footage.cut(column.combine_chunks(), self.spec.fps)
+            except (ValueError, InputError) as error:
+                anew.append(f"{where}: {error}")
+        if self.spec.encoding is None:
+            raise OutputError(
+                f"{anew[-1]}: the recorded video does not fit; output.lerobot.video: av1 or h264 encodes such "
+                "videos anew"
+            )
+        frames = frames_of(column, f, where, footage)
+        return encode(frames, (f.shape[0], f.shape[1]), self.spec.fps, self.spec.encoding, where)
 
     @property
     def videos(self) -> list[TreeFeature]:
@@ -137,7 +176,9 @@ class Tree:
     def _encode(self, tables: Sequence[pa.Table]) -> pa.Buffer:
         return parts.encode(tables, "parquet", self.spec.codec)
 
-    def _episodes(self, unit: Unit, told: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> pa.Table:
+    def _episodes(
+        self, unit: Unit, told: Sequence[Mapping[str, Mapping[str, np.ndarray]]], reels: Mapping[str, Reel]
+    ) -> pa.Table:
         """A row an episode, as meta/episodes has it, and the columns ``robocache/``: what it is in the output."""
         episodes = unit.episodes
         chunk, file = places(unit.number)
@@ -151,15 +192,14 @@ class Tree:
             "dataset_from_index": pa.array([e.start for e in episodes]),
             "dataset_to_index": pa.array([e.start + e.length for e in episodes]),
         }
-        for feature in self.videos if self.spec.v3 else ():
-            befores = [e.start - episodes[0].start for e in episodes]
+        for name, reel in reels.items() if self.spec.v3 else ():
+            begins = [before for _, before in reel.places]
+            ends = [before + e.length for before, e in zip(begins, episodes, strict=True)]
             columns |= {
-                f"videos/{feature.name}/chunk_index": pa.array([chunk] * n),
-                f"videos/{feature.name}/file_index": pa.array([file] * n),
-                f"videos/{feature.name}/from_timestamp": pa.array([float(k / self.spec.fps) for k in befores]),
-                f"videos/{feature.name}/to_timestamp": pa.array(
-                    [float((k + e.length) / self.spec.fps) for k, e in zip(befores, episodes, strict=True)]
-                ),
+                f"videos/{name}/chunk_index": pa.array([unit.number] * n),
+                f"videos/{name}/file_index": pa.array([file for file, _ in reel.places]),
+                f"videos/{name}/from_timestamp": pa.array([float(k / self.spec.fps) for k in begins]),
+                f"videos/{name}/to_timestamp": pa.array([float(k / self.spec.fps) for k in ends]),
             }
         for feature in self.features:
             if feature.name not in told[0]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
 from robocache import video
-from robocache.errors import InputError, OutputError
+from robocache.output.lerobot.images import refused
 from robocache.video import Encoding
 
+_REMEDY = "; output.lerobot.video: none leaves images as they are"
 
-def video_info(encoding: Encoding, height: int, width: int, fps: Fraction) -> dict[str, Any]:
+
+def video_info(codec: str, pixels: str, height: int, width: int, fps: Fraction) -> dict[str, Any]:
     """What info.json says of a video."""
     return {
         "video.height": height,
         "video.width": width,
-        "video.codec": encoding.codec,
-        "video.pix_fmt": encoding.pixels,
+        "video.codec": codec,
+        "video.pix_fmt": pixels,
         "video.is_depth_map": False,
         "video.fps": int(fps) if fps.denominator == 1 else float(fps),
         "video.channels": 3,
@@ -28,19 +29,11 @@ def video_info(encoding: Encoding, height: int, width: int, fps: Fraction) -> di
 
 def encode(frames: Iterable[Any], size: tuple[int, int], fps: Fraction, encoding: Encoding, where: str) -> bytes:
     """As :func:`robocache.video.encode`, but ``OutputError``."""
-    with _refused(where):
+    with refused(where, _REMEDY):
         return video.encode(frames, size, fps, encoding)
 
 
 def join(videos: Sequence[bytes], counts: Sequence[int], fps: Fraction, where: str) -> bytes:
     """As :func:`robocache.video.join`, but ``OutputError``."""
-    with _refused(where):
+    with refused(where):
         return video.join(videos, counts, fps)
-
-
-@contextmanager
-def _refused(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, InputError) as error:
-        raise OutputError(f"{where}: {error}; output.lerobot.video: none leaves images as they are") from error
