@@ -173,6 +173,25 @@ class Decode:
 
 
 @dataclass
+class DepthCodes:
+    """The range of depths that become 12 bits, in metres, and how many metres a depth of 1 is."""
+
+    near: float
+    far: float
+    scale: float | None = None
+
+
+@dataclass
+class Encode:
+    """Pixels become a video, or images of PNG."""
+
+    codec: Literal["h264", "h265", "av1", "png"]
+    crf: int | None = None
+    g: int | None = None
+    depth: DepthCodes | None = None
+
+
+@dataclass
 class Column:
     """What is said of a whole feature, beside its sources: its type, its role, and the steps that make it."""
 
@@ -182,6 +201,7 @@ class Column:
     ] = "auto"  # fmt: skip
     role: Literal["observation", "action"] = "observation"
     decode: Any = None  # true, or a Decode
+    encode: Encode | None = None
     depth: Depth | None = None
     voxelize: Voxelize | None = None
     forward_kinematics: ForwardKinematics | None = None
@@ -277,6 +297,9 @@ EXPECTED = {
     "urdf": "the path of the robot's URDF, such as robots/panda.urdf",
     "tip": "a link of the robot, such as panda_hand, or a list of them",
     "resize": "height and width, such as [240, 320]",
+    "codec": "h264, h265, av1 or png",
+    "near": "the least depth in metres, such as 0.3",
+    "far": "the largest depth in metres, such as 10",
     "state": "the name of a feature, such as observation.ee_pose",
     "absolute": "a list of columns, by name or number, such as [gripper]",
     "rotation": "a representation, such as rot6d, axis_angle or euler_xyz",

@@ -15,6 +15,7 @@ from robocache.config.values import at_least
 from robocache.features.cast import ROUNDED
 from robocache.features.decode import Decode
 from robocache.features.depth import Depth
+from robocache.features.encode import DepthCodes, Encode
 from robocache.features.steps import Step
 from robocache.features.voxelize import MOST_NUMBERS, OF_FEATURES, Voxelize
 from robocache.ops.grid import Grid
@@ -29,6 +30,10 @@ def read_steps(column: Column, sources: int, path: str, problems: Problems) -> t
         steps.append(_decode(column.decode, f"{path}.decode", problems))
         if column.depth is not None or column.voxelize is not None:
             problems.add(f"{path}.decode", "makes colours, which depth and voxelize do not take; leave one of them out")
+    if column.encode is not None:
+        if sources > 1:
+            problems.add(f"{path}.encode", f"takes one source, found {sources}; give each a feature of its own")
+        steps.append(_encode(column, f"{path}.encode", problems))
     if column.depth is not None:
         steps.append(_depth(column.depth, f"{path}.depth", problems))
         if column.voxelize is None:
@@ -54,6 +59,8 @@ def step_mapping(step: Any) -> dict[str, Any]:
     keys = {f.name for f in dataclasses.fields(getattr(schema, type(step).__name__))}
     usual = {f.name: f.default for f in dataclasses.fields(step)}
     found = {key: value for key, value in dataclasses.asdict(step).items() if key in keys and value != usual[key]}
+    found = {key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+             for key, value in found.items()}  # fmt: skip
     return {key: _plain(value) for key, value in found.items()}
 
 
@@ -76,6 +83,41 @@ def _decode(found: Any, where: str, problems: Problems) -> Decode | None:
         problems.wrong(f"{where}.resize", list(cfg.resize), f"write {EXPECTED['resize']}")
         return None
     return Decode((cfg.resize[0], cfg.resize[1]) if cfg.resize else None)
+
+
+#: What is for pixels that stay numbers.
+_OF_NUMBERS = ("depth", "voxelize", "forward_kinematics", "convert")
+
+
+def _encode(column: Column, where: str, problems: Problems) -> Encode | None:
+    cfg = column.encode
+    assert cfg is not None
+    for key in (key for key in _OF_NUMBERS if getattr(column, key) is not None):
+        problems.add(where, f"makes bytes, which {key} does not take; leave one of them out")
+    if column.dtype != "auto":
+        problems.add(where, "makes bytes, which have no dtype; leave dtype out")
+    if cfg.crf is not None and not 0 <= cfg.crf <= (63 if cfg.codec == "av1" else 51):
+        problems.wrong(f"{where}.crf", cfg.crf, f"write 0 to {63 if cfg.codec == 'av1' else 51}")
+    if cfg.g is not None:
+        at_least(problems, f"{where}.g", cfg.g, 1)
+    for key in ("crf", "g") if cfg.codec == "png" else ():
+        if getattr(cfg, key) is not None:
+            problems.add(f"{where}.{key}", "is for videos, not for png; leave it out")
+    depth = None
+    if cfg.depth is not None and not problems.under(f"{where}.depth"):
+        depth = DepthCodes(cfg.depth.near, cfg.depth.far, cfg.depth.scale)
+        if not 0 < depth.near < depth.far < math.inf:
+            problems.wrong(f"{where}.depth.near", depth.near, "write near and far, metres above 0, far the larger")
+        if depth.scale is not None and not 0 < depth.scale < math.inf:
+            problems.wrong(f"{where}.depth.scale", depth.scale, "write a number above 0")
+        if cfg.codec not in ("png", "h265"):
+            problems.wrong(f"{where}.codec", cfg.codec, "depths take 12 bits; write png or h265, which have them")
+        if column.decode not in (None, False):
+            problems.add(f"{where}.depth", "is for recorded depths, and decode makes colours; leave one of them out")
+    if problems.under(where):
+        return None
+    usual = {key: value for key in ("crf", "g") if (value := getattr(cfg, key)) is not None}
+    return Encode(cfg.codec, depth=depth, **usual)
 
 
 def _depth(cfg: schema.Depth, where: str, problems: Problems) -> Depth | None:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.features.cast import cast
+from robocache.features.encode import joined
 from robocache.features.steps import Compute, Samples, Step
 from robocache.output.schema import FeatureType
 from robocache.types import Finding, StreamType, Values, array_type, numpy_type
@@ -64,7 +65,7 @@ def feature_type(
     steps: what is made of the sources; ``ValueError`` where one cannot be made of what it is given
     """
     kind = abreast(types)
-    for step in steps:
+    for step in joined(steps):
         kind = step.type(kind)
     known = {**kind.about, **about}
     if not _number(kind):
@@ -110,7 +111,7 @@ def stepped(
         done = Samples(block, valid, about)
         place = np.arange(len(valid))
     findings: list[Finding] = []
-    for step in steps:
+    for step in joined(steps):
         if step.rows:
             spread = _taken(Aligned(done.values, valid, place))
             there = (place >= 0) & done.valid[place] if len(done.valid) else np.zeros(len(place), bool)
@@ -241,10 +242,9 @@ def _picked(source: Aligned, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
             _wrapped(pa.nulls(len(source.rows), pa.binary())) if kind == PAYLOAD else pa.nulls(len(source.rows), kind)
         )
     rows = pa.array(source.rows, mask=source.rows < 0)
-    if kind != PAYLOAD:
-        return values.take(rows).cast(kind)
     each = max(1, _CHUNK // max(1, values.nbytes // len(values)))
-    chunks = [_wrapped(values.take(rows.slice(at, each))) for at in range(0, max(len(rows), 1), each)]
+    made = _wrapped if kind == PAYLOAD else lambda some: some.cast(kind)
+    chunks = [made(values.take(rows.slice(at, each))) for at in range(0, max(len(rows), 1), each)]
     return chunks[0] if len(chunks) == 1 else pa.chunked_array(chunks, kind)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robocache.output.schema import SEPARATOR
@@ -41,12 +43,15 @@ def encode(
                 writer.write_table(group)
         return sink.getvalue()
     encodings = {_leaf(field): _encoding(field, byte_stream_split and codec is not None) for field in schema}
+    repeated = {f"{field.name}.bytes": _DICTIONARY for field in schema if _repeats(episodes, field)}
+    encodings |= repeated
     with pq.ParquetWriter(
         sink,
         schema,
         compression=codec or "none",
         use_dictionary=[leaf for leaf, encoding in encodings.items() if encoding == _DICTIONARY],
         column_encoding={leaf: encoding for leaf, encoding in encodings.items() if encoding != _DICTIONARY},
+        dictionary_pagesize_limit=GROUP_BYTES if repeated else PAGE_BYTES,
         write_batch_size=_batch_rows(episodes),
         write_page_index=True,
         write_page_checksum=True,
@@ -108,6 +113,20 @@ def _encoding(field: pa.Field, byte_stream_split: bool) -> str:
     if pa.types.is_integer(kind) and kind.bit_width > 16 and field.name != "episode_index":
         return "PLAIN"
     return _DICTIONARY  # where there are too many values for one, Parquet stops using it
+
+
+def _repeats(episodes: Sequence[pa.Table], field: pa.Field) -> bool:
+    """Whether it is payloads of which neighbours are the same: a frame that several rows have is then stored once."""
+    if not pa.types.is_struct(field.type) or "bytes" not in {f.name for f in field.type}:
+        return False
+    for table in episodes:
+        for chunk in table.column(field.name).chunks:
+            data = chunk.field("bytes")
+            sizes = pc.binary_length(data).to_numpy(zero_copy_only=False)
+            for k in np.flatnonzero(sizes[1:] == sizes[:-1]).tolist():
+                if sizes[k] and data[k].as_buffer() == data[k + 1].as_buffer():
+                    return True
+    return False
 
 
 def _leaf(field: pa.Field) -> str:
