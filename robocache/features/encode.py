@@ -17,7 +17,7 @@ from robocache.errors import InputError
 from robocache.features.decode import Decode, lost
 from robocache.features.steps import Compute, Samples, Step
 from robocache.types import Finding, StreamType
-from robocache.video import PACKET, encoded_frames, encoded_image, pyav, unfit
+from robocache.video import PACKET, Encoding, encoded_frames, encoded_image, pyav, unfit
 
 #: FFmpeg's names of how pixels lie, by ``encoding``; an array that does not tell is one of the first two.
 _PIXELS = {"rgb8": "rgb24", "mono8": "gray", "bgr8": "bgr24", "rgba8": "rgba", "bgra8": "bgra", "8UC3": "bgr24",
@@ -67,7 +67,8 @@ class Encode:
         else:
             if not given.numeric:
                 raise ValueError(f"encode: the source holds {given.arrow}, which is no pixels; add decode: true")
-            size, encoding = given.shape[:2], self._encoding(given)
+            encoding = self._encoding(given)
+            size = (given.shape[0], given.shape[1])
         if all(isinstance(n, int) for n in size):
             if self.codec != "png" and (why := unfit(*size)):
                 raise ValueError(f"encode.codec: {why}; write png")
@@ -137,7 +138,7 @@ class Encode:
         if self.codec == "png":
             return pa.array([encoded_image(frame, "png") for frame in frames], pa.large_binary())
         pixels = _CODES["h265"] if self.depth is not None else "yuv420p"
-        packets = encoded_frames(frames, self.codec, self.crf, self.g, pixels)
+        packets = encoded_frames(frames, Encoding(self.codec, self.g, self.crf, pixels))
         data, keys = zip(*packets, strict=True) if packets else ((), ())
         columns = [
             pa.array(data, pa.large_binary()),
@@ -176,7 +177,9 @@ def joined(steps: Sequence[Step]) -> list[Step]:
     """The steps with an encode that takes its frames from the decode before it, where there is one."""
     out: list[Step] = []
     for step in steps:
-        if isinstance(step, Encode) and out and isinstance(out[-1], Decode):
-            step = replace(step, frames=out.pop())
-        out.append(step)
+        before = out[-1] if out else None
+        if isinstance(step, Encode) and isinstance(before, Decode):
+            out[-1] = replace(step, frames=before)
+        else:
+            out.append(step)
     return out

@@ -6,6 +6,7 @@ exact time stamp in units of ``time_base`` seconds. Frames that an edit list hid
 
 from robocache.video.cut import check_times, cut, join, sort_of, times
 from robocache.video.encode import CODECS, Encoding, encode, png
+from robocache.video.packets import FFMPEG, PACKET, encoded_frames, encoded_image, group_frames, packet_frames, unfit
 from robocache.video.read import (
     CONTAINERS,
     FRAME,
@@ -22,7 +23,9 @@ from robocache.video.read import (
 __all__ = [
     "CODECS",
     "CONTAINERS",
+    "FFMPEG",
     "FRAME",
+    "PACKET",
     "Encoding",
     "Video",
     "check_times",
@@ -30,13 +33,18 @@ __all__ = [
     "cut",
     "decoded_frames",
     "encode",
+    "encoded_frames",
+    "encoded_image",
+    "group_frames",
     "image_codec",
     "image_frame",
     "is_key_frame",
     "join",
+    "packet_frames",
     "png",
     "pyav",
     "read_video",
     "sort_of",
     "times",
+    "unfit",
 ]

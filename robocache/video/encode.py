@@ -19,6 +19,7 @@ from robocache.video.read import pyav
 CODECS = {
     "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}),
     "h264": ("libx264", {"bf": "0", "threads": "1"}),
+    "h265": ("libx265", {"x265-params": "bframes=0:pools=none:frame-threads=1:log-level=none"}),
 }
 
 

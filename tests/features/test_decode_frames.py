@@ -226,7 +226,7 @@ def test_a_video_that_is_not_there(tmp_path):
 
 def test_the_config_of_the_docs(tmp_path, monkeypatch):
     page = (Path(__file__).resolve().parents[2] / "docs/cameras.md").read_text()
-    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config, *_ = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("videos").mkdir()
     video(Path("videos/a.mp4"))

@@ -13,7 +13,7 @@ from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.video import video_info
 from robocache.output.schema import marks
-from robocache.video import FRAME
+from robocache.video import FRAME, PACKET
 
 #: Columns of every tree, behind the features, and their dtypes.
 INDEX = {
@@ -124,9 +124,7 @@ def unfit(column: pa.Field) -> str:
         return ""
     if not axes and (pa.types.is_string(kind) or _payload(kind) or kind == FRAME):
         told = json.loads((column.metadata or {}).get(b"kind", b"null"))
-        if told == "cloud":
-            return "holds clouds, which LeRobot has no feature for; voxelize them"
-        return "holds a video a frame a message; add decode: true" if told == "video" and kind != FRAME else ""
+from robocache.video import FRAME, PACKET
     return f"holds {kind}, which LeRobot has no feature for"
 
 
