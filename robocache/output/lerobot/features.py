@@ -124,7 +124,11 @@ def unfit(column: pa.Field) -> str:
         return ""
     if not axes and (pa.types.is_string(kind) or _payload(kind) or kind == FRAME):
         told = json.loads((column.metadata or {}).get(b"kind", b"null"))
-from robocache.video import FRAME, PACKET
+        if told == "cloud":
+            return "holds clouds, which LeRobot has no feature for; voxelize them"
+        return "holds a video a frame a message; add decode: true" if told == "video" and kind != FRAME else ""
+    if kind == PACKET:
+        return "is encoded already; leave encode out, output.lerobot.video says what cameras become"
     return f"holds {kind}, which LeRobot has no feature for"
 
 
