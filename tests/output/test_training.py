@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Subset
 import robocache
 from robocache.engine.run import run
 from robocache.output.order import Order, key_of, scattered
+from robocache.output.torch.resident import Resident
 from robocache.video import png
 
 FORMATS = ("parquet", "arrow", "packed", "lerobot")
@@ -331,22 +332,49 @@ def test_a_wrong_part_is_told(logs, outputs):
             robocache.Dataset(str(logs / f"damaged_{name}"), columns=[ACTION])[0]
 
 
-def test_on_a_device_the_same_is_computed_there(outputs):
-    """Columns that lie on a device go through torch; of a device without numbers the shapes are seen, and where they
-    are; of this one the numbers.
-    """
-    asked = {"normalize": {STATE: "mean_std", ACTION: "openvla.q01_q99"}, "fill": 0.5, "delta_steps": {STATE: [-1, 0]}}
-    here = robocache.Dataset(outputs["parquet"], **asked)
-    wanted = here.__getitems__(range(90)).tensors
-    there = robocache.Dataset(outputs["parquet"], device="meta", **asked).__getitems__(range(90)).tensors
-    for name, values in wanted.items():
+def on_a_device(uri: str, device: str, **asked: Any) -> robocache.Dataset:
+    """A dataset as with ``device``, of which there may be none here; of the CPU its kernel gathers in memory."""
+    dataset = robocache.Dataset(uri, device=None if device == "cpu" else device, cache_mb=100, **asked)
+    if device == "cpu":
+        there = {name: key for name, key in dataset._keys.items() if key.resident}
+        dataset.resident = Resident(dataset.rows, there, dataset._fill, torch.device("cpu"))
+        dataset._plans = {steps: (window, kept) for steps, (window, names) in dataset._plans.items()
+                          if (kept := [name for name in names if name not in there])}  # fmt: skip
+    return dataset
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_on_a_device_the_same_is_gathered_there(outputs, name):
+    """Of a device without numbers the shapes are seen, and where they are; of this one the numbers."""
+    asked = {"normalize": {STATE: "mean_std", ACTION: "openvla.q01_q99"}, "fill": 0.5,
+             "delta_steps": {STATE: [-1, 0], ACTION: [3, -70, 0]}, "require": [ACTION]}  # fmt: skip
+    wanted = robocache.Dataset(outputs[name], **asked).__getitems__(range(-90, 90)).tensors
+    there = on_a_device(outputs[name], "meta", **asked).__getitems__(range(-90, 90)).tensors
+    found = on_a_device(outputs[name], "cpu", **asked).__getitems__(range(-90, 90)).tensors
+    assert list(wanted) == list(there) == list(found)
+    for key, values in wanted.items():
         if isinstance(values, torch.Tensor):
-            assert (there[name].shape, there[name].dtype) == (values.shape, values.dtype)
-            assert there[name].device.type == "meta"
-    tables = here._store.segment(0).tables
-    here._resident = {c.name: torch.from_numpy(tables[c.name].flat).view(-1, c.width)
-                      for c in here._columns.values() if c.dtype is not None}  # fmt: skip
-    found = here.__getitems__(range(90)).tensors
-    for name, values in wanted.items():
-        if isinstance(values, torch.Tensor):
-            torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+            assert (there[key].shape, there[key].dtype) == (values.shape, values.dtype)
+            assert there[key].device.type == "meta"
+            torch.testing.assert_close(found[key], values, rtol=1e-6, atol=1e-6)
+        else:
+            assert found[key] == there[key] == values
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_batches_of_a_device_are_those_of_the_host(outputs, threads):
+    asked = {"delta_steps": {ACTION: range(20)}, "columns": [ACTION, "instruction"]}
+    here, there = robocache.Dataset(outputs["parquet"], **asked), on_a_device(outputs["parquet"], "cpu", **asked)
+    assert here.together(7) == 1 < there.together(7)
+    for drop_last in (False, True):
+        for rank in range(2):
+            how = {"seed": 2, "drop_last": drop_last, "rank": rank, "world": 2}
+            wanted = list(here.batches(7, threads=0, **how))
+            stopped, again = (there.batches(7, threads=threads, **how) for _ in range(2))
+            found = list(itertools.islice(stopped, 11))
+            again.load_state_dict(stopped.state_dict())
+            found += list(again)
+            assert len(found) == len(wanted) == len(again)
+            for a, b in zip(found, wanted, strict=True):
+                assert a.keys() == b.keys() and a["instruction"] == b["instruction"]
+                assert all(torch.equal(a[key], b[key]) for key in a if key != "instruction")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -118,28 +118,46 @@ class Batches(IterableDataset):
 
     def _ahead(self) -> Iterator[dict[str, Any]]:
         """All batches that are left, assembled by threads."""
-        rest, count = range(self._batch, len(self)), len(self)
+        number, count = self._batch, len(self)
+        for tensors, windows in self._assembled(range(number, count), self.dataset.together(self.batch_size)):
+            for at in range(0, windows, self.batch_size):
+                number += 1
+                self._goes_on(number, count)
+                yield tensors if windows <= self.batch_size else _part(tensors, at, at + self.batch_size)
+
+    def _assembled(self, rest: range, together: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """So many batches at once, and how many windows they have."""
+        groups, gathered, none = self._windows(rest, together), self._gathering(), np.zeros(0, np.int64)
         if not self.threads:
-            for number, items in zip(rest, self._windows(rest), strict=True):
-                self._goes_on(number + 1, count)
-                yield self.dataset.__getitems__(items).tensors
+            for items in groups:
+                yield gathered(items), len(items)
             return
         with ThreadPoolExecutor(self.threads) as pool:
-            under_way: list[Future] = []
-            windows, number, none = self._windows(rest), self._batch, np.zeros(0, np.int64)
+            under_way: list[tuple[Future, int]] = []
             try:
                 while True:
-                    while len(under_way) <= self.threads and len(items := next(windows, none)):
-                        under_way.append(pool.submit(self.dataset.__getitems__, items))
+                    while len(under_way) <= self.threads and len(items := next(groups, none)):
+                        under_way.append((pool.submit(gathered, items), len(items)))
                     if not under_way:
                         return
-                    tensors = under_way.pop(0).result().tensors
-                    number += 1
-                    self._goes_on(number, count)
-                    yield tensors
+                    first, windows = under_way.pop(0)
+                    yield first.result(), windows
             finally:
-                for one in under_way:
+                for one, _ in under_way:
                     one.cancel()
+
+    def _gathering(self) -> Callable[[np.ndarray], dict[str, Any]]:
+        """What assembles windows; on a card in the stream of the thread that asks for them, whatever thread does it."""
+        dataset = self.dataset
+        if dataset.device.type != "cuda":
+            return lambda items: dataset.__getitems__(items).tensors
+        stream = torch.cuda.current_stream(dataset.device)
+
+        def there(items: np.ndarray) -> dict[str, Any]:
+            with torch.cuda.stream(stream):
+                return dataset.__getitems__(items).tensors
+
+        return there
 
     def _goes_on(self, batch: int, count: int) -> None:
         if batch < count:
@@ -147,15 +165,18 @@ class Batches(IterableDataset):
         else:
             self.set_epoch(self.epoch + 1)
 
-    def _windows(self, batches: range) -> Iterator[np.ndarray]:
-        """The windows of these batches; a stretch of the order is worked out at once."""
+    def _windows(self, batches: range, together: int = 1) -> Iterator[np.ndarray]:
+        """The windows of these batches, of so many that follow each other at once; a stretch of the order is worked out
+        at once.
+        """
         order = self.dataset.order(shuffle=self.shuffle, seed=self.seed, epoch=self.epoch)
         start, stop = order.share(self.rank, self.world)
+        stop = min(stop, start + len(self) * self.batch_size)
         known = np.zeros(0, np.int64)
         first = start
-        for number in batches:
+        for number in batches[::together]:
             low = start + number * self.batch_size
-            high = min(low + self.batch_size, stop)
+            high = min(low + self.batch_size * together, stop)
             if not first <= low or high > first + len(known):
                 first = low
                 known = order.windows(low, min(stop, max(high, low + _STRETCH)))
@@ -174,6 +195,11 @@ class Batches(IterableDataset):
         self.epoch, self._batch, self._own = state["epoch"], state["batch"], state["own"]
         if not self._own:
             self._goes_on(self._batch, len(self))
+
+
+def _part(tensors: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Some of the windows that were assembled at once; tensors stay where they are."""
+    return {name: values[start:stop] for name, values in tensors.items()}
 
 
 def _share(of: WindowSampler | Batches) -> tuple[int, int]:

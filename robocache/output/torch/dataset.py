@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 import yaml
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from robocache.ops.normalize import STATISTICS, Normalization
 from robocache.output.dataset import Output
@@ -23,25 +24,15 @@ from robocache.output.rows import Cached, Column, Mapped, Rows, Store, Whole, bl
 from robocache.output.schema import marks
 from robocache.output.torch.batches import Batches, WindowSampler, ranked
 from robocache.output.torch.items import Batch
+from robocache.output.torch.keys import Key
+from robocache.output.torch.resident import Resident
 from robocache.output.windows import Choice, Window, chosen_episodes, grid_steps, rising_times, whole_windows
 
 #: Beside the features, where the output has them.
 _INDEX = ("episode_index", "frame_index", "timestamp")
 _HERE = Window(np.zeros(1, np.int64))
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What a batch has under one name.
-
-    window: None: the row itself, without an axis of its own; mark: the column that says which rows count
-    """
-
-    column: Column
-    window: Window | None
-    mark: str = ""
-    normal: Normalization | None = None
-    pictures: Pictures | None = None
+#: What batches that are assembled at once on a device take at most.
+_TOGETHER_BYTES, _TOGETHER_WINDOWS = 64 << 20, 1 << 16
 
 
 class Dataset(torch.utils.data.Dataset):
@@ -106,20 +97,23 @@ class Dataset(torch.utils.data.Dataset):
         needed = {key.column.name: key.column for key in self._keys.values()}
         needed |= {key.mark: Column(key.mark, (), np.dtype(bool)) for key in self._keys.values() if key.mark}
         payloads = any(column.payload for column in needed.values())
-        self._columns, self._resident = needed, dict[str, Tensor]()
         #: Bytes of a row in memory, about.
         self._row = sum(column.nbytes for column in needed.values()) + payloads * self.rows.stored_row
-        self._store, self._budget = self._stored(list(needed.values()), int(cache_mb * 1e6))
+        #: What lies on the device; None: batches are assembled on the host.
+        self.resident, self._columns = self._on_device(needed, int(cache_mb * 1e6))
+        self._store, self._budget = self._stored(list(self._columns.values()), int(cache_mb * 1e6))
         self._kept = self._required(require)
-        #: By steps, what is gathered for them: keys, and columns of marks.
+        #: By steps, what is gathered for them on the host: keys, and columns of marks.
         self._plans: dict[bytes, tuple[Window, list[str]]] = {}
         for name, key in self._keys.items():
+            if self.resident is not None and key.resident:
+                continue
             window = key.window or _HERE
             self._plans.setdefault(window.steps.tobytes(), (window, []))[1].append(name)
 
     # What there is
 
-    def _named(self, columns: Sequence[str] | None, decode: Sequence[str]) -> dict[str, _Key]:
+    def _named(self, columns: Sequence[str] | None, decode: Sequence[str]) -> dict[str, Key]:
         schema = self.output.schema
         mark = marks(schema)
         known = {name: Column.of(schema.field(name)) for name in mark}
@@ -129,16 +123,16 @@ class Dataset(torch.utils.data.Dataset):
         if columns is None:
             plain = [c.name for c in known.values() if (c.dtype is not None or c.text) and not c.image]
             columns = [name for name in known if name in plain or name in decode]
-        keys = {n: _Key(Column.of(schema.field(n)), None) for n in _INDEX if n in schema.names}
+        keys = {n: Key(Column.of(schema.field(n)), None) for n in _INDEX if n in schema.names}
         for name in dict.fromkeys((*columns, *decode)):
             pictures = Pictures.of(known[name]) if name in decode else None
-            keys[name] = _Key(known[name], None, mark[name], pictures=pictures)
+            keys[name] = Key(known[name], None, mark[name], pictures=pictures)
         return keys
 
     def _unknown(self, name: str, known: Iterable[str]) -> ValueError:
         return ValueError(f"{self.output.uri} has no feature {name!r}; there are {', '.join(known)}")
 
-    def _feature(self, name: str) -> _Key:
+    def _feature(self, name: str) -> Key:
         key = self._keys.get(name)
         if key is None or not key.mark:
             raise self._unknown(name, (n for n, k in self._keys.items() if k.mark))
@@ -146,8 +140,8 @@ class Dataset(torch.utils.data.Dataset):
 
     def _windowed(
         self, seconds: Mapping[str, Iterable[float]], steps: Mapping[str, Iterable[int]], tolerance_s: float
-    ) -> dict[str, _Key]:
-        made: dict[str, _Key] = {}
+    ) -> dict[str, Key]:
+        made: dict[str, Key] = {}
         if both := sorted(set(seconds) & set(steps)):
             raise ValueError(f"delta_timestamps and delta_steps both have {both[0]!r}; give one of them")
         for name, rows in steps.items():
@@ -168,7 +162,7 @@ class Dataset(torch.utils.data.Dataset):
 
     def _normalised(
         self, asked: str | Mapping[str, Any] | None, given: Mapping[str, Mapping[str, Any]] | None
-    ) -> dict[str, _Key]:
+    ) -> dict[str, Key]:
         floats = [
             n for n, k in self._keys.items() if k.mark and k.column.dtype is not None and k.column.dtype.kind == "f"
         ]
@@ -194,16 +188,26 @@ class Dataset(torch.utils.data.Dataset):
             made[name] = replace(key, normal=normal)
         return made
 
+    def _fits(self, most: int) -> bool:
+        return self.rows.total * self._row <= most and self.rows.total < 2**31
+
+    def _on_device(self, needed: dict[str, Column], most: int) -> tuple[Resident | None, dict[str, Column]]:
+        """What lies on the device, and the columns that are read from elsewhere."""
+        if self.device.type == "cpu" or not self._fits(most):
+            return None, needed
+        there = {name: key for name, key in self._keys.items() if key.resident}
+        taken = {name for key in there.values() for name in (key.column.name, key.mark)}
+        elsewhere = {name: column for name, column in needed.items() if name not in taken}
+        return (Resident(self.rows, there, self._fill, self.device) if there else None), elsewhere
+
     def _stored(self, columns: list[Column], most: int) -> tuple[Store, int]:
         """The store, and how many bytes of its blocks a pool of the order may have, 0: any."""
         if self.device.type == "cpu" and Mapped.possible(self.rows):
             return Mapped(self.rows, columns), 0
-        if self.rows.total * self._row <= most:
+        if self._fits(most):
             whole = Whole(self.rows, columns)
-            tables = whole.segment(0).tables  # now, so that processes that are forked from this one share it
-            if self.device.type != "cpu":
-                numbers = {c.name: tables[c.name].flat.reshape(-1, c.width) for c in columns if c.dtype is not None}
-                self._resident = {name: torch.from_numpy(values).to(self.device) for name, values in numbers.items()}
+            if columns:
+                whole.segment(0)  # now, so that processes that are forked from this one share it
             return whole, 0
         return Cached(self.rows, columns, self.rows.blocks(block_bytes(most), self._row), most), most // 2
 
@@ -234,22 +238,25 @@ class Dataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """A batch, as PyTorch's ``DataLoader`` asks for it; ``default_collate`` takes it as it is."""
+        if self.device.type == "cuda" and get_worker_info() is not None:
+            raise ValueError("a DataLoader's worker processes cannot use the card of a dataset with device='cuda'; "
+                             "iterate over its batches(), which come from the card")  # fmt: skip
         items = np.asarray(indices, np.int64)
         count = len(self)
         if items.size and (items.min() < -count or items.max() >= count):
             raise IndexError(f"the dataset has {count} windows, asked for {items.min()} to {items.max()}")
         items = np.where(items < 0, items + count, items)
-        rows, out = items if self._kept is None else self._kept[items], {}
+        rows = items if self._kept is None else self._kept[items]
+        out = {} if self.resident is None else self.resident.gather(rows)
         for window, names in self._plans.values():
             at, padded = window.around(rows, self.rows.ends)
             keys = [self._keys[name] for name in names]
             wanted = {name for key in keys for name in (key.column.name, key.mark) if name}
-            found = self._gather(wanted, at, ~padded.any(axis=1) & window.run)
+            columns = [self._columns[name] for name in sorted(wanted)]
+            found = gather(self._store, columns, at, ~padded.any(axis=1) & window.run)
             pad = self._tensor(padded)
             for name, key in zip(names, keys, strict=True):
-                marks, valid = found.get(key.mark), None
-                if marks is not None:
-                    valid = marks[..., 0] & ~(padded if isinstance(marks, np.ndarray) else pad)
+                valid = found[key.mark][..., 0] & ~padded if key.mark else None
                 value = self._finished(key, found[key.column.name], valid, at.shape)
                 out[name] = value if key.window is not None else value[:, 0] if isinstance(value, Tensor) else value
                 if key.window is not None:
@@ -260,13 +267,23 @@ class Dataset(torch.utils.data.Dataset):
         return Batch({name: out[name] for key in self._keys for name in (key, f"{key}_is_pad", f"{key}.valid")
                       if name in out}, len(rows))  # fmt: skip
 
-    def _finished(self, key: _Key, values: Any, valid: Any, shape: tuple[int, ...]) -> Any:
+    def together(self, batch_size: int) -> int:
+        """How many batches are assembled at once: on a device, where a launch costs more than a batch, many."""
+        if self.resident is None or any(key.pictures or key.column.payload for key in self._keys.values()):
+            return 1
+        window = sum(key.nbytes for key in self._keys.values())
+        return max(1, min(_TOGETHER_BYTES // max(1, window), _TOGETHER_WINDOWS) // batch_size)
+
+    def _finished(self, key: Key, values: Any, valid: Any, shape: tuple[int, ...]) -> Any:
         """What a batch has of a key: a tensor ``[B, K, *shape]``, or text.
 
-        values: ``[B, K, width]``, of NumPy or resident on the device, or Arrow's ``[B * K]``; valid: bool ``[B, K]``
+        values: of NumPy ``[B, K, width]``, or Arrow's ``[B * K]``; valid: bool ``[B, K]``
+
+        What is computed of NumPy's arrays is computed by the thread that asks: torch would have its own threads wait
+        for each other at every step, which on a busy machine takes most of the time.
         """
         if key.pictures is not None:
-            raw = values if isinstance(values, pa.ChunkedArray) else torch.as_tensor(values).flatten(0, 1).cpu().numpy()
+            raw = values if isinstance(values, pa.ChunkedArray) else values.reshape(-1, values.shape[-1])
             pictures = key.pictures.decoded(raw)
             return self._tensor(pictures.reshape(*shape, *pictures.shape[1:]))
         if isinstance(values, pa.ChunkedArray):
@@ -274,35 +291,14 @@ class Dataset(torch.utils.data.Dataset):
             return texts if key.window is None else [texts[k : k + shape[1]] for k in range(0, len(texts), shape[1])]
         if key.normal is not None:
             values = key.normal(values)
-        if (
-            self._fill is not None
-            and valid is not None
-            and key.column.dtype is not None
-            and key.column.dtype.kind == "f"
-        ):
-            nothing = ~valid[..., None] | (values != values)  # NaN, for NumPy and torch
-            if isinstance(values, np.ndarray):
-                values[nothing] = self._fill
-            else:
-                values = values.masked_fill(nothing, self._fill)
+        if self._fill is not None and key.fillable:
+            values[~valid[..., None] | np.isnan(values)] = self._fill
         return self._tensor(values.reshape(*shape, *key.column.shape))
 
-    def _gather(self, names: set[str], rows: np.ndarray, runs: Any) -> dict[str, Any]:
-        """Of columns the rows ``[B, K]``, as ``[B, K, width]`` on the device where they are resident, else of NumPy; or
-        Arrow's. runs: see :func:`gather`. What is computed of NumPy's arrays is computed by the thread that asks: torch
-        would have its own threads wait for each other at every step, which on a busy machine takes most of the time.
-        """
-        found: dict[str, Any] = {}
-        if resident := names & self._resident.keys():
-            places = torch.from_numpy(rows.ravel()).to(self.device)
-            found = {name: _select(self._resident[name], places).view(*rows.shape, -1) for name in resident}
-        elsewhere = [self._columns[name] for name in sorted(names - resident)]
-        return found | gather(self._store, elsewhere, rows, runs)
-
-    def _tensor(self, values: Any) -> Tensor:
+    def _tensor(self, values: np.ndarray) -> Tensor:
         """On the device."""
-        found = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-        if found.device == self.device or self.device.type == "cpu":
+        found = torch.from_numpy(values)
+        if self.device.type == "cpu":
             return found
         return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
 
@@ -340,11 +336,3 @@ class Dataset(torch.utils.data.Dataset):
     ) -> WindowSampler:
         """See :class:`WindowSampler`."""
         return WindowSampler(self, shuffle, seed, *ranked(rank, world))
-
-
-def _select(table: Tensor, places: Tensor) -> Tensor:
-    """Rows of a table; of unsigned numbers, which ``index_select`` does not know, as signed ones of the same bits."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(table.dtype)
-    if signed is None:
-        return table.index_select(0, places)
-    return table.view(signed).index_select(0, places).view(table.dtype)
