@@ -27,11 +27,14 @@ from robocache.formats.base import selected_width as width_of
 from robocache.ops.modes import WIDTHS
 from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS
 
+#: Samples that a row of a window may hold.
+MOST_SAMPLES = 100_000
 #: What is written beside a feature's column.
 _BESIDE = (
     (".valid", "marks where {} is valid"),
     (".stamps", "holds the stamps of {}"),
     (".start", "holds what differences of {} begin at"),
+    (".count", "holds how many samples of {} there are"),
 )
 
 
@@ -77,9 +80,29 @@ def _feature(name: str, value: Any, path: str, problems: Problems) -> Feature:
     else:
         source, section = _source(value, path, SingleSource, problems)
         sources, column = (source,), section or column
+    _check_window(sources, column, path, problems)
     steps = read_steps(column, len(sources), path.removesuffix(".sources"), problems)
     pose = _pose(column, path.removesuffix(".sources"), problems)
     return Feature(name, sources, dtype=column.dtype, role=column.role, steps=steps, pose=pose)
+
+
+def _check_window(sources: tuple[FeatureSource, ...], column: Column, path: str, problems: Problems) -> None:
+    """A window is a lone source's samples as they were recorded."""
+    if not any(s.window for s in sources) or problems.under(path):
+        return
+    where = f"{path}.window" if len(sources) == 1 else path
+    if len(sources) > 1:
+        problems.add(where, f"a window is of one source, found {len(sources)}; give each a feature of its own")
+    (source, *_) = sources
+    if source.align != "auto":
+        problems.wrong(where, source.window, f"takes every sample, and align: {source.align} makes one; leave one out")
+    if source.static or source.max_gap != "auto" or source.snap != "auto":
+        problems.wrong(where, source.window, "a window knows no static, max_gap and snap; leave these out")
+    if source.repeats not in ("auto", "last"):
+        problems.wrong(where, source.window, f"holds what was recorded; repeats: {source.repeats} makes other numbers")
+    steps = [key for key in ("decode", "depth", "voxelize", "forward_kinematics", "convert") if getattr(column, key)]
+    if steps or column.pose is not None:
+        problems.wrong(where, source.window, f"holds what was recorded; leave out {', '.join(steps) or 'pose'}")
 
 
 def _pose(column: Column, path: str, problems: Problems) -> FeatureSource | None:
@@ -116,6 +139,8 @@ def _source(found: Any, path: str, schema: type, problems: Problems) -> tuple[Fe
         problems.wrong(f"{path}.quaternion_order", cfg.quaternion_order, right)
     if cfg.period is not None and align_known and cfg.align not in ("angle", "mean", "linear", "cubic"):
         problems.wrong(f"{path}.period", cfg.period, f"align {cfg.align} knows no angles; align angle, or leave it out")
+    if not problems.under(f"{path}.window") and not 0 <= cfg.window <= MOST_SAMPLES:
+        problems.wrong(f"{path}.window", cfg.window, f"write a whole number from 1 to {MOST_SAMPLES:,}")
     if cfg.snap != "auto" and align_known and cfg.align not in ("previous", "next", "auto"):
         problems.wrong(f"{path}.snap", cfg.snap, f"align {cfg.align} does not snap; only previous and next do")
     return (
@@ -131,6 +156,7 @@ def _source(found: Any, path: str, schema: type, problems: Problems) -> tuple[Fe
             period=parsed(parse_period, cfg.period, f"{path}.period", problems),
             nonfinite=cfg.nonfinite,
             repeats=cfg.repeats,
+            window=cfg.window,
             quaternion_order=cfg.quaternion_order or "xyzw",
         ),
         cfg,

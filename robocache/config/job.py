@@ -38,6 +38,7 @@ class FeatureSource:
     nonfinite:  drop leaves out a sample that holds a NaN or an infinity; keep takes them as readings
     repeats:    samples of one stamp: last keeps the last, mean averages them, spread lays them out up to the next
                 stamp; auto: all of them count for mean, the last for every other mode
+    window:     every sample of a row's bin instead of one number, so many at most; 0: no
     quaternion_order: what the four numbers are, for who reads the output's config; slerp is the same in any order
     """
 
@@ -52,6 +53,7 @@ class FeatureSource:
     period: float | None = None
     nonfinite: Literal["drop", "keep"] = "drop"
     repeats: Literal["auto", "last", "mean", "spread"] = "auto"
+    window: int = 0
     quaternion_order: Literal["xyzw", "wxyz"] = "xyzw"
 
     @property
@@ -83,6 +85,11 @@ class Feature:
         return self.sources if self.pose is None else (*self.sources, self.pose)
 
     @property
+    def window(self) -> int:
+        """How many samples of its source a row holds; 0: it is no window."""
+        return self.sources[0].window if self.sources else 0
+
+    @property
     def picks(self) -> bool:
         """Whether its steps take samples as they were recorded."""
         return bool(self.steps) and self.steps[0].picks
@@ -97,8 +104,13 @@ class Feature:
         plain = replace(self, steps=(), sources=tuple(replace(s, quaternion_order="xyzw") for s in self.sources))
         found = dataclasses.asdict(plain)
         del found["steps"]
+        for source in found["sources"]:
+            if not source["window"]:
+                del source["window"]
         if self.pose is None:
             del found["pose"]
+        else:
+            del found["pose"]["window"]
         steps = [[step.key, dataclasses.asdict(cast(Any, step))] for step in self.steps]
         return found | ({"steps": steps} if steps else {})
 

@@ -87,7 +87,7 @@ def _source_mapping(source: FeatureSource) -> dict[str, Any]:
     if source.period is not None:
         mapping["period"] = {2 * math.pi: "rad", 360.0: "deg"}.get(source.period, source.period)
     usual = FeatureSource(source.source)
-    for key in ("optional", "static", "stamp", "nonfinite", "repeats"):
+    for key in ("optional", "static", "stamp", "nonfinite", "repeats", "window"):
         if getattr(source, key) != getattr(usual, key):
             mapping[key] = getattr(source, key)
     if source.align in WIDTHS:

@@ -103,6 +103,7 @@ class Source:
     period: int | float | str | None = None
     nonfinite: Literal["drop", "keep"] = "drop"
     repeats: Literal["auto", "last", "mean", "spread"] = "auto"
+    window: int = 0
     quaternion_order: Literal["xyzw", "wxyz"] | None = None
 
 

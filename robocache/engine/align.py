@@ -27,6 +27,7 @@ from robocache.engine.prepare import Prepared, Preparer, Request
 from robocache.engine.rounding import JOINTS, rounding
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
+from robocache.engine.windows import gathered
 from robocache.errors import InputError
 from robocache.features import Aligned, Compute, abreast, assemble, stepped
 from robocache.features.columns import flat_numbers
@@ -184,7 +185,7 @@ class Aligner:
         """The features of an episode side by side, after the kernels."""
         timeline, requests, findings = b.prepared.timeline, b.prepared.requests, b.findings
         aligned = [
-            self._poses(r, requests) if r.of_clouds else self._aligned(r, some, timeline)
+            self._poses(r, requests) if r.of_clouds else self._aligned(r, some, timeline, findings)
             for r, some in zip(requests, b.parts, strict=True)
         ]
         columns, beside = self._columns(requests, aligned, findings)
@@ -211,12 +212,12 @@ class Aligner:
             quality.record(timeline, shares, findings),
             b.metadata,
             int(stamps[0]),
-            {path: uri for r in requests if not r.feature.steps for path, uri in _files(r).items()},
+            {path: uri for r in requests if not r.feature.steps for path, uri in r.files.items()},
         )
 
     def _parts(self, r: Request, timeline: Timeline, findings: list[Finding]) -> list[_Part]:
         """The groups of a source's columns and what the kernels are asked for each."""
-        if r.cleaned is None or r.source.static or r.of_clouds:
+        if r.cleaned is None or r.source.static or r.of_clouds or r.source.window:
             return []
         column = self.preparer.features[self.job.features.index(r.feature)]
         findings += rounding(r, column)
@@ -251,7 +252,10 @@ class Aligner:
 
     def _looks_back(self, r: Request) -> bool:
         """Whether it is the mean of what came since the row before, which the kernels' bins about a row are not."""
-        return self.job.timeline.causal and r.feature.role != "action" and r.mode == "mean" and r.computed
+        return self._causal(r) and r.mode == "mean" and r.computed
+
+    def _causal(self, r: Request) -> bool:
+        return self.job.timeline.causal and r.feature.role != "action"
 
     def _fuse(self, batch: Sequence[tuple[Sequence[_Part], np.ndarray]]) -> None:
         """Align parts of episodes to each episode's targets: in one call all those of which the same is asked, in
@@ -293,8 +297,10 @@ class Aligner:
                 part.spec = None
                 at += width
 
-    def _aligned(self, r: Request, parts: Sequence[_Part], timeline: Timeline) -> Aligned:
+    def _aligned(self, r: Request, parts: Sequence[_Part], timeline: Timeline, findings: list[Finding]) -> Aligned:
         """The parts of a source together, on the timeline."""
+        if r.source.window:
+            return gathered(r, timeline, past=self._causal(r), findings=findings)
         count, cleaned = len(timeline.times), r.cleaned
         stamps = None
         if self.job.timeline.provenance:
@@ -360,6 +366,8 @@ class Aligner:
                 findings.append(Finding("overflow", feature.name, text, unfit / len(valid)))
             if kind.starts:
                 beside[f"{feature.name}.start"] = _nullable(made[0].starts, kind.starts, len(valid))
+            if kind.counted:
+                beside[f"{feature.name}.count"] = made[0].counts
             if self.job.timeline.provenance:
                 stamps = np.concatenate([s.stamps for s in sources if s.stamps is not None], axis=1)
                 flat = pa.array(stamps.reshape(-1), mask=stamps.reshape(-1) < 0)
@@ -375,11 +383,6 @@ class Aligner:
         rows = np.array(flat_numbers(values), np.float64).reshape(len(valid), -1)
         rows[~valid] = np.nan
         return absolute(rows, kind.about.get("convert", {}))
-
-
-def _files(r: Request) -> Mapping[str, str]:
-    """URIs of the files that a source refers to."""
-    return r.cleaned.stream.about.get("files", {}) if r.cleaned is not None else {}
 
 
 def _rows(values: Any, kept: np.ndarray) -> Any:

@@ -26,7 +26,7 @@ COUNTERS = {"microsecond": 2**32 * 1_000, "millisecond": 2**32 * 1_000_000}
 
 
 #: What ``repeats`` may be where every sample of a stamp counts; with any other the last one does.
-ALL_COUNT = ("all", "mean", "spread")
+ALL_COUNT = ("all", "mean", "spread", "every")
 
 
 class RestartError(InputError):
@@ -286,10 +286,11 @@ def _last_of_stamp(times: np.ndarray) -> np.ndarray:
 
 def _one_a_stamp(group: Columns, repeats: str) -> Columns:
     """Strictly rising times. ``all``: samples of one stamp follow each other by a nanosecond, so that every one counts
-    in the mean of its bin; where there is no room for that, and with ``mean``, they are averaged.
+    in the mean of its bin; where there is no room for that, and with ``mean``, they are averaged. ``every``: they stay
+    as they are.
     """
     times, last = group.times, np.flatnonzero(_last_of_stamp(group.times))
-    if len(last) == len(times):
+    if len(last) == len(times) or repeats == "every":
         return group
     if repeats not in ALL_COUNT or group.values is None:
         values = None if group.values is None else group.values[last]

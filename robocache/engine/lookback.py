@@ -15,8 +15,7 @@ def past_mean(times: np.ndarray, values: np.ndarray, targets: np.ndarray) -> tup
     times: int64 ``[n]``, rising; values ``[n, k]``; targets: int64 ``[T]``
     """
     wide = values.astype(np.float64)
-    edges = _past_edges(targets)
-    low, high = np.searchsorted(times, edges[:-1], "right"), np.searchsorted(times, edges[1:], "right")
+    low, high = bins(times, targets, past=True)
     out = np.full((len(targets), values.shape[1]), np.nan)
     held = high > 0
     out[held] = wide[high[held] - 1]
@@ -45,12 +44,8 @@ def used_stamps(r: Request, targets: np.ndarray, *, past: bool, rows: np.ndarray
         return out
     at = targets - r.source.offset
     if r.mode == "mean" and (past or len(at) > 1):
-        if past:
-            edges = _past_edges(at) + 1
-        else:  # the bins of the kernels: midway between neighbouring rows, the outer ones mirrored
-            middle = at[:-1] + (at[1:] - at[:-1]) // 2
-            edges = np.concatenate([[2 * at[0] - middle[0]], middle, [2 * at[-1] - middle[-1]]])
-        low, high = np.searchsorted(times, edges[:-1]), np.searchsorted(times, edges[1:]) - 1
+        low, behind = bins(times, at, past=past)
+        high = behind - 1
         empty = high < low
         low, high = np.where(empty, low - 1, low), np.where(empty, low - 1 if past else low, high)
     else:
@@ -61,7 +56,20 @@ def used_stamps(r: Request, targets: np.ndarray, *, past: bool, rows: np.ndarray
     return out
 
 
-def _past_edges(targets: np.ndarray) -> np.ndarray:
-    """Where each row's past begins, and where the last one's ends: int64 ``[T + 1]``."""
-    step = int(targets[1] - targets[0]) if len(targets) > 1 else 1
-    return np.concatenate([[targets[0] - step], targets])
+def bins(times: np.ndarray, targets: np.ndarray, *, past: bool, period: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first sample in the bin of each row, and the one behind its last: int64 ``[T]`` each.
+
+    A bin goes from midway to the row before to midway to the next, the outer ones as far on either side, as the kernels
+    have it; with past it is (row before, row], the first row's as long as the second's.
+    times: int64 ``[n]``, rising; period: nanoseconds, of a lone row's bin
+    """
+    lone = len(targets) == 1
+    if past:
+        edges = np.concatenate([[targets[0] - (max(1, period) if lone else targets[1] - targets[0])], targets])
+        return np.searchsorted(times, edges[:-1], "right"), np.searchsorted(times, edges[1:], "right")
+    if lone:
+        edges = np.array([targets[0] - period // 2, targets[0] + max(1, period - period // 2)])
+    else:
+        middle = targets[:-1] + (targets[1:] - targets[:-1]) // 2
+        edges = np.concatenate([[2 * targets[0] - middle[0]], middle, [2 * targets[-1] - middle[-1]]])
+    return np.searchsorted(times, edges[:-1]), np.searchsorted(times, edges[1:])

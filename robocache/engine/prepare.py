@@ -5,7 +5,7 @@ needs no torch, so that a plan knows the rows of an episode without aligning it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.clean import Cleaned, Columns, clean
-from robocache.engine.source_types import COMPUTING, SourceTypes, describe_type, mode_in, pose_mode
+from robocache.engine.source_types import COMPUTING, WINDOW, SourceTypes, describe_type, mode_in, pose_mode
 from robocache.engine.timeline import Clock, Timeline, make_timeline
 from robocache.engine.units import check_units
 from robocache.errors import InputError, TooLargeError
@@ -24,6 +24,8 @@ from robocache.output.schema import FeatureType, arrow_schema
 from robocache.types import Episode, Finding, Stream, StreamType, numpy_type
 
 _MB = 2**20
+#: ``repeats: auto`` of modes in which every sample counts.
+REPEATS = {"mean": "all", WINDOW: "every"}
 #: The rows of an episode may take this much, whatever ``compute.max_memory_mb`` is.
 ALWAYS_MB = 64
 
@@ -57,6 +59,11 @@ class Request:
     def of_clouds(self) -> bool:
         """Whether it is the pose that moves the feature's clouds, and not a source of it."""
         return self.source is self.feature.pose
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """URIs of the files that its samples refer to, by the paths that stand in them."""
+        return self.cleaned.stream.about.get("files", {}) if self.cleaned is not None else {}
 
     @property
     def computed(self) -> bool:
@@ -96,7 +103,7 @@ class Preparer:
             if feature.pose is not None:
                 frame = self.types.types[feature.pose.key].about.get("frame")
                 about |= {"pose": feature.pose.source, "frame": frame}
-            out.append(feature_type(feature.name, kinds, feature.dtype, about, feature.steps))
+            out.append(feature_type(feature.name, kinds, feature.dtype, about, feature.steps, feature.window))
         return out
 
     @cached_property
@@ -202,7 +209,7 @@ class Preparer:
                     continue
                 if s.static and episode.segment is not None:
                     stream = _until(stream, episode.segment.end)
-                repeats = ("all" if mode == "mean" else "last") if s.repeats == "auto" else s.repeats
+                repeats = REPEATS.get(mode, "last") if s.repeats == "auto" else s.repeats
                 nonfinite = "keep" if feature.picks and not of_clouds else s.nonfinite
                 options = (s.key, mode in COMPUTING and not s.static, nonfinite, repeats, s.static)
                 if options not in cleaned:

@@ -31,8 +31,10 @@ from robocache.types import EpisodeRef, Source, StreamType, array_type, numpy_ty
 #: Modes that compute new numbers; the others pick a sample.
 COMPUTING = ("linear", "cubic", "mean", "slerp", "pose", "angle")
 SELECTING = ("nearest", "previous", "next")
+#: All samples of a bin, see :mod:`robocache.engine.windows`.
+WINDOW = "window"
 #: Modes that a row can do with what has been recorded before it.
-LOOKING_BACK = ("previous", "mean")
+LOOKING_BACK = ("previous", "mean", WINDOW)
 #: Recordings whose messages are looked into where the schemas leave a width open, spread over the listing.
 LOOKED_INTO = 64
 _THREADS = 16  # describing waits for storage, not for the processor
@@ -101,7 +103,11 @@ def mode_of(source: FeatureSource, type: StreamType) -> str:
 
 
 def mode_in(job: Job, feature: Feature, source: FeatureSource, type: StreamType) -> str:
-    """As :func:`mode_of`; an observation of a causal timeline holds unless the config says how it is aligned."""
+    """As :func:`mode_of`; an observation of a causal timeline holds unless the config says how it is aligned. A window
+    is a mode of its own.
+    """
+    if source.window:
+        return WINDOW
     causal = job.timeline.causal and feature.role != "action"
     if source.align == "auto" and (causal or feature.picks):
         return "previous" if causal else "nearest"
@@ -287,6 +293,8 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
                     f"{where}.align: {mode} looks ahead; timeline.causal admits {' and '.join(LOOKING_BACK)} (over the "
                     "time since the row before) and static sources; choose one of these, or set role: action"
                 )
+            if mode == WINDOW and not numbers:
+                problems.append(f"{where}.window: {s.source} holds {kind.arrow}; a window is of numbers")
             if not numbers and len(feature.sources) > 1:
                 problems.append(f"{where}.source: {s.source} holds {kind.arrow}; it needs a feature of its own")
             if numbers and kind.width != WIDTHS.get(mode, kind.width):
@@ -322,7 +330,8 @@ def _problems(job: Job, types: Mapping[str, StreamType], seen_in: Mapping[str, s
 def _check_beside(job: Job, types: Mapping[str, StreamType], feature: Feature, made: FeatureType) -> None:
     """``ValueError`` where the feature that another is seen from has other columns."""
     (other,) = (f for f in job.features if f.name == feature.beside)
-    state = feature_type(other.name, [types[s.key] for s in other.sources], other.dtype, steps=other.steps)
+    kinds = [types[s.key] for s in other.sources]
+    state = feature_type(other.name, kinds, other.dtype, steps=other.steps, window=other.window)
     kind = StreamType(state.arrow, state.about)
     there, own = len(kind.about.get("convert", {}).get("names", ())) or kind.width, made.about["convert"]["names"]
     if not kind.numeric or there != len(own):

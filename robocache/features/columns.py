@@ -39,6 +39,7 @@ class Aligned:
     finite: whether a NaN or an infinity makes a row invalid
     starts: float64 ``[T, width]`` or None, see :class:`robocache.features.steps.Samples`
     stamps: int64 ``[T, 2]``, the first and the last stamp that each row used; None unless asked for
+    counts: int32 ``[T]``, how many samples of a window there are; None where it is none
     """
 
     values: Values
@@ -50,6 +51,7 @@ class Aligned:
     about: Mapping[str, Any] = field(default_factory=dict)
     poses: np.ndarray | None = None
     starts: np.ndarray | None = None
+    counts: np.ndarray | None = None
 
 
 def feature_type(
@@ -58,11 +60,13 @@ def feature_type(
     dtype: str = "auto",
     about: Mapping[str, Any] = MappingProxyType({}),
     steps: Sequence[Step] = (),
+    window: int = 0,
 ) -> FeatureType:
     """The column of a feature whose sources are of these types. A lone source keeps its shape, several lie abreast.
 
     about: stored with the column beside what the sources say of themselves (names, units, frames)
     steps: what is made of the sources; ``ValueError`` where one cannot be made of what it is given
+    window: how many samples of the source a row holds, one behind another; 0: it is no window
     """
     kind = abreast(types)
     for step in joined(steps):
@@ -73,7 +77,8 @@ def feature_type(
     element = _element([kind.element] if steps else [t.element for t in types]) if dtype == "auto" else np.dtype(dtype)
     told = known.get("convert", {})
     starts = len(told["names"]) if told.get("delta") == "step" else 0
-    return FeatureType(name, array_type(element, () if kind.shape in ((), (1,)) else kind.shape), known, starts)
+    shape = () if kind.shape in ((), (1,)) else kind.shape
+    return FeatureType(name, array_type(element, (window, *shape) if window else shape), known, starts, bool(window))
 
 
 def stepped(

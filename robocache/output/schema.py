@@ -22,13 +22,15 @@ SEPARATOR = b"name_separator"
 class FeatureType:
     """What one output column holds. ``about``: JSON values that are stored with it (names, units, sources).
 
-    starts: how many numbers ``<feature>.start`` has, which holds what differences begin at, null elsewhere; 0: none
+    starts:  how many numbers ``<feature>.start`` has, which holds what differences begin at, null elsewhere; 0: none
+    counted: whether ``<feature>.count`` says how many samples of its window each row has
     """
 
     name: str
     arrow: pa.DataType
     about: Mapping[str, Any] = field(default_factory=dict)
     starts: int = 0
+    counted: bool = False
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -39,7 +41,7 @@ class FeatureType:
 def arrow_schema(
     features: Sequence[FeatureType], stamped: Mapping[str, int] | None = None, *, episode_id: bool = False
 ) -> pa.Schema:
-    """``INDEX_COLUMNS``, then each feature with its ``<feature>.valid`` (and ``<feature>.start``).
+    """``INDEX_COLUMNS``, then each feature with its ``<feature>.valid`` (and ``<feature>.start``, ``.count``).
 
     stamped:    features with ``<feature>.stamps`` beside them, and how many stamps a row has
     episode_id: a column of that name, a dictionary of text, behind the index columns
@@ -57,6 +59,8 @@ def arrow_schema(
         fields.append(pa.field(f"{feature.name}.valid", pa.bool_(), nullable=False))
         if feature.starts:
             fields.append(pa.field(f"{feature.name}.start", pa.list_(pa.float64(), feature.starts)))
+        if feature.counted:
+            fields.append(pa.field(f"{feature.name}.count", pa.int32(), nullable=False))
         if stamped and feature.name in stamped:
             fields.append(pa.field(f"{feature.name}.stamps", pa.list_(pa.int64(), stamped[feature.name])))
     return pa.schema(fields)
@@ -67,6 +71,11 @@ def marks(schema: pa.Schema) -> dict[str, str]:
     separator = (schema.metadata or {}).get(SEPARATOR, b".").decode()
     names = set(schema.names)
     return {name: mark for name in schema.names if (mark := f"{name}{separator}valid") in names}
+
+
+def counts(schema: pa.Schema) -> dict[str, str]:
+    """Of each feature that is a window its ``count`` column, by the name of its own."""
+    return {name: count for name, mark in marks(schema).items() if (count := f"{mark[:-5]}count") in schema.names}
 
 
 def episode_table(

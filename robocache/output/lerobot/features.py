@@ -12,7 +12,7 @@ import pyarrow as pa
 from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.video import video_info
-from robocache.output.schema import marks
+from robocache.output.schema import counts, marks
 from robocache.video import FRAME, PACKET
 
 #: Columns of every tree, behind the features, and their dtypes.
@@ -96,10 +96,13 @@ def tree_features(schema: pa.Schema, spec: TreeSpec, look: Look) -> tuple[TreeFe
 
     ``OutputError`` for a column that LeRobot has no word for.
     """
-    found = []
+    found, counted = [], counts(schema)
     for name, mark in marks(schema).items():
         if name != spec.options.task_feature:
             found.append(_feature(schema.field(name), mark, spec, look))
+        if name in counted:
+            count = schema.field(counted[name])
+            found.append(TreeFeature(count.name, count.name, "", str(count.type), (1,), None, count.type))
         if spec.options.invalid == "keep" and name != spec.options.task_feature:
             found.append(TreeFeature(mark, mark, "", "bool", (1,), None, pa.bool_()))
     own = [TreeFeature(n, n, "", dtype, (1,), None, getattr(pa, dtype)()) for n, dtype in INDEX.items()]

@@ -21,7 +21,7 @@ from robocache.output.gather import gather
 from robocache.output.order import Order
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Cached, Column, Mapped, Rows, Store, Whole, block_bytes
-from robocache.output.schema import marks
+from robocache.output.schema import counts, marks
 from robocache.output.torch.batches import Batches, WindowSampler, ranked
 from robocache.output.torch.items import Batch
 from robocache.output.torch.keys import Key
@@ -116,6 +116,7 @@ class Dataset(torch.utils.data.Dataset):
     def _named(self, columns: Sequence[str] | None, decode: Sequence[str]) -> dict[str, Key]:
         schema = self.output.schema
         mark = marks(schema)
+        mark |= {count: mark[name] for name, count in counts(schema).items()}
         known = {name: Column.of(schema.field(name)) for name in mark}
         for name in (*(columns or ()), *decode):
             if name not in known:
