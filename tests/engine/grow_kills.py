@@ -1,14 +1,16 @@
 """A dataset grows by runs that are killed at random moments, while a reader opens it in a loop.
 
-    python grow_kills.py FOLDER CHANGES KILLS SEED
+    python grow_kills.py FOLDER --kills 200 [--a-change 5] [--store local|s3|ray] [--seed 7]
 
-Each change of the input (recordings that come, are corrected, go, come back, are touched) is followed by KILLS runs
-that are killed and one that is not. The same changes with one run each make FOLDER/unbroken; FOLDER/killed must end as
-that, byte for byte. Prints how many runs were killed, and how often the reader looked.
+Each change of the input or the config is followed by runs that are killed (the process itself, or in ray mode by turns
+one of its workers) and one that is not. The same changes with one run each, in local mode, make FOLDER/unbroken; what
+was killed must end as that, byte for byte, and the reader must never see anything but versions of it. Prints counts.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -16,34 +18,93 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
-from engine_kit import job, timeless, write_parquet
+import numpy as np
+from engine_kit import job, timeless, tree, write_parquet
 
+from robocache.config.job import Job
 from robocache.engine.run import run
+from robocache.errors import OutputError
+from robocache.output import lock
 from robocache.output.dataset import Output
 from robocache.output.layout import LOCK
+from robocache.output.store import Store
 from robocache.output.verify import verify
+from robocache.output.version import Version
+
+KINDS = ("front", "middle", "longer", "withdrawn", "config", "back", "touched")
+#: Bytes of a recording: three fill a shard.
+BYTES = 350_000
 
 
-def change(logs: Path, aside: Path, step: int, rng: random.Random) -> None:
-    """One day's: at least one of everything, over the days."""
-    there = sorted(logs.iterdir())
-    kind = ("come", "corrected", "gone", "back", "touched")[step % 5]
-    if kind == "come":
-        for k in range(3):
-            write_parquet(logs / f"{rng.choice('abc')}_{step}_{k}.parquet", seed=100 * step + k)
-    elif kind == "corrected":
-        write_parquet(rng.choice(there), seed=1000 + step, samples=rng.randint(300, 900))
-    elif kind == "gone":
-        shutil.move(rng.choice(there), aside)
-    elif kind == "back":
-        for path in list(aside.iterdir()):
-            shutil.move(path, logs)
-    else:
-        os.utime(rng.choice(there))
+def record(path: Path, seed: int, samples: int = 300) -> None:
+    padding = np.random.default_rng(seed).bytes(BYTES // samples)
+    write_parquet(path, seed=seed, samples=samples, padding=[padding] * samples)
+
+
+@dataclass
+class Input:
+    """Recordings, and what is changed of them day by day."""
+
+    logs: Path
+    aside: Path
+    rng: random.Random
+    rate_hz: int = 50
+
+    def begin(self) -> None:
+        for folder in (self.logs, self.aside):
+            folder.mkdir(parents=True)
+        for i in range(6):
+            record(self.logs / f"log_{i}.parquet", seed=i)
+
+    def change(self, step: int) -> dict[str, bool]:
+        """What a run has to be told for it to be taken."""
+        there, kind = sorted(self.logs.iterdir()), KINDS[step % len(KINDS)]
+        if kind == "front":
+            record(self.logs / f"a_{1000 - step:04d}.parquet", seed=100 * step)
+        elif kind == "middle":
+            for k in range(2):
+                record(self.logs / f"log_{self.rng.randint(0, 4)}_{step}_{k}.parquet", seed=100 * step + k)
+        elif kind == "longer":
+            record(self.rng.choice(there), seed=1000 + step, samples=self.rng.randint(400, 900))
+        elif kind == "withdrawn":
+            shutil.move(self.rng.choice(there), self.aside)
+        elif kind == "config":
+            self.rate_hz = 75 - self.rate_hz
+        elif kind == "back":
+            for path in list(self.aside.iterdir()):
+                shutil.move(path, self.logs)
+        else:
+            os.utime(self.rng.choice(there))
+        return {"prune": kind == "withdrawn", "overwrite": kind == "config"}
+
+
+@dataclass
+class Place:
+    """Where the output lies whose runs are killed."""
+
+    uri: str
+    options: dict[str, Any] = field(default_factory=dict)
+    cluster: dict[str, Any] = field(default_factory=dict)
+    #: The process below which Ray's workers are.
+    head: int = 0
+
+    def job(self, input: Input) -> Job:
+        changes = {"output__storage_options": self.options, "cluster": self.cluster} if self.options else {}
+        changes |= {"cluster": self.cluster} if self.cluster else {}
+        return job(input.logs, self.uri, timeline__rate_hz=input.rate_hz, compute__threads=1, **changes)
+
+    def files(self) -> dict[str, bytes]:
+        """Names and bytes of all that is there."""
+        if not self.options:
+            return tree(Path(self.uri))
+        store = Store(self.uri, self.options)
+        return timeless({name: store.read(name) for name in store.files()})
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -55,7 +116,7 @@ def forked(work: Callable[[], object]) -> int:
         work()
         os._exit(0)
     except BaseException as error:
-        print(f"{error!r}", file=sys.stderr, flush=True)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
@@ -63,68 +124,202 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def read(out: Path, stop: Path) -> None:
-    """Until told to stop: whatever version there is, it is whole, its rows are those that its table counts, and none is
-    older than one seen before.
+@contextlib.contextmanager
+def serving(work: Callable[[Callable[[str], None]], object]) -> Iterator[tuple[str, int]]:
+    """A process that says a line once it is ready, and is ended afterwards: the line and the process."""
+    theirs, ours = os.pipe()
+
+    pid = forked(lambda: work(lambda line: os.write(ours, f"{line}\n".encode()) and os.close(ours)))
+    os.close(ours)
+    try:
+        with os.fdopen(theirs) as lines:
+            yield lines.readline().strip(), pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def place(store: str, root: Path) -> Iterator[Place]:
+    if store == "s3":
+        import s3_kit
+
+        def serve(say: Callable[[str], None]) -> None:
+            with s3_kit.serve() as server:
+                say(f"{server.endpoint} {s3_kit.Bucket(server).name}")
+                signal.pause()
+
+        with serving(serve) as (line, _):
+            endpoint, bucket = line.split()
+            yield Place(f"s3://{bucket}/killed", s3_kit.Server(endpoint=endpoint).options)
+    elif store == "ray":
+
+        def start(say: Callable[[str], None]) -> None:
+            import ray
+
+            ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000)
+            signal.signal(signal.SIGTERM, lambda *_: None)  # Ray has one of its own
+            say(ray.get_runtime_context().gcs_address)
+            signal.pause()
+            ray.shutdown()
+
+        os.environ["RAY_AUTH_MODE"] = "token"
+        with serving(start) as (address, head):
+            cluster = {"mode": "ray", "address": address, "workers": 2, "cpus_per_worker": 0.5, "memory_mb": 100}
+            yield Place(str(root / "killed"), cluster=cluster, head=head)
+    else:
+        yield Place(str(root / "killed"))
+
+
+def below(head: int) -> list[int]:
+    """Workers of Ray's below a process, by what the kernel says."""
+    parents, workers = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if (folder / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                workers.append(pid)
+
+    def is_below(pid: int) -> bool:
+        while pid in parents and pid != head:
+            pid = parents[pid]
+        return pid == head
+
+    return [pid for pid in workers if is_below(pid)]
+
+
+class Watch:
+    """What is changed in a folder, as far as it can be seen from outside."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.begun, self.seen = self._now(), set[tuple[str, int]]()
+
+    def _now(self) -> set[tuple[str, int]]:
+        found = set()
+        for folder, _, names in os.walk(self.folder):
+            for path in (f"{folder}/{name}" for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add((path, os.stat(path).st_mtime_ns))
+        return found
+
+    def until(self, changes: int, pid: int) -> int:
+        """Until there were so many of them, or the process has ended; how many there were."""
+        while len(self.seen) < changes and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+            self.seen |= self._now() - self.begun
+        return len(self.seen)
+
+
+def read(place: Place, unbroken: Path, stop: Path) -> None:
+    """Until told to stop: whatever version there is, it is the one that unbroken runs have made, whole, its rows are
+    those that its table counts, and none is older than one seen before.
     """
     looks: Counter[int] = Counter()
     last = 0
+    made = Store(str(unbroken))
     while not stop.exists():
-        output = Output.open(str(out))
-        found = verify(str(out), version=output.version.number)
-        assert found.problems == (), found
-        assert output.version.number >= last
-        last = output.version.number
-        counted = Counter(output.dataset().to_table(columns=["episode_index"])["episode_index"].to_pylist())
-        wanted = {e["episode_index"]: e["rows"] for e in output.episodes.select(["episode_index", "rows"]).to_pylist()}
-        assert counted == wanted
-        looks[last] += 1
+        output = Output.open(place.uri, place.options)
+        number = output.version.number
+        assert number >= last
+        try:
+            look(place, output, Version.read(made, number))
+        except OutputError as error:
+            newest = Output.open(place.uri, place.options).version.number
+            if "no longer kept" not in str(error) or newest < number + 2:
+                raise
+        last = number
+        looks[number] += 1
     print(f"the reader looked {sum(looks.values())} times and saw {len(looks)} versions", flush=True)
 
 
-def grow(root: Path, changes: int, kills: int, seed: int) -> None:
+def look(place: Place, output: Output, made: Version) -> None:
+    found, version = verify(place.uri, place.options, version=made.number), output.version
+    if any("no longer kept" in problem for problem in found.problems):
+        raise OutputError(found.problems[0])
+    assert found.problems == (), found
+    for name in ("identity", "plan", "manifest", "rows", "episodes", "parts", "changes"):
+        assert getattr(version, name) == getattr(made, name), (name, version, made)
+    counted = Counter(output.dataset().to_table(columns=["episode_index"])["episode_index"].to_pylist())
+    episodes = output.episodes.select(["episode_index", "rows"]).to_pylist()
+    assert counted == {e["episode_index"]: e["rows"] for e in episodes}
+
+
+def started(place: Place, input: Input, told: dict[str, bool]) -> int:
+    """The process of a run."""
+    return forked(partial(run_soon, place.job(input), **told))
+
+
+def run_soon(job: Job, **told: bool) -> None:
+    """A run that takes the lease of one that died after a second; its own lasts as long as ever."""
+    take, lasts = lock._Lease.take, lock.LEASE_S
+
+    def taking(lease: lock._Lease) -> None:
+        lock.LEASE_S = 1.0
+        try:
+            take(lease)
+        finally:
+            lock.LEASE_S = lasts
+        lease._renew()
+
+    lock._Lease.take = taking  # type: ignore[method-assign]
+    run(job, **told)
+
+
+def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> None:
     rng, when = random.Random(seed), random.Random(seed + 1)
-    logs, aside = root / "logs", root / "aside"
-    for folder in (logs, aside):
-        folder.mkdir(parents=True)
-    for i in range(6):
-        write_parquet(logs / f"log_{i}.parquet", seed=i)
-    jobs = {name: job(logs, root / name, compute__threads=1) for name in ("unbroken", "killed")}
-    seconds, stop = 1.0, root / "stop"
-    reader = 0
-    times = 0
-    for step in range(-1, changes):
-        if step >= 0:
-            change(logs, aside, step, rng)
-        began = time.monotonic()
-        assert ended(forked(lambda: run(jobs["unbroken"], prune=True))) == 0
-        seconds = time.monotonic() - began
-        for _ in range(kills if step >= 0 else 0):
-            pid = forked(lambda: run(jobs["killed"], prune=True))
-            time.sleep(when.uniform(0.05, 0.7) * seconds)
+    input, unbroken, stop = Input(root / "logs", root / "aside", rng), Place(str(root / "unbroken")), root / "stop"
+    input.begin()
+    reader, step, killed, seconds, changes = 0, -1, Counter[str](), 5.0, 10
+    while killed.total() < kills:
+        told = input.change(step) if step >= 0 else {}
+        assert ended(started(unbroken, input, told)) == 0
+        for k in range(a_change if step >= 0 else 0):
+            pid = started(place, input, told)
+            if place.options:
+                time.sleep(when.uniform(0.02, 1.0) * seconds)
+            else:  # by what it has done, for most of its time it may only wait for its workers
+                Watch(Path(place.uri)).until(when.randint(1, changes), pid)
+                time.sleep(when.uniform(0, 0.02))
+            if place.head and k % 2 and (workers := below(place.head)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(when.choice(workers), signal.SIGKILL)
+                killed["workers"] += 1
+                assert ended(pid) == 0
+                continue
             os.kill(pid, signal.SIGKILL)
-            times += ended(pid) == -signal.SIGKILL
-        assert ended(forked(lambda: run(jobs["killed"], prune=True))) == 0
-        assert not (root / "killed" / LOCK).exists()
-        reader = reader or forked(lambda: read(root / "killed", stop))
+            killed["runs"] += ended(pid) == -signal.SIGKILL
+        began = time.monotonic()
+        pid = started(place, input, told)
+        if not place.options:
+            changes = max(5, Watch(Path(place.uri)).until(sys.maxsize, pid))
+        assert ended(pid) == 0
+        seconds = time.monotonic() - began
+        reader = reader or forked(lambda: read(place, root / "unbroken", stop))
+        step += 1
+        print(f"{step} changes, {killed.total()} kills, the last run took {seconds:.1f} s", flush=True)
     stop.touch()
     assert ended(reader) == 0
-    print(f"{times} runs killed", flush=True)
-    one, other = (
-        timeless(
-            {
-                p.relative_to(root / name).as_posix(): p.read_bytes()
-                for p in sorted((root / name).rglob("*"))
-                if p.is_file()
-            }
-        )
-        for name in ("unbroken", "killed")
-    )
-    assert list(one) == list(other), set(one) ^ set(other)
+    one, other = unbroken.files(), place.files()
+    assert LOCK not in other
+    assert sorted(one) == sorted(other), set(one) ^ set(other)
     assert [name for name in one if one[name] != other[name]] == []
-    rows = sum(pq.read_metadata(p).num_rows for p in (root / "killed/data").iterdir())
-    assert rows == Output.open(str(root / "killed")).version.rows
+    print(f"{killed.total()} killed ({dict(killed)}) over {step} changes; {len(one)} files are the same", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--a-change", type=int, default=5)
+    parser.add_argument("--store", choices=("local", "s3", "ray"), default="local")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    with place(args.store, args.folder) as where:
+        grow(args.folder, args.kills, args.a_change, args.seed, where)
 
 
 if __name__ == "__main__":
-    grow(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main()
