@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -84,7 +85,7 @@ def _named(episodes: Sequence[pa.Table], separator: str) -> Sequence[pa.Table]:
 def _batch_rows(episodes: Sequence[pa.Table]) -> int:
     """Rows between two looks at whether a page is full, so that one of images is not a thousand of them."""
     row = max(table.nbytes / max(1, table.num_rows) for table in episodes)
-    return int(min(1024, max(1, PAGE_BYTES / row)))
+    return min(1024, math.ceil(PAGE_BYTES / max(1.0, row)))  # that many fill it
 
 
 def groups(episodes: Sequence[pa.Table], most: int = 0) -> Iterator[pa.Table]:

@@ -244,6 +244,24 @@ def test_one_episode_of_many_is_read_alone(tmp_path):
         assert file.count < path.stat().st_size / 10
 
 
+def test_the_first_frame_of_many_is_read_with_few(tmp_path):
+    """Of an episode of 200 encoded images of 40 kB, by a reader that goes page by page."""
+    rng = np.random.default_rng(0)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    frames = [{"bytes": rng.bytes(40_000), "path": None} for _ in range(200)]
+    arrow = schema.arrow_schema([FeatureType("image", image)])
+    columns = {"image": pa.array(frames, image), "image.valid": np.ones(200, bool)}
+    table = schema.episode_table(arrow, 0, "e", np.arange(200) * 20_000_000, columns)
+    path = tmp_path / "part.parquet"
+    path.write_bytes(parts.encode([table], "parquet", "none"))
+    with Counting(path, "rb") as file:
+        parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), buffer_size=1 << 16, pre_buffer=False)
+        first = next(parquet.iter_batches(batch_size=1, columns=["image"]))
+        assert first["image"].to_pylist() == frames[:1]
+        print(f"{file.count} of {path.stat().st_size} bytes")
+        assert file.count < path.stat().st_size / 4
+
+
 IMAGES = {
     "uint8": lambda rng, shape: rng.integers(0, 256, shape, dtype=np.uint8),
     "uint16": lambda rng, shape: rng.integers(0, 60_000, shape, dtype=np.uint16),
