@@ -327,6 +327,8 @@ class EpisodeRef:
     retry:   whether the failure may pass, so that a later run is to try again
     segment: what of the recording it is; None: all of it
     prefix:  what the topics of one robot of several begin with: sources are looked for behind it first
+    content: digest of what is asked of it, where its files hold other episodes too and ``input.fingerprint: content``
+             says that this alone tells whether it has changed; else empty
     """
 
     id: str
@@ -341,6 +343,7 @@ class EpisodeRef:
     retry: bool = False
     segment: Segment | None = None
     prefix: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

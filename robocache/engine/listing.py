@@ -51,7 +51,8 @@ def listing(job: Job, output: OutputWriter | None = None) -> Listed:
         found = with_retries(attempts, "listing", list_once)
         refs = split_robots(job, found.episodes)
         if job.input.fingerprint == "content":
-            refs = with_retries(attempts, "reading what tells a changed file", lambda: by_content(refs, job.input))
+            tell = partial(by_content, refs, job.sources, job.input, bounded.persistent)
+            refs = with_retries(attempts, "reading what tells a changed file", tell)
         refs = split_segments(job, refs, bounded)
         types = resolve(job, examples(refs), bounded) if settled is None else settled
         if job.quality.on_restart == "split" and types.types:

@@ -38,13 +38,17 @@ class Shard:
 
 
 def stamp(ref: EpisodeRef) -> str:
-    """Hash of what an episode is read from: its key, and name, size and version of its files, wherever they lie."""
+    """Hash of what an episode is read from: its key, and name, size and version of its files, wherever they lie; or its
+    content, wherever that stands in which file.
+    """
     deciding = ref.files[:1] if ref.context else ref.files
     files = [(file.uri.rpartition("/")[2], file.size, file.version) for file in deciding]
+    if ref.content:
+        files = []
     failure = ref.failure
     for file in ref.files:
         failure = failure.replace(file.uri, file.uri.rpartition("/")[2])
-    content: list[Any] = [ref.format, files, ref.key, failure, ref.tables, ref.context, ref.take]
+    content: list[Any] = [ref.format, files, ref.content or ref.key, failure, ref.tables, ref.context, ref.take]
     if ref.segment is not None or ref.prefix:  # others have the stamp that they had before there were segments
         segment = ref.segment
         content += [ref.prefix, segment and [segment.begin, segment.end, segment.metadata]]

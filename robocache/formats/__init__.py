@@ -7,7 +7,8 @@ signals are that a config asks for, :func:`read_episode` reads them. Errors are
 """
 
 from robocache.formats.base import InputSpec, Reader, TableTimes
-from robocache.formats.listing import Listing, by_content, describe_passed, list_episodes, list_input
+from robocache.formats.fingerprint import by_content
+from robocache.formats.listing import Listing, describe_passed, list_episodes, list_input
 from robocache.formats.registry import READERS, UNAVAILABLE, describe_episode, guarded, list_streams, read_episode
 
 __all__ = [

@@ -42,6 +42,8 @@ from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, Stre
 MAX_ATTRIBUTE = 16_384
 #: Episodes at the top of a file, as ManiSkill names them.
 _TRAJECTORY = re.compile(r"traj_[0-9]+")
+#: robomimic's count of the samples of all episodes of a file, which is no fact about one of them.
+_OF_ALL = "total"
 #: What is read of a dataset at once; libhdf5 unpacks a chunk whole, however few rows are asked for.
 MAX_CHUNK = 1 << 30
 #: Soft links that lead to one another; libhdf5 allows as many.
@@ -123,7 +125,9 @@ class Hdf5Reader(Reader):
                     samples = _samples(found, ref.files[0], where)
                     times = clock.of(source.path, len(samples.values))
                     streams[source.key] = Stream(times, samples.values, samples.about, notes=samples.notes)
-            metadata = _attributes(group) if not ref.key else {**_attributes(group.parent), **_attributes(group)}
+            metadata = _attributes(group)
+            if ref.key:
+                metadata = {k: v for k, v in _attributes(group.parent).items() if k != _OF_ALL} | metadata
         return Episode(ref.id, streams, metadata)
 
 

@@ -86,12 +86,15 @@ class _Info:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One episode as the dataset's metadata lists it: ``start`` is its first row of the dataset, -1: not told."""
+    """One episode as the dataset's metadata lists it: ``start`` is its first row of the dataset, -1: not told; the
+    ``tasks`` of its rows, where it names them.
+    """
 
     index: int
     length: int
     path: str
     start: int = -1
+    tasks: tuple[str, ...] = ()
 
 
 class LeRobotReader(Reader):
@@ -122,8 +125,7 @@ class LeRobotReader(Reader):
         for entry in listed:
             lengths[entry.path] += max(entry.length, 1)
             starts[entry.path] = min(entry.start, starts.get(entry.path, entry.start))
-        # What of info.json an episode is read by; its counts and splits change with every episode that is added.
-        context = hashlib.sha256(json.dumps([info.fps, info.robot_type, info.features]).encode()).hexdigest()[:16]
+        texts = _texts(tasks, spec)
         refs = []
         for entry in listed:
             data = below.get(entry.path) or unique.get(entry.path.rpartition("/")[2])
@@ -131,9 +133,8 @@ class LeRobotReader(Reader):
             if not info.shared_files:
                 first = 0
             runs = ((first, first + entry.length),) if first >= 0 and entry.length else ()
-            ref = EpisodeRef(
-                f"{id}#{entry.index}", self.name, (files[0],), str(Rows(entry.index, runs)), context=context
-            )
+            key, context = str(Rows(entry.index, runs)), _context(info, entry, texts)
+            ref = EpisodeRef(f"{id}#{entry.index}", self.name, (files[0],), key, context=context)
             if data is None:
                 ref = replace(ref, failure=f"{root}{entry.path}: no such file")
             elif not data.size:
@@ -402,6 +403,23 @@ def _splits(found: Any) -> dict[str, range]:
     return splits
 
 
+def _texts(tasks: Sequence[FileStamp], spec: InputSpec) -> dict[int, str]:
+    """The tasks' texts, as far as they can be read; who reads an episode says what is wrong."""
+    try:
+        return _read_tasks(tasks[0], spec) if tasks else {}
+    except InputError:
+        return {}
+
+
+def _context(info: _Info, entry: _Entry, texts: dict[int, str]) -> str:
+    """What beside its rows an episode is read by: of info.json, whose counts and splits change with every episode that
+    is added, and of the table of tasks, to which episodes add theirs.
+    """
+    of_tasks = sorted((k, text) for k, text in texts.items() if not entry.tasks or text in entry.tasks)
+    told = [info.fps, info.robot_type, info.features, of_tasks]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
 def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[_Entry]:
     file = below.get("meta/episodes.jsonl")
     if file is None:
@@ -411,7 +429,9 @@ def _list_v2(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
         for row in _json_lines(file, spec):
             index = int(row["episode_index"])
             path = _path(info, file, index, index // info.chunks_size, index)
-            entries.append(_Entry(index, int(row.get("length") or 0), path))
+            entries.append(
+                _Entry(index, int(row.get("length") or 0), path, -1, tuple(map(str, row.get("tasks") or ())))
+            )
         return _once(entries, file)
 
 
@@ -425,12 +445,13 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
     for file in tables:
         with guarded((file,), format="LeRobot's table of episodes", document=True):
             with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
-                told = [start] if start in parquet.schema_arrow.names else []
+                told = [name for name in (start, "tasks") if name in parquet.schema_arrow.names]
                 rows = parquet.read(columns=[*columns, *told]).select([*columns, *told]).to_pydict()
-            for row in zip(*rows.values(), strict=True):
+            tasks = rows.pop("tasks", [None] * len(rows["length"]))
+            for named, row in zip(tasks, zip(*rows.values(), strict=True), strict=True):
                 index, length, chunk, number, *first = (-1 if item is None else int(item) for item in row)
                 path = _path(info, file, index, chunk, number)
-                entries.append(_Entry(index, length, path, *first))
+                entries.append(_Entry(index, length, path, *(first or [-1]), tuple(map(str, named or ()))))
     return _once(entries, tables[0])
 
 

@@ -5,7 +5,6 @@ A bad file never stops a listing: it becomes a reference that carries its failur
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TypeAlias
 import yaml
 
 from robocache.errors import InputError, UnexpectedError
-from robocache.formats.base import InputSpec, natural_key, open_stored, shown
+from robocache.formats.base import InputSpec, natural_key, shown
 from robocache.formats.files import Found, absent, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
@@ -133,26 +132,6 @@ def _selected(refs: Sequence[EpisodeRef], select: Sequence[str]) -> list[Episode
         raise InputError(f"input.select: no episode {unknown[0]!r}; the episodes are {shown(ids, 8)}")
     out = {ref.id for ref in whole}.difference(*hits.values())
     return [ref for ref in refs if ref.id not in out]
-
-
-def by_content(refs: Sequence[EpisodeRef], spec: InputSpec) -> list[EpisodeRef]:
-    """The same, with the sha256 of each file as its version. Reads all of them; ``OSError`` where the storage fails."""
-    files = list(dict.fromkeys(file for ref in refs for file in ref.files if file.size > 0))
-
-    def digest(file: FileStamp) -> str:
-        found = hashlib.sha256()
-        try:
-            with guarded((file,)), open_stored(file, spec) as content:
-                while block := content.read(1 << 20):
-                    found.update(block)
-        except InputError:
-            return file.version  # its shard says what is wrong
-        return found.hexdigest()
-
-    versions = dict(zip(files, mapped(digest, files, _THREADS), strict=True))
-    return [
-        replace(ref, files=tuple(replace(f, version=versions.get(f, f.version)) for f in ref.files)) for ref in refs
-    ]
 
 
 def describe_passed(files: Sequence[PassedOver]) -> str:
