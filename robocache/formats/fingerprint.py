@@ -73,7 +73,7 @@ def digest(episode: Episode) -> str:
         found.update(json.dumps(told, sort_keys=True, default=str).encode())
         for items in (stream.times, stream.values, stream.present, stream.log_times):
             if isinstance(items, np.ndarray):
-                found.update(memoryview(np.ascontiguousarray(items)).cast("B"))
+                found.update(items.tobytes())
             elif items is not None:
                 _update(found, items)
     return found.hexdigest()[:32]

@@ -451,7 +451,7 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
             for named, row in zip(tasks, zip(*rows.values(), strict=True), strict=True):
                 index, length, chunk, number, *first = (-1 if item is None else int(item) for item in row)
                 path = _path(info, file, index, chunk, number)
-                entries.append(_Entry(index, length, path, *(first or [-1]), tuple(map(str, named or ()))))
+                entries.append(_Entry(index, length, path, first[0] if first else -1, tuple(map(str, named or ()))))
     return _once(entries, tables[0])
 
 
