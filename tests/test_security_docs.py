@@ -9,13 +9,13 @@ import pytest
 import yaml
 from engine_kit import write_recordings
 
+from robocache import video
+from robocache.config import schema
 from robocache.config.load import job_from_mapping
 from robocache.engine.run import run
 from robocache.errors import ConfigError
-from robocache.formats import compression, csv_dialect, hdf5, zarr_store
-from robocache.formats.mcap import windows
+from robocache.formats import compression, wrapped
 from robocache.formats.messages import definitions
-from robocache.formats.rosbag1 import windows as rosbag1_windows
 from robocache.output import documents
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/security.md").read_text()
@@ -38,10 +38,10 @@ def test_a_password_is_refused():
 
 
 def test_the_limits_are_those_of_the_code():
-    assert windows.MAX_CHUNK == rosbag1_windows.MAX_CHUNK == 512 << 20
-    assert hdf5.MAX_CHUNK == zarr_store.MAX_CHUNK == 1 << 30
+    assert (compression.MOST_UNPACKED, compression.RATIO, compression.MOST_CHUNK) == (128 << 20, 64, 512 << 20)
+    assert (wrapped.MOST_BYTES, wrapped.MOST_RATIO) == (1 << 30, 200)
+    assert video.MOST_PIXELS == 64 << 20
+    assert schema.Input("").max_unpacked_mb << 20 == compression.MOST_UNPACKED
     assert documents.UNPACKED == 4 << 30
     assert documents.RATIO == 64
-    assert (compression.UNPACKED, compression.RATIO) == (512 << 20, 256)
     assert definitions.MAX_FIELDS == 20_000
-    assert csv_dialect.MAX_BYTES == 1 << 30

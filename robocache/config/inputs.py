@@ -65,6 +65,7 @@ def read_input(cfg: Input, problems: Problems) -> InputSpec:
         select=_select(cfg, problems),
         csv=_csv(cfg, problems),
         fingerprint=cfg.fingerprint,
+        max_unpacked=cfg.max_unpacked_mb << 20,
     )
 
 

@@ -391,9 +391,11 @@ class Job:
 
     @cached_property  # every record of every shard names it
     def _identity(self) -> str:
+        input = dataclasses.asdict(replace(self.input, uri=(), storage_options={}, fingerprint="version"))
+        del input["max_unpacked"]
         decisive = {
             "version": OUTPUT_VERSION,
-            "input": dataclasses.asdict(replace(self.input, uri=(), storage_options={}, fingerprint="version")),
+            "input": input,
             "features": [f.decisive() for f in self.features],
             "timeline": self.timeline.decisive(),
             "quality": self.quality.decisive(),

@@ -102,6 +102,7 @@ def _job(config: DictConfig, problems: Problems) -> Job:
     at_least(problems, "input.max_failed_episodes", checked.input.max_failed_episodes, 0)
     at_least(problems, "input.max_vanished", checked.input.max_vanished, 0)
     seconds(problems, "input.read_timeout", checked.input.read_timeout)
+    at_least(problems, "input.max_unpacked_mb", checked.input.max_unpacked_mb, 1)
     for key in ("shard_mb", "part_mb", "keep_versions"):
         at_least(problems, f"output.{key}", getattr(checked.output, key), 1)
     at_least(problems, "output.row_group_rows", checked.output.row_group_rows, 0)

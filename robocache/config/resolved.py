@@ -39,6 +39,7 @@ def resolved_yaml(job: Job) -> str:
             "max_failed_episodes": job.max_failed_episodes,
             "max_vanished": job.max_vanished,
             "read_timeout": job.read_timeout,
+            "max_unpacked_mb": job.input.max_unpacked >> 20,
             "fingerprint": job.input.fingerprint,
             "on_restart": job.quality.on_restart,
         },

@@ -86,6 +86,7 @@ class Input:
     max_failed_episodes: int = 0
     max_vanished: int = 0
     read_timeout: float = 3600.0
+    max_unpacked_mb: int = 128
     fingerprint: Literal["version", "content"] = "version"
     on_restart: Literal["quarantine", "split", "sort"] = "quarantine"
 

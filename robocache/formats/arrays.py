@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, natural_key, parse_source, select_columns, select_episodes, shown
+from robocache.formats.compression import refuse_bomb
 from robocache.formats.times import HOW_TO_SET, to_ns
 from robocache.types import (
     Episode,
@@ -35,9 +36,6 @@ from robocache.types import (
 
 ENDS = "meta/episode_ends"
 RATE = "fps"
-#: Arrays that claim more than this, and more than this many times the size of their file, are damaged.
-_MOST_BYTES, _MOST_RATIO = 1 << 30, 1100
-_MOST_TEXT = 1 << 28
 
 
 class Rows(Protocol):
@@ -92,6 +90,8 @@ class ArraysReader(Reader):
             if not arrays.found:
                 said = "; ".join(f"{path}: {why}" for path, why in list(arrays.unread.items())[:3])
                 raise InputError(f"{file.uri}: holds no array that can be read{f' ({said})' if said else ''}")
+            if ENDS in arrays.unread:  # else its episodes would be taken for one
+                raise InputError(f"{file.uri}: {ENDS}: {arrays.unread[ENDS]}; where its episodes end is not known")
             if ENDS not in arrays.found:
                 return [EpisodeRef(id, self.name, (file,), nbytes=max(file.size, 0))]
             ends = _ends(arrays.found[ENDS], file.uri)
@@ -195,6 +195,7 @@ class _Part:
         rate = self.clock()
         if rate is not None:
             low, high = self._bounds or (0, self._count(self.rows()) or 0)
+            refuse_bomb(f"{self._where}: the times of {high - low} rows", 8 * (high - low), self._size)
             return rate_times(high - low, rate)
         assert self._spec.times is not None
         parts = []
@@ -261,10 +262,7 @@ class _Part:
     def _check(self, path: str, array: Rows) -> None:
         itemsize = 8 if _is_text(array.dtype) else np.dtype(array.dtype).itemsize
         claimed = int(np.prod(array.shape, dtype=object)) * itemsize
-        if claimed > max(_MOST_BYTES, _MOST_RATIO * self._size):
-            raise InputError(
-                f"{self._where}: {path!r} claims {claimed} bytes in a file of {self._size}; the file is damaged"
-            )
+        refuse_bomb(f"{self._where}: {path!r}", claimed, self._size)
 
     def _read(self, path: str, array: Rows) -> np.ndarray:
         self._check(path, array)

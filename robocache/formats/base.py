@@ -27,6 +27,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import MissingError
+from robocache.formats.compression import MOST_UNPACKED
 from robocache.formats.wrapped import unwrap, wrapper_of
 from robocache.storage import open_storage
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
@@ -108,6 +109,7 @@ class InputSpec:
                      keys, splits), episodes, ranges ``first:stop``; empty: all
     csv:             the dialect of CSV files
     fingerprint:     what tells a changed file: its size and version (mtime, etag), or its content, which is read for it
+    max_unpacked:    bytes that a chunk, a table or an array may unpack to, however few it is packed in
     """
 
     uri: tuple[str, ...]
@@ -121,6 +123,7 @@ class InputSpec:
     select: tuple[str, ...] = ()
     csv: CsvSpec = CsvSpec()
     fingerprint: Literal["version", "content"] = "version"
+    max_unpacked: int = MOST_UNPACKED
 
 
 class Reader(ABC):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robocache.errors import InputError
+from robocache.formats.compression import refuse_bomb
 from robocache.types import Values
 
 
@@ -30,7 +31,7 @@ def read_column(column: pa.ChunkedArray, *, where: str) -> Column:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # the data outgrew one chunk's 32-bit offsets
         raise InputError(f"{where}: more than 2 GiB of payload in one column of one episode")
-    array = _plain(array)
+    array = _plain(array, where)
     if is_payload(array.type):
         return Column(_payloads(array, where))
     kind = stream_type(array.type, where=where)
@@ -119,11 +120,14 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _plain(array: pa.Array) -> pa.Array:
+def _plain(array: pa.Array, where: str) -> pa.Array:
     """Strip what does not change the values: extension types and dictionary encoding."""
     if isinstance(array, pa.ExtensionArray):
-        return _plain(array.storage)
+        return _plain(array.storage, where)
     if isinstance(array, pa.DictionaryArray):
+        if is_payload(array.type.value_type):  # rows of one text that is long
+            sizes = pc.binary_length(array.dictionary).take(array.indices)
+            refuse_bomb(where, pc.sum(sizes).as_py() or 0, array.nbytes)
         return array.dictionary_decode()
     return array
 
@@ -160,7 +164,8 @@ def _lists(array: pa.Array, where: str) -> tuple[np.ndarray, np.ndarray | None] 
     there = sizes == width if width else _valid(array)
     if width and not np.all(there | (sizes == 0)):
         return None
-    found = _numbers(_plain(array.filter(pa.array(there)).flatten() if not there.all() else array.flatten()), where)
+    items = array.flatten() if there.all() else array.filter(pa.array(there)).flatten()
+    found = _numbers(_plain(items, where), where)
     if found is None:
         return None
     flat, known = found

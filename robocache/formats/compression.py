@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import bz2
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import zstandard
 
-from robocache.errors import InputError
+from robocache.errors import InputError, TooLargeError
 from robocache.stages import stage
 
 #: How many times its size zstd data may unpack to: a block of 4 bytes yields at most 128 KiB.
@@ -61,19 +64,34 @@ def _bz2(data: np.ndarray, target: np.ndarray) -> tuple[int, int]:
     return min(len(found), len(target)), len(found) > len(target)
 
 
-#: What a table or an array may unpack to, and how many times the bytes that it is packed in.
-UNPACKED, RATIO = 512 << 20, 256
+#: What a chunk, a table, an array or a packed table may unpack to, unless the config says otherwise; and how many
+#: times the bytes that it is packed in, where that is more: recordings shrink to a tenth, runs of zeros without end.
+MOST_UNPACKED, RATIO = 128 << 20, 64
+#: A chunk is held in memory whole, so that a ratio alone is no bound for it.
+MOST_CHUNK = 512 << 20
+
+_MOST = ContextVar("most unpacked", default=MOST_UNPACKED)
 
 
-def most_unpacked(packed: int) -> int:
-    """Bytes that so many may unpack to: constant columns shrink far, recordings never so far."""
-    return max(UNPACKED, RATIO * packed)
+@contextmanager
+def unpacking(most: int) -> Iterator[None]:
+    """Within, so many bytes are unpacked from any few: ``input.max_unpacked_mb`` of whose recording is read."""
+    token = _MOST.set(most)
+    try:
+        yield
+    finally:
+        _MOST.reset(token)
 
 
-def refuse_bomb(where: str, size: int, packed: int) -> None:
-    """``InputError`` where ``packed`` bytes would unpack to more than any recording does."""
-    if size > (most := most_unpacked(packed)):
-        raise InputError(
-            f"{where}: {packed} bytes unpack to {size} or more, at most {most} are taken from them; write it anew "
-            "without compression if it is sound"
+def most_unpacked(packed: int, most: int | None = None) -> int:
+    """Bytes that so many may unpack to; ``most``: however many they are, unless the config allows more."""
+    return max(_MOST.get(), RATIO * packed if most is None else min(RATIO * packed, most))
+
+
+def refuse_bomb(where: str, size: int, packed: int, most: int | None = None) -> None:
+    """``TooLargeError`` where ``packed`` bytes would unpack to more than any recording does."""
+    if size > (allowed := most_unpacked(packed, most)):
+        raise TooLargeError(
+            f"{where}: {packed} bytes unpack to {size} or more, at most {allowed} are taken from them; if it is sound, "
+            "raise input.max_unpacked_mb, or write it anew with less compression"
         )

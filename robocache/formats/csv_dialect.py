@@ -17,8 +17,6 @@ from robocache.formats.base import CsvSpec
 
 #: What files begin with that say how they are encoded.
 BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-#: The most that a packed file may unpack to: a table is held in memory whole.
-MAX_BYTES = 1 << 30
 _SEPARATORS = (",", ";", "\t", "|")
 #: Lines that are looked at.
 _LOOKED_AT = 60

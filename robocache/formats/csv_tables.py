@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from robocache.errors import InputError
-from robocache.formats import csv_dialect
 from robocache.formats.base import CsvSpec, InputSpec, read_bytes
+from robocache.formats.compression import MOST_CHUNK, most_unpacked
 from robocache.formats.csv_dialect import BOMS, Dialect, is_table, read_dialect
 from robocache.formats.tables import Table, TableReader
 from robocache.types import FileStamp
@@ -48,7 +48,7 @@ class CsvReader(TableReader):
 
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:
-        dialect = read_dialect(read_bytes(file, spec, csv_dialect.MAX_BYTES), spec.csv, file.uri)
+        dialect = read_dialect(read_bytes(file, spec, most_unpacked(max(file.size, 0), MOST_CHUNK)), spec.csv, file.uri)
         found: dict[str, pa.ChunkedArray] = {}
         damaged: dict[str, InputError] = {}
         for name, column in _parsed(dialect, spec.csv, file.uri).items():

@@ -26,6 +26,7 @@ from robocache.formats.base import (
     select_episodes,
     shown,
 )
+from robocache.formats.compression import MOST_CHUNK, refuse_bomb
 from robocache.formats.hdf5_heap import HeapCheckedFile
 from robocache.formats.hdf5_values import (
     Samples,
@@ -44,14 +45,10 @@ MAX_ATTRIBUTE = 16_384
 _TRAJECTORY = re.compile(r"traj_[0-9]+")
 #: robomimic's count of the samples of all episodes of a file, which is no fact about one of them.
 _OF_ALL = "total"
-#: What is read of a dataset at once; libhdf5 unpacks a chunk whole, however few rows are asked for.
-MAX_CHUNK = 1 << 30
 #: Soft links that lead to one another; libhdf5 allows as many.
 MAX_LINKS = 16
 #: Nested groups; no demonstration is deeper, and to find the way through many takes time that grows with their square.
 MAX_DEPTH = 64
-#: No HDF5 filter packs tighter than deflate's 1032:1, so a dataset that claims more is damaged.
-MAX_COMPRESSION = 1100
 
 
 class Hdf5Reader(Reader):
@@ -71,7 +68,7 @@ class Hdf5Reader(Reader):
         with _open(file, spec) as root:
             data = _item(root, "data", file.uri)
             keys = [f"data/{name}" for name in _groups(data)] if isinstance(data, h5py.Group) else []
-            keys = keys or [name for name in _groups(root) if _TRAJECTORY.fullmatch(name)]
+            keys = keys or _groups(root, _TRAJECTORY)
             if not keys:
                 return [EpisodeRef(id, self.name, (file,), nbytes=file.size)]
             share = file.size // len(keys)
@@ -87,8 +84,14 @@ class Hdf5Reader(Reader):
             for path, dataset in _datasets(group).items():
                 rows = _rows(dataset)
                 shape = f"[{','.join(map(str, dataset.shape[1:]))}]" if dataset.ndim > 1 else ""
-                if clock.times is None or rows in (1, len(clock.times)):
-                    found.append(StreamInfo(path, f"{type_name(dataset)}{shape}", (), clock.of(path, rows)))
+                if clock.times is not None and rows not in (1, len(clock.times)):
+                    continue
+                try:
+                    _check_size(dataset, ref.files[0], f"{clock.where}: {path!r}")
+                except InputError as error:
+                    found.append(StreamInfo(path, type_name(dataset) + shape, (), np.empty(0, np.int64), str(error)))
+                else:
+                    found.append(StreamInfo(path, type_name(dataset) + shape, (), clock.of(path, rows)))
             for name, value in _attributes(group).items():
                 found.append(StreamInfo(f"@{name}", type(value).__name__, (), clock.of(name, 1)))
         return found
@@ -195,9 +198,9 @@ def _open(file: FileStamp, spec: InputSpec) -> Iterator[Any]:
         yield root
 
 
-def _groups(parent: Any) -> list[str]:
-    """Names of the groups in a group; what is linked to is none."""
-    names = (name for name in parent if isinstance(parent.get(name, getlink=True), h5py.HardLink))
+def _groups(parent: Any, called: re.Pattern[str] = re.compile(".*", re.DOTALL)) -> list[str]:
+    """Names of the groups in a group that are called so; what is linked to is none."""
+    names = (n for n in parent if called.fullmatch(n) and isinstance(parent.get(n, getlink=True), h5py.HardLink))
     return sorted((name for name in names if parent.get(name, getclass=True) is h5py.Group), key=natural_key)
 
 
@@ -293,10 +296,11 @@ def _check_size(dataset: Any, file: FileStamp, where: str) -> None:
     if dataset.shape is None:
         raise InputError(f"{where}: holds no value at all")
     _check_place(dataset, where)
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK:
-        raise InputError(f"{where}: is kept in pieces of {dataset.chunks}, more than 1 GiB each; rewrite it in smaller")
-    if dataset.nbytes > MAX_COMPRESSION * max(file.size, 1 << 16):
-        raise InputError(f"{where}: claims {dataset.nbytes} bytes in a file of {file.size}; the file is damaged")
+    packed = file.size if dataset.is_virtual else dataset.id.get_storage_size()
+    if dataset.chunks:  # libhdf5 unpacks one whole, however few rows are asked for
+        chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        refuse_bomb(f"{where}: kept in pieces of {dataset.chunks}", chunk, packed, MOST_CHUNK)
+    refuse_bomb(where, max(dataset.nbytes, 8 * _rows(dataset)), packed)  # with the times of its rows
 
 
 def _datasets(group: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from robocache.formats.base import (
 from robocache.formats.columns import is_payload, read_column, stream_type, type_name
 from robocache.formats.guard import guarded
 from robocache.formats.lerobot_videos import Camera, video_type
-from robocache.formats.parquet_rows import Rows, read_rows, read_schema
+from robocache.formats.parquet_rows import Rows, read_columns, read_rows, read_schema
 from robocache.formats.times import column_times
 from robocache.types import (
     Episode,
@@ -446,7 +446,7 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
         with guarded((file,), format="LeRobot's table of episodes", document=True):
             with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
                 told = [name for name in (start, "tasks") if name in parquet.schema_arrow.names]
-                rows = parquet.read(columns=[*columns, *told]).select([*columns, *told]).to_pydict()
+                rows = read_columns(parquet, [*columns, *told], file).to_pydict()
             tasks = rows.pop("tasks", [None] * len(rows["length"]))
             for named, row in zip(tasks, zip(*rows.values(), strict=True), strict=True):
                 index, length, chunk, number, *first = (-1 if item is None else int(item) for item in row)
@@ -482,7 +482,7 @@ def _read_tasks(file: FileStamp, spec: InputSpec) -> dict[int, str]:
         if file.uri.endswith(".jsonl"):
             return {int(row["task_index"]): str(row["task"]) for row in _json_lines(file, spec)}
         with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
-            table = parquet.read()
+            table = read_columns(parquet, None, file)
         text = [column.name for column in table.schema if is_payload(column.type)]
         if not text:
             raise InputError(f"{file.uri}: has no column of task text; columns {table.column_names}")

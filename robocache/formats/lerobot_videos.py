@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
+from robocache.formats.parquet_rows import read_columns
 from robocache.formats.stamps import look
 from robocache.storage import open_storage
 from robocache.types import FileStamp, Stream, StreamType
@@ -124,10 +125,11 @@ def _place(camera: Camera, spec: InputSpec) -> tuple[int, int, float] | None:
     for path, info in sorted(fs.find(local, detail=True).items()) if fs.exists(local) else ():
         if not path.endswith(".parquet"):
             continue
-        with open_file(look(fs, path, info).stamp, spec) as opened, pq.ParquetFile(opened) as table:
+        stamp = look(fs, path, info).stamp
+        with open_file(stamp, spec) as opened, pq.ParquetFile(opened) as table:
             if not set(columns) <= set(table.schema_arrow.names):
                 raise InputError(f"{camera.root}meta/episodes: does not say where the videos of {camera.name} are")
-            rows = table.read(columns=["episode_index", *columns])
+            rows = read_columns(table, ["episode_index", *columns], stamp)
         at = rows["episode_index"].to_pylist()
         if camera.episode in at:
             row = at.index(camera.episode)

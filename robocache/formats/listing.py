@@ -18,6 +18,7 @@ import yaml
 
 from robocache.errors import InputError, UnexpectedError
 from robocache.formats.base import InputSpec, natural_key, shown
+from robocache.formats.compression import unpacking
 from robocache.formats.files import Found, absent, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
 from robocache.formats.registry import READERS, UNAVAILABLE
@@ -237,7 +238,7 @@ def _check(item: Found, head: bytes | Exception, spec: InputSpec) -> str:
     uri = item.files[0].uri
     if isinstance(head, Exception):
         try:
-            with guarded(item.files, format=item.format):
+            with guarded(item.files, format=item.format), unpacking(spec.max_unpacked):
                 raise head
         except InputError as error:
             return str(error)
@@ -300,7 +301,7 @@ def _episodes(group: _Group, spec: InputSpec) -> list[EpisodeRef]:
     failure = group.failure or UNAVAILABLE.get(group.format, "")
     if not failure:
         try:
-            with guarded(group.files, format=group.format):
+            with guarded(group.files, format=group.format), unpacking(spec.max_unpacked):
                 refs = READERS[group.format].episodes(group.id, group.files, spec)
             if refs:
                 return [replace(ref, tables=group.tables) for ref in refs]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import refuse_bomb
+from robocache.parquet import read_head, read_parquet
 from robocache.types import FileStamp
 
 #: The column that says which episode a row is of.
 EPISODE = "episode_index"
 _MOST_RUNS = 16  # an episode in more pieces than this is found by its column
-_FEW_ROWS = 1 << 16
 _KEPT_BYTES = 256 << 20
 
 
@@ -46,14 +46,14 @@ class Rows:
         return Rows(int(episode), tuple((int(start), int(stop)) for start, _, stop in (r.partition("-") for r in runs)))
 
 
-def episode_rows(file: pq.ParquetFile) -> list[Rows]:
+def episode_rows(file: pq.ParquetFile, stamp: FileStamp) -> list[Rows]:
     """The episodes of a file by the integer column ``episode_index``, sorted; none where there is no such column."""
     schema = file.schema_arrow
     at = schema.get_field_index(EPISODE)
     if at < 0 or not pa.types.is_integer(schema.field(at).type):
         return []
     # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
-    column = file.read(columns=[EPISODE]).column(EPISODE)
+    column = read_columns(file, [EPISODE], stamp).column(EPISODE)
     if column.null_count:
         return [Rows(i) for i in sorted(column.unique().drop_null().to_pylist())]
     episodes = column.to_numpy()
@@ -87,32 +87,20 @@ def read_rows(
                 _KEPT.put((file, "metadata"), parquet.metadata, parquet.metadata.serialized_size)
             _check_int96(parquet, stream, columns)
             if head:
-                first = next(parquet.iter_batches(batch_size=1, columns=list(columns)), None)
-                table = parquet.schema_arrow.empty_table() if first is None else pa.Table.from_batches([first])
-                return table.select(list(columns))
+                return read_head(parquet, columns, _refusal(file))
             if rows is None:
-                return _whole(parquet, list(columns), file)
+                return read_columns(parquet, columns, file)
             groups = _Groups(file, parquet, columns, spec)
             return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
 
 
-def _whole(parquet: pq.ParquetFile, columns: list[str], file: FileStamp) -> pa.Table:
-    """All rows. ``InputError`` where they are far more than the file's bytes: runs and dictionaries have no end."""
-    fields = [parquet.schema_arrow.field(name) for name in columns if name in parquet.schema_arrow.names]
-    widths = [field.type.bit_width for field in fields if _fixed(field.type)]
-    refuse_bomb(file.uri, parquet.metadata.num_rows * sum(widths) // 8, file.size)
-    if len(widths) == len(fields) or parquet.metadata.num_rows < _FEW_ROWS:
-        return parquet.read(columns=columns).select(columns)
-    batches, held = [], 0
-    for batch in parquet.iter_batches(batch_size=_FEW_ROWS, columns=columns):
-        held += batch.nbytes
-        refuse_bomb(file.uri, held, file.size)
-        batches.append(batch)
-    return pa.Table.from_batches(batches).select(columns)
+def read_columns(parquet: pq.ParquetFile, columns: Sequence[str] | None, file: FileStamp) -> pa.Table:
+    """All rows of those columns (None: all). ``TooLargeError`` where they are far more than the file's bytes."""
+    return read_parquet(parquet, columns, _refusal(file))
 
 
-def _fixed(kind: pa.DataType) -> bool:
-    return (pa.types.is_primitive(kind) or pa.types.is_boolean(kind)) and not pa.types.is_null(kind)
+def _refusal(file: FileStamp) -> Callable[[int], None]:
+    return lambda size: refuse_bomb(file.uri, size, max(file.size, 0))
 
 
 def _check_int96(parquet: pq.ParquetFile, stream: BinaryIO, columns: Sequence[str]) -> None:
@@ -180,7 +168,7 @@ class _Groups:
         key = (self._file, self._spec.verify_checksums, group, tuple(columns))
         table = _KEPT.get(key)
         if table is None:
-            table = self._parquet.read_row_group(group, columns=list(columns)).select(list(columns))
+            table = read_parquet(self._parquet, columns, _refusal(self._file), [group])
             _KEPT.put(key, table, table.nbytes)
         return table
 

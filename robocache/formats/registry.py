@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, Reader, parse_source
 from robocache.formats.clouds import LasReader, PcdReader
+from robocache.formats.compression import unpacking
 from robocache.formats.csv_tables import CsvReader
 from robocache.formats.guard import guarded
 from robocache.formats.hdf5 import Hdf5Reader
@@ -59,7 +60,7 @@ UNAVAILABLE: dict[str, str] = {
 
 def list_streams(ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
     """Every stream of an episode, for people to read. Errors as :func:`guarded` has them."""
-    with guarded(ref.files, _name(ref), ref.format):
+    with guarded(ref.files, _name(ref), ref.format), unpacking(spec.max_unpacked):
         return _reader(ref).streams(ref, spec)
 
 
@@ -73,7 +74,7 @@ def describe_episode(
 
     ``MissingError`` where a source has no such field, naming those there are; errors as :func:`guarded` has them.
     """
-    with guarded(ref.files, _name(ref), ref.format):
+    with guarded(ref.files, _name(ref), ref.format), unpacking(spec.max_unpacked):
         asked = _sources(sources)
         found = _of_robot(ref, asked, lambda some: _reader(ref).describe(ref, some, spec, look=look))
         if told := metadata_sources(asked, found):
@@ -87,7 +88,7 @@ def read_episode(ref: EpisodeRef, sources: Sequence[str | Source], spec: InputSp
 
     Errors as :func:`guarded` has them.
     """
-    with guarded(ref.files, _name(ref), ref.format):
+    with guarded(ref.files, _name(ref), ref.format), unpacking(spec.max_unpacked):
         asked = _sources(sources)
         episode = _read(ref, asked, spec)
         if told := metadata_sources(asked, episode.streams):

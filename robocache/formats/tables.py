@@ -295,7 +295,7 @@ class ParquetReader(TableReader):
         if spec.episode != "file":
             return whole
         with open_file(files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
-            found = episode_rows(parquet)
+            found = episode_rows(parquet, files[0])
         if len(found) < 2:
             return whole
         share = files[0].size // len(found)

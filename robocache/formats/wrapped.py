@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from robocache.errors import InputError
+from robocache.formats.compression import refuse_bomb
 
 
 class Wrapper(NamedTuple):
@@ -57,11 +58,10 @@ def unwrap(file: BinaryIO, wrapper: Wrapper, uri: str, most: int | None = None) 
             while piece := stream.read(_PIECE):
                 size += len(piece)
                 if size > limit:
+                    if most is not None:
+                        refuse_bomb(f"{uri}: held in memory whole", size, stored, most)
                     raise InputError(
                         f"{uri}: {stored} bytes unpack to more than {limit}; unpack it, and look whether it is damaged"
-                        if most is None
-                        else f"{uri}: {stored} bytes unpack to more than {limit}, and a file of its kind is held in "
-                        "memory whole: cut it into several, or convert it to Parquet"
                     )
                 inside.write(piece)
     except (pa.ArrowException, OSError) as error:

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 from robocache.errors import InputError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
 from robocache.formats.base import InputSpec, local_path
+from robocache.formats.compression import MOST_CHUNK, refuse_bomb
 from robocache.storage import open_storage
 from robocache.types import FileStamp
 
 #: What says that a folder of a store is an array or a group.
 _ARRAYS, _GROUPS = (".zarray", "zarr.json"), (".zgroup", ".zattrs", ".zmetadata")
-MAX_CHUNK = 1 << 30
 _MOST_ARRAYS = 10_000
 
 
@@ -39,20 +39,22 @@ class ZarrReader(ArraysReader):
             fs, path = open_storage(file.uri, spec.storage_options)
             names = [name.removeprefix(path).lstrip("/") for name in fs.find(path)]
             options = dict(spec.storage_options) if "://" in file.uri else None
-            yield _arrays(
-                zarr.open(file.uri, mode="r", storage_options=options, use_consolidated=False), names, "", file.uri
-            )
+            root = zarr.open(file.uri, mode="r", storage_options=options, use_consolidated=False)
+            yield _arrays(root, names, "", file)
             return
         with local_path(file, spec) as path:
             try:
                 with zipfile.ZipFile(path) as archive:
                     names = archive.namelist()
+                    for member in archive.infolist():
+                        where = f"{file.uri}: {member.filename}"
+                        refuse_bomb(where, member.file_size, member.compress_size, MOST_CHUNK)
             except zipfile.BadZipFile as error:
                 raise InputError(f"{file.uri}: is no whole archive ({error}); it was cut off or is damaged") from None
             store = zarr.storage.ZipStore(path, mode="r")
             try:
                 prefix = _root(names, file.uri)
-                yield _arrays(zarr.open(store, path=prefix, mode="r", use_consolidated=False), names, prefix, file.uri)
+                yield _arrays(zarr.open(store, path=prefix, mode="r", use_consolidated=False), names, prefix, file)
             finally:
                 store.close()
 
@@ -68,11 +70,11 @@ def _root(names: list[str], uri: str) -> str:
     return min((name.rpartition("/")[0] for name in marks), key=lambda folder: (folder.count("/"), len(folder)))
 
 
-def _arrays(root: Any, names: list[str], prefix: str, uri: str) -> Arrays:
+def _arrays(root: Any, names: list[str], prefix: str, file: FileStamp) -> Arrays:
     import zarr
 
     if isinstance(root, zarr.Array):
-        return Arrays({"data": _checked(root, uri)}, {}, dict(root.attrs))
+        return Arrays({"data": _checked(root, file)}, {}, dict(root.attrs))
     found: dict[str, Rows] = {}
     unread: dict[str, str] = {}
     folder = f"{prefix}/" if prefix else ""
@@ -82,17 +84,17 @@ def _arrays(root: Any, names: list[str], prefix: str, uri: str) -> Arrays:
         try:
             item = root[path]
             if isinstance(item, zarr.Array):
-                found[path] = _checked(item, uri)
+                found[path] = _checked(item, file)
         except Exception as error:  # each codec has its own
             unread[path] = f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
     return Arrays(found, unread, dict(root.attrs))
 
 
-def _checked(array: Any, uri: str) -> Rows:
+def _checked(array: Any, file: FileStamp) -> Rows:
     told = array.metadata.to_dict()
     if "pickle" in str([told.get(key) for key in ("filters", "compressor", "codecs")]).lower():
-        raise InputError(f"{uri}: its codec is pickle, which runs what it reads; save it as numbers or text")
+        raise InputError(f"{file.uri}: its codec is pickle, which runs what it reads; save it as numbers or text")
     itemsize = getattr(array.dtype, "itemsize", 8)
-    if math.prod(array.chunks) * itemsize > MAX_CHUNK:
-        raise InputError(f"{uri}: kept in pieces of {array.chunks}, more than 1 GiB each; rewrite it in smaller ones")
+    piece = math.prod(array.chunks) * itemsize
+    refuse_bomb(f"{file.uri}: kept in pieces of {array.chunks}", piece, max(file.size, 0), MOST_CHUNK)
     return array

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
 from robocache.output import layout, tables
-from robocache.output.documents import mapping, parsed, unpacked
+from robocache.output.documents import mapping, parsed, unpacked, unpacked_arrow
 from robocache.output.layout import EPISODES, META, QUARANTINE, REPORT, STATISTICS
 from robocache.output.manifest import QuarantineRecord, ShardRecord, open_log, read_manifest
 from robocache.output.plan import Plan
@@ -111,7 +111,8 @@ class Output:
         with self._part(part) as file:
             if isinstance(file, pq.ParquetFile):
                 return unpacked(file, self.sizes[part], columns)
-            table = file.read_all()
+        with self._readable(part), self.opened(part) as opened:
+            table = unpacked_arrow(pa.py_buffer(opened.read()))
             return table if columns is None else table.select(columns)
 
     def dataset(self, split: str | None = None) -> Dataset:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robocache.parquet import read_arrow, read_parquet
+
 #: What a file of rows, which may be far smaller, is unpacked to at most, and so many times its own size.
 UNPACKED, RATIO = 4 << 30, 64
-_ROWS = 1 << 16
 
 
 def parsed(data: bytes | str) -> Any:
@@ -45,13 +47,14 @@ def count(value: Any, what: str) -> int:
 
 def unpacked(file: pq.ParquetFile, size: int, columns: Iterable[str] | None = None) -> pa.Table:
     """All rows of a Parquet file of ``size`` bytes, or of some columns; refused once they are far more than those."""
-    most, held = max(UNPACKED, RATIO * size), 0
-    batches = []
-    for batch in file.iter_batches(_ROWS, columns=None if columns is None else list(columns)):
-        held += batch.nbytes
-        if held > most:
-            raise ValueError(f"its {size} bytes unpack to more than {most}")
-        batches.append(batch)
-    names = list(columns) if columns is not None else None
-    schema = file.schema_arrow if names is None else pa.schema([file.schema_arrow.field(n) for n in names])
-    return pa.Table.from_batches(batches, batches[0].schema if batches else schema)
+    return read_parquet(file, None if columns is None else list(columns), partial(_refuse, size))
+
+
+def unpacked_arrow(data: pa.Buffer) -> pa.Table:
+    """All rows of an Arrow file, likewise."""
+    return read_arrow(data, partial(_refuse, data.size))
+
+
+def _refuse(size: int, held: int) -> None:
+    if held > (most := max(UNPACKED, RATIO * size)):
+        raise ValueError(f"its {size} bytes unpack to {held} or more, at most {most} are taken from them")

@@ -230,7 +230,7 @@ def _check_part(output: Output, part: PartRecord, of: Sequence[EpisodeRecord]) -
     beside = _checked(lambda: output.store.read(layout.statistics_name(part.name)), part.statistics)
     try:
         if layout.part_format(part.name) == "arrow":
-            table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+            table = documents.unpacked_arrow(pa.py_buffer(data))
         else:
             file = pq.ParquetFile(pa.BufferReader(data))
             if file.metadata.num_rows != part.rows:

@@ -10,6 +10,7 @@ from robocache.video.packets import FFMPEG, PACKET, encoded_frames, encoded_imag
 from robocache.video.read import (
     CONTAINERS,
     FRAME,
+    MOST_PIXELS,
     Video,
     container,
     decoded_frames,
@@ -25,6 +26,7 @@ __all__ = [
     "CONTAINERS",
     "FFMPEG",
     "FRAME",
+    "MOST_PIXELS",
     "PACKET",
     "Encoding",
     "Video",

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from robocache.errors import InputError
 from robocache.video.encode import Encoding
-from robocache.video.read import pyav
+from robocache.video.read import decoder, pyav
 
 #: What messages and columns call the codecs of videos, by FFmpeg's name.
 FFMPEG = {"h264": "h264", "avc": "h264", "h265": "hevc", "hevc": "hevc", "av1": "av1", "vp9": "vp9"}
@@ -63,7 +63,7 @@ def group_frames(packets: Iterable[tuple[int, bytes]], codec: str) -> Iterator[t
     av = pyav()
     try:
         # FFmpeg's own decoder of AV1 runs on some cards alone.
-        context = av.CodecContext.create("libdav1d" if codec == "av1" else codec, "r")
+        context = decoder("libdav1d" if codec == "av1" else codec)
         for number, data in packets:
             packet = av.Packet(data)
             packet.pts, packet.time_base = number, Fraction(1, 1000)

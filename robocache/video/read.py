@@ -14,6 +14,8 @@ import pyarrow as pa
 from robocache.errors import InputError
 from robocache.types import frame_times
 
+#: An image or a frame of more is not decoded: a few kilobytes may claim, and hold, any number of them in one colour.
+MOST_PIXELS = 1 << 26
 #: What encoded images begin with, by FFmpeg's name of their decoder.
 _IMAGES = {"mjpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 _MISSING = "videos, and images to be decoded, need PyAV: pip install 'robocache[video]'"
@@ -103,11 +105,18 @@ def image_codec(payload: bytes) -> str | None:
     return next((name for name, magic in _IMAGES.items() if payload.startswith(magic)), None)
 
 
+def decoder(codec: str) -> Any:
+    """A decoder of FFmpeg's that refuses frames of more than ``MOST_PIXELS``."""
+    context = pyav().CodecContext.create(codec, "r")
+    context.options = {"max_pixels": str(MOST_PIXELS)}
+    return context
+
+
 def image_frame(payload: bytes, codec: str) -> Any:
     """A frame of FFmpeg's of one encoded image. ``ValueError`` where it cannot be decoded."""
     av = pyav()
     try:
-        context = av.CodecContext.create(codec, "r")
+        context = decoder(codec)
         return [*context.decode(av.Packet(payload)), *context.decode(None)][0]
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(str(error)) from error
@@ -120,6 +129,7 @@ def decoded_frames(opened: Any, uri: str, wanted: Sequence[int]) -> Iterator[tup
     try:
         with av.open(opened, format=container(uri)) as file:
             stream = file.streams.video[0]
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             keys = sorted(p.pts for p in file.demux(stream) if p.is_keyframe and p.pts is not None)
             frames: Iterator[Any] | None = None
             last = None

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cloud_kit
@@ -16,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from bombs import jpeg, one_text, parquet, png
 from mcap.writer import Writer
 from message_kit import T0
 
-from robocache.errors import InputError
+from robocache.errors import InputError, TooLargeError
 from robocache.formats import (
     InputSpec,
     TableTimes,
@@ -29,8 +31,9 @@ from robocache.formats import (
     list_streams,
     read_episode,
 )
-from robocache.formats.mcap import windows
 from robocache.formats.messages.definitions import parse_definition
+from robocache.stages import peak_bytes
+from robocache.video import image_frame
 
 RATE = TableTimes(rate_hz=20)
 COLUMN = TableTimes(column="t", unit="s")
@@ -162,7 +165,7 @@ def test_a_link_and_a_virtual_dataset_within_the_file_are_read(tmp_path):
 def test_hdf5_that_costs_more_than_it_holds(tmp_path):
     with h5py.File(tmp_path / "chunk.h5", "w") as file:
         file.create_dataset("x", (200,), "f8", maxshape=(None,), chunks=(1 << 28,), compression="gzip")
-    with pytest.raises(InputError, match="more than 1 GiB each"):
+    with pytest.raises(InputError, match=r"kept in pieces of \(268435456,\): 0 bytes unpack to 2147483648 or more"):
         read(hdf5(tmp_path / "chunk.h5"), "x")
     with h5py.File(tmp_path / "deep.h5", "w") as file:
         file["x"] = np.arange(3.0)
@@ -203,31 +206,29 @@ def test_a_million_empty_strings(tmp_path):
         read(spec, "/x.x")
 
 
-def test_a_chunk_that_unpacks_to_far_more_than_any_recorder_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows, "MAX_CHUNK", 1 << 20)
+def test_a_chunk_that_unpacks_to_far_more_than_any_recorder_writes(tmp_path):
     data = b"\0\1\0\0" + bytes(1 << 21)
     spec = mcap(tmp_path / "a.mcap", "b/One", "float64 x\n", data)
     assert len(zstandard.compress(data)) < 1000
-    with pytest.raises(InputError, match="the most that is unpacked at once is 1048576"):
-        read(spec, "/x.x")
+    with pytest.raises(
+        TooLargeError, match=r"unpack to 2097\d+ or more, at most 1048576 .* raise input.max_unpacked_mb"
+    ):
+        read(replace(spec, max_unpacked=1 << 20), "/x.x")
+    assert read(spec, "/x.x").tolist() == [0.0]
 
 
-def test_rows_and_arrays_that_are_nothing_but_runs(tmp_path, monkeypatch):
+def test_rows_and_arrays_that_are_nothing_but_runs(tmp_path):
     """A million times what the file holds; sound constant columns are read."""
-    from robocache.formats import compression
-
-    monkeypatch.setattr(compression, "UNPACKED", 1 << 20)
     zeros = pa.array(np.zeros(2_000_000, np.int64))
     words = pa.array(["y" * 1000]).take(pa.array(np.zeros(100_000, np.int64)))
     pq.write_table(pa.table({"x": zeros}), tmp_path / "a.parquet", compression="zstd")
     pq.write_table(pa.table({"x": words}), tmp_path / "b.parquet", compression="zstd")
     np.savez_compressed(tmp_path / "c.npz", x=np.zeros(2_000_000))
     for name in ("a.parquet", "b.parquet"):
-        with pytest.raises(InputError, match=r"bytes unpack to \d+ or more, at most"):
-            read(InputSpec((str(tmp_path / name),), times=RATE), "x")
-    (ref,) = list_episodes(InputSpec((str(tmp_path / "c.npz"),), times=RATE))
+        with pytest.raises(TooLargeError, match=r"bytes unpack to \d+ or more, at most"):
+            read(InputSpec((str(tmp_path / name),), times=RATE, max_unpacked=1 << 20), "x")
+    (ref,) = list_episodes(InputSpec((str(tmp_path / "c.npz"),), times=RATE, max_unpacked=1 << 20))
     assert "bytes unpack to 16000128 or more, at most" in ref.failure
-    monkeypatch.setattr(compression, "UNPACKED", 512 << 20)
     assert len(read(InputSpec((str(tmp_path / "a.parquet"),), times=RATE), "x")) == 2_000_000
 
 
@@ -243,14 +244,43 @@ def test_an_extended_record_of_las_that_is_longer_than_any_file(tmp_path):
     assert len(read(InputSpec((str(tmp_path / "17.las"),), format="las"), "points")) == 1
 
 
-def test_a_gzipped_table_beyond_memory(tmp_path, monkeypatch):
-    from robocache.formats import csv_dialect
+@pytest.mark.parametrize("told", [True, False])
+def test_one_text_that_is_in_every_row(tmp_path, told):
+    """A megabyte that is 611 of them; with and without the schema that says that it is a dictionary."""
+    parquet(tmp_path / "a.parquet", one_text(), store_schema=told)
+    before = peak_bytes()
+    with pytest.raises(TooLargeError, match=r"unpack to \d{9} or more, at most 134217728"):
+        read(InputSpec((str(tmp_path / "a.parquet"),), times=RATE), "x")
+    assert peak_bytes() - before < 300e6
 
-    monkeypatch.setattr(csv_dialect, "MAX_BYTES", 1 << 16)
+
+def test_an_array_whose_episodes_end_nobody_knows_where(tmp_path):
+    """It would be one episode of all of them."""
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="w") as store:
+        root = zarr.open_group(store, mode="w", zarr_format=3)
+        root.create_array("data/x", data=np.arange(8.0))
+        root.create_array("meta/episode_ends", data=np.array([3, 8]))
+    data = bytearray((tmp_path / "a.zarr.zip").read_bytes())
+    at = data.index(b"meta/episode_ends/zarr.json") + 60
+    data[at] ^= 1
+    (tmp_path / "a.zarr.zip").write_bytes(data)
+    (ref,) = list_episodes(InputSpec((str(tmp_path / "a.zarr.zip"),), times=RATE))
+    assert "where its episodes end is not known" in ref.failure
+
+
+def test_images_of_more_pixels_than_any_camera_has():
+    for name, data in (("png", png(9000, 9000, rows=2)), ("mjpeg", jpeg(65_000, 65_000))):
+        with pytest.raises(ValueError, match="Invalid"):
+            image_frame(data, name)
+    assert image_frame(png(90, 60), "png").width == 90
+
+
+def test_a_gzipped_table_beyond_memory(tmp_path):
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
         file.write("t,x\n" + "0,1\n" * 30_000)
-    spec = InputSpec((str(tmp_path / "a.csv.gz"),), times=COLUMN)
-    with pytest.raises(InputError, match="unpack to more than 65536"):
+    spec = InputSpec((str(tmp_path / "a.csv.gz"),), times=COLUMN, max_unpacked=1 << 16)
+    with pytest.raises(TooLargeError, match=r"unpack to \d+ or more, at most 65536"):
         read(spec, "x")
 
 

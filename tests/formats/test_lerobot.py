@@ -351,7 +351,12 @@ def test_a_file_of_many_episodes_is_decoded_once(tmp_path: Path, monkeypatch: py
     root = write_v3(tmp_path / "set")
     decoded = []
     real = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: decoded.append(a[1]) or real(*a, **k))
+
+    def counted(file, group, columns):
+        decoded.extend([group] if "observation.state" in columns else [])
+        return real(file, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     for i, ref in enumerate(listed(root)):
         values = read_episode(ref, ["observation.state"], InputSpec((str(root),))).streams["observation.state"].values
         assert values[0, 0] == 100 * i and len(values) == LENGTHS[i]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from covered import COVERED
 from fuzz_kit import Seed
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data"
@@ -28,7 +29,13 @@ def seeds(folder: Path, target: str, *, real: bool = False) -> list[Seed]:
             for path in sorted(REAL.rglob("*"))
             if _SUFFIXES.get(path.suffix) == target and path.is_file() and path.stat().st_size < _LARGEST
         ]
-    return [Seed(target, root, _files(root)) for root in roots]
+    return [_seed(target, root) for root in roots]
+
+
+def _seed(target: str, root: Path) -> Seed:
+    files = _files(root)
+    covers = COVERED.get(target, lambda path: ())
+    return Seed(target, root, files, {path: found for path in files if (found := tuple(covers(path)))})
 
 
 def _files(root: Path) -> tuple[Path, ...]:
@@ -80,7 +87,9 @@ def _hdf5(folder: Path) -> list[Path]:
             demo.create_dataset("actions", data=np.arange(60.0).reshape(20, 3), compression="gzip")
             demo.create_dataset("words", data=["a", "bb"] * 10, dtype=h5py.string_dtype())
             demo.attrs["num_samples"] = 20
-    return [folder / "a.hdf5", folder / "b.hdf5"]
+    with h5py.File(folder / "c.hdf5", "w") as file:
+        file.create_dataset("q", data=np.arange(600.0).reshape(200, 3), chunks=(50, 3), fletcher32=True)
+    return [folder / "a.hdf5", folder / "b.hdf5", folder / "c.hdf5"]
 
 
 def _zarr(folder: Path) -> list[Path]:

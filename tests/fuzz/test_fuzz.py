@@ -6,7 +6,7 @@ import random
 
 import pytest
 from corpus import WRITERS, seeds
-from fuzz_kit import Session, Tally, measured, mutant
+from fuzz_kit import Answer, Session, Tally, measured, mutant
 
 #: Each costs a start of a second or so; the others have fast siblings in tests/formats.
 FEW = ("mcap", "hdf5", "numpy", "config", "lease")
@@ -37,7 +37,7 @@ def test_mutants_are_other_files():
 
 
 def test_what_is_measured():
-    outcome, took, peak = measured(lambda: str(len(b"1" * (200 << 20)) >> 20))
-    assert outcome == "200"
+    answer, took, peak = measured(lambda: Answer(str(len(b"1" * (200 << 20)) >> 20)))
+    assert answer.outcome == "200"
     assert took < 5
     assert peak > 200e6

@@ -224,7 +224,7 @@ LATER = {
     "a part without end": (replaced(part_of, sparse), "schema", "cannot be read"),
     "a data folder elsewhere": (linked_data, "schema", "is a link"),
     "a config that is no text": (text(layout.config_file(1), b"\xff"), "config", "cannot be read"),
-    "a bomb": (bomb, "", "unpack to more than"),
+    "a bomb": (bomb, "", "bytes unpack to 72000000 or more"),
     "episodes of other columns": (table(layout.EPISODES, b"PAR1"), "episodes", "cannot be read"),
     "a quarantine of a deep nest": (table(layout.QUARANTINE, DEEP), "quarantine", "nested hundreds deep"),
     "statistics of a deep nest": (table(layout.STATISTICS, DEEP), "statistics", "nested hundreds deep"),

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.compression import ZSTD_RATIO, inflate
+from robocache.formats.compression import MOST_CHUNK, ZSTD_RATIO, inflate, refuse_bomb
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
@@ -25,8 +25,6 @@ WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by n
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 CHUNK_HEAD = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
-#: The largest chunk. Recorders make chunks of 1 to 100 MB; a small file may claim, and hold, any number of zeros.
-MAX_CHUNK = 1 << 29
 _HEADER = np.dtype(
     [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8"),
      ("publish_time", "<u8")]
@@ -154,11 +152,7 @@ def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
         raise InputError(
             f"{where}: claims {size} bytes from {claimed} stored ones, the record holds {stored}; the file is damaged"
         )
-    if size > MAX_CHUNK:
-        raise InputError(
-            f"{where}: a chunk of {size} bytes, {stored} of them stored; the most that is unpacked at once is "
-            f"{MAX_CHUNK}: write the file anew in smaller chunks, as with mcap convert"
-        )
+    refuse_bomb(where, size, stored, MOST_CHUNK)
     return _Chunk(where, name.decode(), record[data_start:], size, crc)
 
 

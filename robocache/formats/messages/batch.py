@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.errors import InputError
-from robocache.formats.compression import ZSTD_RATIO
+from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,6 @@ def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:
 
 
 _ZSTD = 0xFD2FB528
-#: The most that one message may unpack to; an image of 100 megapixels is smaller.
-MAX_MESSAGE = 1 << 29
 
 
 def unpacked(messages: Messages, where: str) -> Messages:
@@ -82,12 +80,12 @@ def unpacked(messages: Messages, where: str) -> Messages:
 
 
 def _inflated(data: np.ndarray, where: str) -> bytes:
-    most = min(MAX_MESSAGE, len(data) * ZSTD_RATIO)
+    most = most_unpacked(len(data), MOST_CHUNK)
     try:
         with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(data)), "zstd") as stream:
             found = stream.read(most + 1)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{where}: a message cannot be decompressed ({error}); the file is damaged") from None
     if len(found) > most:
-        raise InputError(f"{where}: a message of {len(data)} bytes unpacks to more than {most}; the file is damaged")
+        refuse_bomb(f"{where}: a message", len(found), len(data), MOST_CHUNK)
     return found

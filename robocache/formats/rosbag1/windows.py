@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.compression import inflate
+from robocache.formats.compression import MOST_CHUNK, inflate, refuse_bomb
 from robocache.formats.messages.batch import Messages, gather
 from robocache.formats.messages.log import Channel, Window
 from robocache.formats.rosbag1.container import (
@@ -24,7 +24,6 @@ from robocache.formats.rosbag1.container import (
 )
 
 WINDOW = 8 << 20  # bytes of records at once
-MAX_CHUNK = 1 << 29  # rosbag record makes chunks of 768 kB
 _CODECS = {b"none": "", b"bz2": "bz2", b"lz4": "lz4"}
 
 
@@ -45,7 +44,7 @@ class Packed(NamedTuple):
 def read_chunk(file: BinaryIO, chunk: Chunk, uri: str) -> Packed:
     """A chunk and the index records behind it."""
     where = f"{uri}: chunk at byte {chunk.start}"
-    if chunk.end - chunk.start > 2 * MAX_CHUNK:
+    if chunk.end - chunk.start > 2 * MOST_CHUNK:
         raise InputError(f"{where}: of {chunk.end - chunk.start} bytes; the file is damaged")
     file.seek(chunk.start)
     raw = file.read(chunk.end - chunk.start)
@@ -58,8 +57,7 @@ def read_chunk(file: BinaryIO, chunk: Chunk, uri: str) -> Packed:
             f"{', '.join(name.decode() for name in _CODECS)} are right"
         )
     size = len(data) - record.start if chunk.cut else record.number("size", 4, where)
-    if size > MAX_CHUNK:
-        raise InputError(f"{where}: claims {size} unpacked bytes, at most {MAX_CHUNK} are unpacked at once")
+    refuse_bomb(where, size, record.size, MOST_CHUNK)
     index: dict[int, np.ndarray] = {}
     at = record.end
     while at < len(data) and not chunk.cut:

@@ -1,0 +1,140 @@
+"""Parquet and Arrow files of strangers: what reading them takes is known, or grows in small steps, before it is taken.
+
+A few bytes of such a file may stand for any number of values: runs, dictionaries and compression have no end. How many
+numbers there are the file's metadata tells; how long texts are tells only reading them, a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_WIDTHS = {"BOOLEAN": 1 / 8, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
+#: Texts that may be so long altogether are read at once, longer ones so many bytes at a time.
+_STEP = 16 << 20
+_MOST_ROWS = 1 << 16
+
+
+def read_parquet(
+    file: pq.ParquetFile,
+    columns: Sequence[str] | None,
+    refuse: Callable[[int], None],
+    groups: Sequence[int] | None = None,
+) -> pa.Table:
+    """Those columns (None: all) of an open file, or of some row groups of it, in the order asked for.
+
+    refuse: raises where so many bytes are too many; it is asked before they are taken
+    """
+    names = list(file.schema_arrow.names if columns is None else columns)
+    groups = range(file.num_row_groups) if groups is None else groups
+    known, longest = _sizes(file, names, groups)
+    refuse(int(known))
+    if not longest:
+        if len(groups) == 1:
+            return file.read_row_group(groups[0], columns=names).select(names)
+        return file.read_row_groups(list(groups), columns=names).select(names)
+    step, batches, held = max(1, min(_MOST_ROWS, _STEP // longest)), [], 0
+    for batch in file.iter_batches(step, row_groups=list(groups), columns=names):
+        held += batch.nbytes
+        refuse(held)
+        batches.append(batch)
+    schema = batches[0].schema if batches else file.schema_arrow
+    return pa.Table.from_batches(batches, schema).select(names)
+
+
+def read_head(file: pq.ParquetFile, columns: Sequence[str], refuse: Callable[[int], None]) -> pa.Table:
+    """The first row, or none where there is none."""
+    if not file.metadata.num_rows:
+        return file.schema_arrow.empty_table().select(list(columns))
+    refuse(int(_sizes(file, columns, range(1))[0]))
+    first = next(file.iter_batches(batch_size=1, columns=list(columns)), None)
+    table = file.schema_arrow.empty_table() if first is None else pa.Table.from_batches([first])
+    return table.select(list(columns))
+
+
+def _sizes(file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int]) -> tuple[float, int]:
+    """Bytes of the numbers of these columns; and the most that one text may have, 0 where all of them are few."""
+    known, longest = 0.0, 0
+    tops = [(name, f"{name}.") for name in names]
+    leaves = [
+        k
+        for k in range(len(file.schema))
+        if any((path := file.schema.column(k).path) == name or path.startswith(below) for name, below in tops)
+    ]
+    for number in groups:
+        group = file.metadata.row_group(number)
+        for k in leaves:
+            chunk = group.column(k)
+            if (kind := chunk.physical_type) in _WIDTHS:
+                known += chunk.num_values * _WIDTHS[kind]
+            elif kind == "FIXED_LEN_BYTE_ARRAY":
+                known += chunk.num_values * max(file.schema.column(k).length, 1)
+            else:  # each may be as long as all that is stored, where it stands in a dictionary
+                stored = max(chunk.total_uncompressed_size, chunk.total_compressed_size, 1)
+                if stored * (chunk.num_values if chunk.has_dictionary_page else 1) > _STEP:
+                    longest = max(longest, stored)
+                known += stored
+    return known, longest
+
+
+def read_arrow(data: pa.Buffer, refuse: Callable[[int], None]) -> pa.Table:
+    """All rows of an Arrow file in memory. ``ValueError``, or an Arrow exception, where it is damaged."""
+    file, held = pa.ipc.open_file(data), 0
+    for size in _record_batches(data):
+        held += size
+        refuse(held)
+    return file.read_all()
+
+
+def _record_batches(data: pa.Buffer) -> Iterator[int]:
+    """Bytes of each record batch or dictionary once it is unpacked, as its buffers say themselves."""
+    stream = pa.BufferReader(data)
+    stream.seek(8)  # behind the magic; from there a file is a stream
+    for message in pa.ipc.MessageReader.open_stream(stream):
+        if message.type not in ("record batch", "dictionary"):
+            continue
+        body = message.body
+        packed, buffers = _buffers(message.metadata.to_pybytes(), dictionary=message.type == "dictionary")
+        for begin, length in buffers:
+            if not packed:
+                yield max(length, 0)
+            elif 8 <= length <= body.size - begin and begin >= 0:
+                (size,) = struct.unpack_from("<q", body, begin)
+                yield length if size < 0 else size  # -1: stored as it is
+
+
+def _buffers(metadata: bytes, *, dictionary: bool) -> tuple[bool, list[tuple[int, int]]]:
+    """Of a message's FlatBuffer: whether its buffers are compressed, and where in the body each lies."""
+    table = _field(metadata, struct.unpack_from("<I", metadata)[0], 2)  # Message: version, type of header, header
+    if dictionary and table is not None:
+        table = _field(metadata, _follow(metadata, table), 1)  # DictionaryBatch: id, data
+    if table is None:
+        raise ValueError("a message without a header")
+    batch = _follow(metadata, table)  # RecordBatch: length, nodes, buffers, compression
+    place = _field(metadata, batch, 2)
+    if place is None:
+        return False, []
+    vector = _follow(metadata, place)
+    (count,) = struct.unpack_from("<I", metadata, vector)
+    if count > len(metadata) // 16:
+        raise ValueError(f"a record batch of {count} buffers in a message of {len(metadata)} bytes")
+    found = [struct.unpack_from("<qq", metadata, vector + 4 + 16 * k) for k in range(count)]
+    return _field(metadata, batch, 3) is not None, found
+
+
+def _follow(data: bytes, at: int) -> int:
+    """Where the offset that stands there leads."""
+    return at + int(struct.unpack_from("<I", data, at)[0])
+
+
+def _field(data: bytes, table: int, number: int) -> int | None:
+    """Where a field of a FlatBuffer's table is; None where it has the usual value."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    (size,) = struct.unpack_from("<H", data, vtable)
+    if 4 + 2 * number + 2 > size:
+        return None
+    (offset,) = struct.unpack_from("<H", data, vtable + 4 + 2 * number)
+    return table + offset if offset else None
