@@ -24,6 +24,8 @@ from robocache.errors import ConfigError, InputError, OutputError
 
 #: A mutant that takes longer, or more memory, is a finding.
 SECONDS, MEMORY = 5.0, 1 << 30
+#: What waits and does not work for so long hangs; what works has six times ``SECONDS`` of its processor.
+_WALL = 300.0
 
 
 @dataclass(frozen=True)
@@ -322,9 +324,9 @@ class Session:
 
     def ask(self, seed: Seed, root: Path) -> tuple[Answer, float, int]:
         if self.child is None:
-            self.child = Child(Limits(memory=8 << 30))
+            self.child = Child(Limits(8 << 30, 6 * SECONDS))
         try:
-            return self.child.ask(partial(measured, call_of(seed, root)), seed.target, 6 * SECONDS, "the harness")
+            return self.child.ask(partial(measured, call_of(seed, root)), seed.target, _WALL, "the harness")
         except EndedError as end:
             self.child = None
             return Answer(str(end)), 0.0, 0
