@@ -2,7 +2,7 @@
 
     python fault_points.py FOLDER --faults 2000     (with config.yaml; prints a line for each hundred, then the counts)
 
-Calls about files below FOLDER are counted in the C library (fault_shim.c), by whichever thread or library they are made:
+Calls about files below FOLDER are counted in the C library (fault_shim.c), whichever thread or library makes them:
 opening, reading, writing, syncing, renaming, making and removing. The one that is drawn fails once, as a disk that is
 full or failing, or a machine without memory or file handles; or the process ends before it, or with half of a write
 done. In a third of all cases the run that comes after it is hurt, too. The last run is left alone, and what it leaves
