@@ -11,26 +11,34 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Semaphore
+from threading import Lock, Semaphore
 from typing import Any, TypeVar
 
 from robocache.config.job import Job
 from robocache.engine.child import Child, EndedError, Limits
 from robocache.engine.cores import usable_cores
 from robocache.engine.deadline import DeadlineError, taken, within
-from robocache.errors import UnexpectedError
+from robocache.engine.forkserver import ForkServer
+from robocache.errors import UnexpectedError, WorkersError
 
 logger = logging.getLogger("robocache")
 
 _KEY = "input.read_timeout"
 
+#: Calls from which on processes save more than they take to start, half a second of a core; and how many cores a few
+#: threads keep busy as well.
+MANY, FEW_CORES = 64, 2
+
 T = TypeVar("T")
 
 
 class Bounded:
-    """Makes calls of readers, of any thread; to be closed, with whose processes go (or use ``with``)."""
+    """Makes calls of readers, of any thread; to be closed, with whose processes go (or use ``with``).
 
-    def __init__(self, job: Job):
+    spread: of many calls whose answers are small, as those of who lists, most are made in processes, side by side
+    """
+
+    def __init__(self, job: Job, *, spread: bool = False):
         self._seconds, self._attempts = job.read_timeout, job.cluster.max_attempts
         self._isolated = job.compute.isolate
         memory = job.compute.isolate_memory_mb * 2**20 if self._isolated else 0
@@ -38,7 +46,11 @@ class Bounded:
         self._idle: list[Child] = []
         self._all: list[Child] = []
         self._closed = False
+        self._lock = Lock()
         self._room = Semaphore(job.compute.threads or usable_cores())  # who lists asks on more threads than that
+        self._spread = spread and (job.compute.threads or usable_cores()) > FEW_CORES
+        self._calls = 0
+        self._server: ForkServer | None = None
         # A process ends with the thread that has started it, so that thread stays.
         self._starter = ThreadPoolExecutor(1, "starter")
 
@@ -48,7 +60,7 @@ class Bounded:
         ``DeadlineError`` where it takes too long, ``UnexpectedError`` where it ends its process each time that it is
         made.
         """
-        if self._isolated:
+        if self._isolated or (self._spread and self._many()):
             return self._apart(what, call)
         try:
             return within(call, what, self._seconds, _KEY)
@@ -71,6 +83,8 @@ class Bounded:
         self._closed = True
         for child in list(self._all):
             child.close()
+        if self._server is not None:
+            self._server.close()
         self._starter.shutdown(wait=False)
 
     def __enter__(self) -> Bounded:
@@ -78,6 +92,19 @@ class Bounded:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _many(self) -> bool:
+        """Whether processes are there for calls that are so many that they are worth it."""
+        with self._lock:
+            self._calls += 1
+            if self._calls == MANY:
+                modules = ["robocache.engine.reading", "robocache.formats"]
+                self._server = self._starter.submit(partial(ForkServer, modules)).result()
+        try:
+            return self._server is not None and self._server.ready()
+        except WorkersError:
+            self._spread = False
+            return False
 
     def _apart(self, what: str, call: Callable[[], T]) -> T:
         """In a process of its own: one that has made others' calls, and where that ends at it new ones."""
@@ -108,6 +135,7 @@ class Bounded:
         raise UnexpectedError(f"{what}: its process ended {len(ends)} times by {how}")
 
     def _start(self) -> Child:
-        child = self._starter.submit(partial(Child, self._limits)).result()
+        fork = None if self._server is None else self._server.fork
+        child = self._starter.submit(partial(Child, self._limits, fork)).result()
         self._all.append(child)
         return child

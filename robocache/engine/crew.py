@@ -12,8 +12,10 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from robocache.config.job import Job
 from robocache.engine import worker
 from robocache.engine.child import Child, EndedError
+from robocache.engine.cores import usable_cores
 from robocache.engine.deadline import taken
 from robocache.engine.forkserver import ForkServer
 from robocache.engine.process import Blamed, Processor
@@ -34,33 +36,42 @@ MOST_ON_A_GPU = 4
 class Crew:
     """``compute.processes``: 0, as many as there are cores where there is enough to do, else none; or a number."""
 
-    def __init__(self, processor: Processor, store: Store):
-        self._processor, self._store = processor, store
-        self._wanted = processor.job.compute.processes
+    def __init__(self, job: Job, device: str):
+        self._wanted, self._device = job.compute.processes, device
+        self._threads = job.compute.threads or usable_cores()
+        self._work: tuple[Processor, Store] | None = None
         self._room = 0
         self._lock = Lock()
         self._server: ForkServer | None = None
         self._idle: list[Child] = []
         self._all: list[Child] = []
 
-    def begin(self, threads: int, nbytes: int) -> None:
-        """Start them, where ``threads`` ask and there are so many bytes to be read; waits for none. To be called in a
-        thread that lives as long as they.
+    def expect(self, nbytes: int) -> None:
+        """There will be so many bytes to read, or less: what takes long may begin. To be called in a thread that lives
+        as long as this does.
         """
-        most = self._wanted or (threads if threads > FEW_THREADS and nbytes >= ENOUGH else 1)
-        self._room = min(most, threads, MOST_ON_A_GPU if self._processor.device != "cpu" else most)
-        if self._room > 1:
+        if self._most(nbytes) > 1 and self._server is None:
             self._server = ForkServer(["robocache.engine.worker"])
+
+    def _most(self, nbytes: int) -> int:
+        threads = self._threads
+        most = self._wanted or (threads if threads > FEW_THREADS and nbytes >= ENOUGH else 1)
+        return min(most, threads, most if self._device == "cpu" else MOST_ON_A_GPU)
+
+    def begin(self, processor: Processor, store: Store, nbytes: int) -> None:
+        """This is to be done, and so many bytes are to be read for it; waits for none of them."""
+        self.expect(nbytes)
+        self._work, self._room = (processor, store), self._most(nbytes)
 
     def taken(self) -> Child | None:
         """A process, for whoever asks alone; None where there is none, or none yet."""
-        if self._server is None:
+        if self._server is None or self._work is None:
             return None
         if (child := taken(self._idle)) is not None:
             return child
         with self._lock:
             try:
-                if not self._room or not self._server.ready():
+                if self._room < 1 or not self._server.ready():
                     return None
                 child = Child(start=self._server.fork)
             except WorkersError as error:
@@ -69,7 +80,7 @@ class Crew:
                 return None
             self._room -= 1
             self._all.append(child)
-        self._ask(child, partial(worker.begin, self._processor, self._store, 1))
+        self._ask(child, partial(worker.begin, *self._work, 1))
         return child
 
     def run(self, child: Child, shard: Shard, *, last_attempt: bool, blamed: Blamed, lean: bool) -> Worked:
@@ -95,8 +106,9 @@ class Crew:
             children, self._all = self._all, []
         for child in children:
             child.close()
-        if self._server is not None:
-            self._server.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
 
     def _ask(self, child: Child, call: Callable[[], Any]) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,10 +34,11 @@ class Listed:
         return (*self.types.notes, *([describe_passed(self.passed_over)] if self.passed_over else ()))
 
 
-def listing(job: Job, output: OutputWriter | None = None) -> Listed:
+def listing(job: Job, output: OutputWriter | None = None, sized: Callable[[int], None] = lambda nbytes: None) -> Listed:
     """Lists the input and settles its types. Writes nothing.
 
     output: where the version that stands was made with this config, what it has settled holds for what is added to it
+    sized:  called with the bytes of all recordings as soon as they are known, long before this returns
 
     ``ConfigError``, ``InputError`` (nothing matches input.uri), ``OSError`` where the storage fails.
     """
@@ -46,8 +48,8 @@ def listing(job: Job, output: OutputWriter | None = None) -> Listed:
         if output.standing.identity == job.identity() and not output.anew:
             settled = SourceTypes.from_json(output.standing.version.types)
     attempts = job.cluster.max_attempts
-    with Bounded(job) as bounded:
-        list_once = partial(list_input, job.input, root, ids, ask=bounded.persistent)
+    with Bounded(job, spread=True) as bounded:
+        list_once = partial(list_input, job.input, root, ids, ask=bounded.persistent, sized=sized)
         found = with_retries(attempts, "listing", list_once)
         refs = split_robots(job, found.episodes)
         if job.input.fingerprint == "content":

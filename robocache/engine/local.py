@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,6 +35,7 @@ from robocache.engine.probe import deadly_episodes
 from robocache.engine.process import Processor, pick_device, run_shard
 from robocache.engine.reading import bounded_reading
 from robocache.engine.shards import Shard
+from robocache.engine.workers import Workers
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 from robocache.stages import Spent, peak_bytes
@@ -47,10 +49,18 @@ STOP_S = 8.0
 
 
 @contextmanager
-def workers(job: Job) -> Iterator[Callable[..., None]]:
-    """Threads. ``ConfigError`` where the device or a required extension is missing."""
+def workers(job: Job) -> Iterator[Workers]:
+    """Threads, or processes. ``ConfigError`` where the device or a required extension is missing."""
     device = pick_device(job)
-    yield lambda processor, *rest: execute(replace(processor, device=device), *rest)
+    crew = Crew(job, device)
+    try:
+        yield Workers(partial(_with, device, crew), crew.expect)
+    finally:
+        crew.close()
+
+
+def _with(device: str, crew: Crew, processor: Processor, *rest: Any) -> None:
+    execute(replace(processor, device=device), *rest, crew=crew)
 
 
 def execute(
@@ -59,13 +69,16 @@ def execute(
     todo: deque[Shard],
     commit: Callable[[Sequence[ShardRecord]], None],
     spent: Spent | None = None,
+    *,
+    crew: Crew | None = None,
 ) -> None:
-    """See :data:`robocache.engine.run.Execute`."""
+    """See :data:`robocache.engine.workers.Execute`."""
+    crew = crew or Crew(processor.job, processor.device)
     most = processor.job.cluster.max_attempts
     journal = Journal(store, most)
     attempts = Attempts(todo, most, journal.suspects)
     with journal.keeping():
-        _Threads(processor, store, attempts, journal, commit, spent or Spent()).work()
+        _Threads(processor, store, attempts, journal, commit, spent or Spent(), crew).work()
 
 
 @dataclass(eq=False)
@@ -102,6 +115,7 @@ class _Threads:
         journal: Journal,
         commit: Callable[[Sequence[ShardRecord]], None],
         spent: Spent,
+        crew: Crew,
     ):
         self.spent, self.helpers = spent, 1
         self.most_ahead = most_ahead(processor.job.compute.max_memory_mb)
@@ -113,7 +127,7 @@ class _Threads:
         self.given: SimpleQueue[_Given | None] = SimpleQueue()
         self.ended: SimpleQueue[_Ended] = SimpleQueue()
         self.threads: list[Thread] = []
-        self.crew = Crew(processor, store)
+        self.crew = crew
 
     def work(self) -> None:
         """Until every task has ended. ``WorkersError`` where a shard never does, though each of its episodes does."""
@@ -122,7 +136,7 @@ class _Threads:
         self.helpers = number // max(1, len(self.attempts))
         # Else the shards are the parallelism: more threads inside of each would only wait for one another.
         torch_threads = torch.get_num_threads()
-        self.crew.begin(number, self.attempts.nbytes)
+        self.crew.begin(self.processor, self.store, self.attempts.nbytes)
         for _ in range(number):
             self._start()
         running: set[_Given] = set()

@@ -1,6 +1,6 @@
 """Run a job: list, plan, let the workers of its mode do the shards that are not done, record and sum up.
 
-What is common to all modes is here; a mode is a context manager that yields an :data:`Execute`.
+What is common to all modes is here; a mode is a context manager that yields :class:`Workers`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from robocache.config.job import Job
 from robocache.config.load import to_job
@@ -23,9 +23,9 @@ from robocache.engine.process import Processor
 from robocache.engine.quality import gather
 from robocache.engine.ray import cluster as ray_cluster
 from robocache.engine.reading import bounded_reading
-from robocache.engine.shards import Shard
 from robocache.engine.tree import finalise, refuse_columns
 from robocache.engine.work import Work, lay_out_work, refuse_config, refuse_vanished
+from robocache.engine.workers import Workers
 from robocache.errors import ConfigError, InputError, OutputError
 from robocache.output import tables
 from robocache.output.commit import OutputWriter
@@ -37,10 +37,6 @@ from robocache.output.tables import Summary
 from robocache.output.version import Version
 from robocache.stages import STAGES, Spent
 from robocache.types import EpisodeRef, PassedOver
-
-#: Processes every shard of the queue, emptying it, and has their records committed, many at once where many are ready;
-#: says what that has taken.
-Execute: TypeAlias = Callable[[Processor, Store, deque[Shard], Callable[[Sequence[ShardRecord]], None], Spent], None]
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,11 @@ def run(
     began = time.monotonic()
     job = to_job(config, overrides)
     yaml = resolved_yaml(job)
-    with _workers(job) as execute:  # first: what they lack is said before anything is read
+    with _workers(job) as workers:  # first: what they lack is said before anything is read
         store = Store(job.output.uri, job.output.storage_options)
         before = OutputWriter(store, anew=overwrite)
         refuse_config(job, yaml, before)  # sooner than a long listing
-        listed = listing(job, before)
+        listed = listing(job, before, workers.expect)
         refuse_columns(job, listed.types)
         processor = Processor(job, listed.types)
         if overwrite:  # what is there goes only for a config that makes something
@@ -96,7 +92,7 @@ def run(
             types, root, changes = listed.types.to_json(), listed.root, work.changes.counts()
             notes, passed_over = listed.notes, listed.passed_over
             del listed, work  # each shard's references go as it is done
-            execute(processor, store, todo, counting.commit, spent)
+            workers.execute(processor, store, todo, counting.commit, spent)
             _refuse_emptiness(output)
             version = output.stand(yaml, types=types, root=root, changes=changes)
             output.publish(version, job.output.keep_versions)
@@ -162,7 +158,7 @@ def _bare(q: QuarantineRecord) -> str:
     return re.sub(r"[0-9][0-9.,:+-]*", "", text)
 
 
-def _workers(job: Job) -> AbstractContextManager[Execute]:
+def _workers(job: Job) -> AbstractContextManager[Workers]:
     return {"local": local.workers, "ray": ray_cluster.workers}[job.cluster.mode](job)
 
 

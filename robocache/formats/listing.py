@@ -67,7 +67,12 @@ def list_episodes(spec: InputSpec) -> list[EpisodeRef]:
 
 
 def list_input(
-    spec: InputSpec, root: str | None = None, known: Collection[str] = (), *, ask: Ask | None = None
+    spec: InputSpec,
+    root: str | None = None,
+    known: Collection[str] = (),
+    *,
+    ask: Ask | None = None,
+    sized: Callable[[int], None] = lambda nbytes: None,
 ) -> Listing:
     """Every episode below ``spec.uri``, in natural order of their ids, each once; and what was passed over.
 
@@ -77,7 +82,8 @@ def list_input(
     passed over, and said to be. Ids are relative to the folder that all URIs have in common, or to what they were
     relative to before (``root``), as long as more of them are then ``known``. Pieces of one recording, as ``episode``
     or a rosbag2 metadata.yaml beside them says, are one episode. ``ask`` makes
-    the calls of readers; an ``UnexpectedError`` of it is the failure of that file. Raises :class:`InputError` where a
+    the calls of readers; an ``UnexpectedError`` of it is the failure of that file. ``sized`` is told how many bytes
+    there are, before any file is opened. Raises :class:`InputError` where a
     URI matches nothing or ``format`` or ``episode`` cannot be, and ``OSError`` where the storage fails.
     """
     if spec.format not in ("auto", *READERS):
@@ -99,6 +105,7 @@ def list_input(
         found |= {item.uri: item for item in items}
     if spec.times is not None and spec.times.file:  # a table of the times of files is no recording
         found = {uri: item for uri, item in found.items() if uri.rpartition("/")[2] != spec.times.file}
+    sized(sum(file.size for item in found.values() for file in item.files))
     datasets = tuple(f"{uri}/" for uri, item in found.items() if item.marker)
     items, strays = _verify([item for uri, item in found.items() if not uri.startswith(datasets)], spec)
     passed += strays

@@ -35,8 +35,8 @@ def awaited(monkeypatch):
     done: list[Child] = []
     begin, run = Crew.begin, Crew.run
 
-    def slowly(self, threads, nbytes):
-        begin(self, threads, nbytes)
+    def slowly(self, *work):
+        begin(self, *work)
         while self._server and not self._server.ready():
             time.sleep(0.01)
 

@@ -21,6 +21,7 @@ from robocache.engine.deadline import Deadline
 from robocache.engine.process import Processor
 from robocache.engine.ray.connection import connected
 from robocache.engine.shards import Shard
+from robocache.engine.workers import Workers
 from robocache.errors import WorkersError
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
@@ -43,10 +44,10 @@ NOTICE_S = 30.0
 
 
 @contextmanager
-def workers(job: Job) -> Iterator[Callable[..., None]]:
+def workers(job: Job) -> Iterator[Workers]:
     """A connection to the cluster. ``ConfigError`` where there is no Ray or no cluster."""
     with connected(job.cluster):
-        yield execute
+        yield Workers(execute)
 
 
 def execute(
@@ -56,7 +57,7 @@ def execute(
     commit: Callable[[Sequence[ShardRecord]], None],
     spent: Spent | None = None,
 ) -> None:
-    """See :data:`robocache.engine.run.Execute`. ``WorkersError`` where a shard, or every worker, cannot be run.
+    """See :data:`robocache.engine.workers.Execute`. ``WorkersError`` where a shard, or every worker, cannot be run.
 
     ``KeyboardInterrupt`` and ``SystemExit`` pass once the shards in flight have ended and are committed.
     """
