@@ -51,6 +51,22 @@ def run(
     message is not as the program has it; the outputs mean nothing then.
     """
 
+def lay_out(
+    buffer: Buffer,
+    start: Buffer,
+    size: Buffer,
+    program: Program,
+    counts: Sequence[int],
+    outputs: Sequence[Buffer],
+    /,
+) -> tuple[int, int, list[int], list[int], list[int], list[int]] | None:
+    """Run a program over the one message that there is, and say how it is laid out; None where that cannot be said.
+
+    Returns the second byte of the encapsulation, how many bytes it has led over, and what it has met, with offsets from
+    the message's first byte: bytes that decide how the rest is read (offset, how many), numbers (offset, bytes, bytes
+    of each, output, where in it), times (offset, bytes, factor, flags, output), and spans (offset, size, output).
+    """
+
 def concatenate(buffer: Buffer, start: Buffer, size: Buffer, item: int, out: Buffer, /) -> bool:
     """Copy all spans one behind the other, numbers of ``item`` bytes with their bytes swapped where it is above 1."""
 

@@ -225,23 +225,30 @@ PyObject* py_measure(PyObject* const* arguments) {
   return list_of(counts);
 }
 
-PyObject* py_run(PyObject* const* arguments) {
-  const Window window(arguments);
-  const Given given(arguments[3]);
-  const Items measured(arguments[4]), outputs(arguments[5]);
+// A checked program with all that it needs: messages, counts, and slots for what it takes.
+struct Job {
+  explicit Job(PyObject* const* arguments) : window(arguments), given(arguments[3]) {
+    const Items measured(arguments[4]), outputs(arguments[5]);
+    for (Py_ssize_t k = 0; k < measured.size(); ++k) counts.push_back(integer(measured[k]));
+    held.reserve(static_cast<size_t>(outputs.size()));
+    for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
+      held.emplace_back(outputs[k], true);
+      const Py_buffer& view = held.back().view();
+      const int64_t rows = view.ndim > 1 ? view.shape[view.ndim - 1] : 1;
+      slots.push_back({held.back().data(), held.back().nbytes(), rows * view.itemsize});
+    }
+    if (!check(given.program, window.messages.count, counts, slots)) refuse(PyExc_ValueError, "no such program");
+  }
+  Window window;
+  Given given;
   std::vector<int64_t> counts;
-  for (Py_ssize_t k = 0; k < measured.size(); ++k) counts.push_back(integer(measured[k]));
   std::vector<Buffer> held;
   std::vector<Slot> slots;
-  held.reserve(static_cast<size_t>(outputs.size()));
-  for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
-    held.emplace_back(outputs[k], true);
-    const Py_buffer& view = held.back().view();
-    const int64_t rows = view.ndim > 1 ? view.shape[view.ndim - 1] : 1;
-    slots.push_back({held.back().data(), held.back().nbytes(), rows * view.itemsize});
-  }
-  if (!check(given.program, window.messages.count, counts, slots)) refuse(PyExc_ValueError, "no such program");
-  const Found found = unlocked([&] { return run(given.program, window.messages, counts, slots); });
+};
+
+PyObject* py_run(PyObject* const* arguments) {
+  const Job job(arguments);
+  const Found found = unlocked([&] { return run(job.given.program, job.window.messages, job.counts, job.slots); });
   if (found.order == kRefused) Py_RETURN_NONE;
   const Reference differs(list_of({found.differs.begin(), found.differs.end()}));
   const Reference firsts(PyList_New(static_cast<Py_ssize_t>(found.firsts.size())));
@@ -249,6 +256,16 @@ PyObject* py_run(PyObject* const* arguments) {
     PyList_SET_ITEM(firsts.get(), static_cast<Py_ssize_t>(k), list_of(found.firsts[k]));
   }
   return Py_BuildValue("LOO", static_cast<long long>(found.order), differs.get(), firsts.get());
+}
+
+PyObject* py_lay_out(PyObject* const* arguments) {
+  const Job job(arguments);
+  Laid laid;
+  if (!lay_out(job.given.program, job.window.messages, job.counts, job.slots, laid)) Py_RETURN_NONE;
+  const Reference same(list_of(laid.same)), copies(list_of(laid.copies)), times(list_of(laid.times)),
+      spans(list_of(laid.spans));
+  return Py_BuildValue("LLOOOO", static_cast<long long>(laid.order), static_cast<long long>(laid.nbytes), same.get(),
+                       copies.get(), times.get(), spans.get());
 }
 
 PyObject* py_concatenate(PyObject* const* arguments) {
@@ -290,8 +307,8 @@ PyMethodDef method(const char* name) {
 PyMethodDef methods[] = {
     method<py_crc32, 2>("crc32"),   method<py_scan, 4>("scan"),
     method<py_locate, 5>("locate"), method<py_measure, 5>("measure"),
-    method<py_run, 6>("run"),       method<py_concatenate, 5>("concatenate"),
-    method<py_distinct, 4>("distinct"), PyMethodDef{},
+    method<py_run, 6>("run"),       method<py_lay_out, 6>("lay_out"),
+    method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"), PyMethodDef{},
 };
 
 PyModuleDef module = [] {

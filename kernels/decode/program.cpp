@@ -96,6 +96,9 @@ class Layout {
     return true;
   }
 
+  bool known() const { return known_; }
+  int64_t nbytes() const { return end_; }
+
   std::vector<Word> words;
   std::vector<Copy> copies;
   std::vector<Time> times;
@@ -144,6 +147,8 @@ template <bool kMeasure> class Walk {
     }
     return true;
   }
+
+  const Layout& layout() const { return layout_; }
 
   // Go through the steps for a message, and note how it is laid out.
   bool lead(const uint8_t* data, int64_t size, int64_t message) {
@@ -483,6 +488,58 @@ Found run(const Program& program, const Messages& messages, const std::vector<in
   found.order = order;
   for (Contents& content : contents) found.firsts.push_back(std::move(content.first));
   return found;
+}
+
+namespace {
+
+// The slot that an address is in, and how far.
+bool place_of(const uint8_t* at, const std::vector<Slot>& slots, int64_t& slot, int64_t& offset) {
+  for (size_t k = 0; k < slots.size(); ++k) {
+    if (slots[k].data <= at && at < slots[k].data + slots[k].nbytes) {
+      slot = static_cast<int64_t>(k), offset = at - slots[k].data;
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+bool lay_out(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
+             const std::vector<Slot>& slots, Laid& laid) {
+  const int64_t lead = program.packing.encapsulation;
+  laid.order = common_order(program, messages, std::min<int64_t>(messages.count, 1));
+  if (laid.order == kRefused || messages.count != 1) return false;
+  Found found;
+  found.differs.resize(counts.size(), 0);
+  std::vector<int64_t> known = counts;
+  std::vector<Contents> contents(slots.size());
+  Walk<false> walk(program, messages, known.data(), slots.data(), &found, &contents, (laid.order == 1) != kHostLittle);
+  const uint8_t* data = messages.buffer + messages.start[0] + lead;
+  if (!walk.lead(data, messages.size[0] - lead, 0)) return false;
+  const Layout& layout = walk.layout();
+  for (const uint8_t differs : found.differs) {
+    if (differs) return false;
+  }
+  if (!layout.known()) return false;
+  laid.nbytes = lead + layout.nbytes();
+  if (lead >= 2) laid.same.insert(laid.same.end(), {0, 2});  // the encapsulation
+  for (const Layout::Word& word : layout.words) laid.same.insert(laid.same.end(), {lead + word.offset, 4});
+  for (const Layout::Text& text : layout.texts) laid.same.insert(laid.same.end(), {lead + text.offset, text.size});
+  int64_t slot = 0, offset = 0;
+  for (const Layout::Copy& copy : layout.copies) {
+    if (!place_of(copy.target, slots, slot, offset)) return false;
+    laid.copies.insert(laid.copies.end(), {lead + copy.source, copy.nbytes, copy.item, slot, offset});
+  }
+  for (const Layout::Time& time : layout.times) {
+    if (!place_of(time.target, slots, slot, offset)) return false;
+    laid.times.insert(laid.times.end(), {lead + time.source, time.item, time.factor, time.flags, slot});
+  }
+  for (const Layout::Span& span : layout.spans) {
+    if (!place_of(reinterpret_cast<const uint8_t*>(span.target), slots, slot, offset)) return false;
+    laid.spans.insert(laid.spans.end(), {lead + span.offset, span.size, slot});
+  }
+  return true;
 }
 
 }  // namespace robocache::decode

@@ -78,4 +78,17 @@ struct Found {
 Found run(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
           const std::vector<Slot>& slots);
 
+// How a message is laid out, each in so many numbers: bytes that decide how the rest is read (where, how many), numbers
+// (where, how many bytes, bytes of each, slot, where in it), times (where, bytes, factor, flags, slot), and spans, which
+// are compared where they are texts (where, size, slot).
+struct Laid {
+  int64_t order = kRefused, nbytes = 0;
+  std::vector<int64_t> same, copies, times, spans;
+};
+
+// Run a checked program over the one message that there is, and say how it is laid out: others that have the same bytes
+// in these places are laid out alike. False where that cannot be said, or the message is not as the program has it.
+bool lay_out(const Program& program, const Messages& messages, const std::vector<int64_t>& counts,
+             const std::vector<Slot>& slots, Laid& laid);
+
 }  // namespace robocache::decode

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -85,7 +87,7 @@ def within(call: Callable[[], T], what: str, seconds: float, key: str) -> T:
             return False
         return True
 
-    spare.asked.put((handed_on(call), answer))
+    spare.asked.put((handed_on(partial(copy_context().run, call)), answer))
     try:
         if outlasts(wait, what, seconds, key):
             raise overdue(what, seconds, key)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from robocache.engine import offload
 from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.bounded import Bounded
 from robocache.engine.process import Blamed, Processor, run_shard
@@ -15,6 +17,7 @@ from robocache.engine.shards import Shard
 from robocache.output.manifest import ShardRecord
 from robocache.output.store import Store
 from robocache.stages import Stages, peak_bytes
+from robocache.types import Episode, EpisodeRef
 
 
 class Worked(NamedTuple):
@@ -35,8 +38,12 @@ class ShardWorker:
         torch.set_num_threads(threads)
         self._processor, self._store = processor, store
         self._stages, self._idle = Stages(), time.perf_counter()
-        self._read = bounded_reading(processor.reading, Bounded(processor.job))
-        self._ahead = Ahead(self._read, threads, most_ahead(processor.job.compute.max_memory_mb), self._stages)
+        most = most_ahead(processor.job.compute.max_memory_mb)
+        read: Callable[[EpisodeRef], Episode] = processor.reading
+        if offload.usable(processor.device):
+            threads, read = offload.READERS, offload.Offload(processor.device, most).reading(read)
+        self._read = bounded_reading(read, Bounded(processor.job))
+        self._ahead = Ahead(self._read, threads, most, self._stages)
 
     def run(
         self,

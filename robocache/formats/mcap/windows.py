@@ -10,6 +10,7 @@ import struct
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -17,8 +18,8 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.compression import MOST_CHUNK, ZSTD_RATIO, inflate, refuse_bomb
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
-from robocache.formats.messages import native
-from robocache.formats.messages.batch import Messages, gather
+from robocache.formats.messages import native, offload
+from robocache.formats.messages.batch import Messages, Offloaded, gather
 from robocache.stages import stage
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
@@ -51,11 +52,14 @@ def read_messages(
 _SPARE: deque[np.ndarray] = deque(maxlen=8)
 
 
+_NOTHING = np.empty(0, np.uint8)
+
+
 def _spare() -> np.ndarray:
     try:
         return _SPARE.pop()
     except IndexError:
-        return np.empty(0, np.uint8)
+        return _NOTHING
 
 
 class _DataSection:
@@ -65,7 +69,9 @@ class _DataSection:
         self.uri, self.verify, self._file, self._end = summary.uri, verify, file, summary.data_end
         self._expected_crc = summary.data_crc if verify else 0
         self._crc = self._covered = 0  # CRC of the bytes [0, covered)
-        self._buffer, self._scratch = _spare(), _spare()
+        self.device = offload.device()
+        self._buffer = _spare() if self.device is None else self.device.buffer(WINDOW)
+        self._scratch = _spare()
 
     def scratch(self, size: int) -> np.ndarray:
         """A reused buffer of at least ``size`` bytes for decompressed records."""
@@ -84,6 +90,9 @@ class _DataSection:
         if self._expected_crc and 0 < start - self._covered <= _GAP:
             lead = start - self._covered  # so that the CRC goes on over a small gap
         size = end - start + lead
+        if self.device is not None and len(self._buffer) < size:
+            self.device.release(self._buffer)
+            self._buffer = self.device.buffer(size)
         self._buffer = self._grown(self._buffer, size)
         view, got = self._buffer[:size].data, 0
         with stage("read"):
@@ -116,6 +125,9 @@ class _DataSection:
                     f"{self.uri}: data section has CRC {self._crc:#010x}, the file says {self._expected_crc:#010x}; "
                     "the file is damaged"
                 )
+        if self.device is not None:
+            self.device.release(self._buffer)
+            self._buffer = _NOTHING
         _SPARE.extend(buffer for buffer in (self._buffer, self._scratch) if len(buffer) <= 2 * WINDOW)
 
 
@@ -157,12 +169,18 @@ def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
 
 
 def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) -> Iterator[dict[int, Messages]]:
-    batches = list(_batches(summary, wanted))
+    device = section.device if _takes(summary, wanted) else None
+    batches = list(_batches(summary, wanted, WINDOW if device is None else device.most))
     verify = section.verify and not section.will_cover([(batch[0].start, batch[-1].end) for batch in batches])
     for batch in batches:
         base = batch[0].start
         raw = section.read(base, batch[-1].end)
         parsed = [_chunk_at(raw, index.start - base, index, section.uri) for index in batch]
+        if device is not None:
+            offloaded = _offloaded(device, raw, base, batch, parsed, wanted, verify)
+            if offloaded is not None:
+                yield offloaded
+                continue
         buffer = section.scratch(sum(chunk.size for chunk in parsed))
         found: dict[int, list[np.ndarray]] = {}
         limits: dict[int, list[tuple[int, int, int]]] = {}
@@ -182,14 +200,72 @@ def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
         yield {id: locate(window, id, pieces, limits[id], section.uri) for id, pieces in found.items()}
 
 
-def _batches(summary: Summary, wanted: frozenset[int]) -> Iterator[list[ChunkIndex]]:
-    """Chunks that hold wanted channels, in file order, as many at once as fit a window and lie close together."""
+def _takes(summary: Summary, wanted: frozenset[int]) -> bool:
+    """Whether a device is of use: all that is wanted is in chunks of known places, of encodings that it takes apart."""
+    return all(summary.channels[id].encoding in offload.ENCODINGS for id in wanted if id in summary.channels) and all(
+        chunk.index_offsets for chunk in summary.chunks
+    )
+
+
+def _offloaded(
+    device: offload.Device,
+    raw: np.ndarray,
+    base: int,
+    batch: Sequence[ChunkIndex],
+    parsed: Sequence[_Chunk],
+    wanted: frozenset[int],
+    verify: bool,
+) -> dict[int, Messages] | None:
+    """The messages of some chunks, unpacked by a device; None where it does not take them, or finds a fault."""
+    if any(chunk.compression != "zstd" for chunk in parsed):
+        return None
+    found: dict[int, list[tuple[np.ndarray, int, int]]] = {}
+    at = 0
+    for index, chunk in zip(batch, parsed, strict=True):
+        try:
+            entries = _message_indexes(raw, base, index, wanted, chunk.where)
+        except InputError:  # which fault of a file is told does not depend on the device
+            return None
+        for id, offsets in entries.items():
+            found.setdefault(id, []).append((offsets, at, at + chunk.size))
+        at += chunk.size
+    offsets = np.concatenate([some for pieces in found.values() for some, _, _ in pieces] or [np.empty(0, np.uint64)])
+    pieces, bounds, count = [], [0], 0
+    for id, some in found.items():
+        for entries, begin, end in some:
+            pieces.append((count, len(entries), begin, end, id))
+            count += len(entries)
+        bounds.append(count)
+    if any(begin == end for begin, end in pairwise(bounds)):
+        return None
+    unpacked = device.unpack(
+        [chunk.data for chunk in parsed],
+        [chunk.size for chunk in parsed],
+        [chunk.crc if verify else 0 for chunk in parsed],
+        offsets,
+        np.array(pieces, np.int64).reshape(-1, 5),
+        np.array(bounds[:-1], np.int64),
+    )
+    if unpacked is None:
+        return None
+    messages = {}
+    for id, head, (first, end) in zip(found, unpacked.heads, pairwise(bounds), strict=True):
+        _, size, log_times, publish_times = unpacked.places[:, first:end]
+        where = Offloaded(unpacked, first, end - first)
+        there = Messages(head[: size[0]], np.zeros(end - first, np.int64), size, log_times, publish_times, where)
+        messages[id] = there if size[0] <= offload.HEAD else there.on_host()
+    return messages
+
+
+def _batches(summary: Summary, wanted: frozenset[int], most: int) -> Iterator[list[ChunkIndex]]:
+    """Chunks that hold wanted channels, in file order, as many at once as unpack to ``most`` bytes and lie close
+    together."""
     batch: list[ChunkIndex] = []
     size = 0
     for chunk in summary.chunks:
         if chunk.index_offsets and wanted.isdisjoint(chunk.index_offsets):
             continue
-        if batch and (size + chunk.uncompressed_size > WINDOW or chunk.start - batch[-1].end > _GAP):
+        if batch and (size + chunk.uncompressed_size > most or chunk.start - batch[-1].end > _GAP):
             yield batch
             batch, size = [], 0
         batch.append(chunk)

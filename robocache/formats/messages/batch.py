@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from robocache.errors import InputError
 from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
+from robocache.formats.messages.offload import Unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,15 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
+class Offloaded:
+    """Messages that lie on a device: ``count`` of those unpacked, from ``first`` on."""
+
+    unpacked: Unpacked
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Messages:
     """The messages of one channel in a window, in file order.
 
@@ -35,6 +45,7 @@ class Messages:
     size:      int64 ``[n]`` its bytes
     log_times: int64 ``[n]`` nanoseconds, when each arrived
     publish_times: int64 ``[n]`` nanoseconds, when each was sent; None where the container does not tell
+    offloaded: where they lie on a device; the buffer is then the first message, and where others begin is not told
     """
 
     buffer: np.ndarray
@@ -42,11 +53,20 @@ class Messages:
     size: np.ndarray
     log_times: np.ndarray
     publish_times: np.ndarray | None = None
+    offloaded: Offloaded | None = None
 
-    def first(self, count: int) -> Messages:
-        """The first ``count`` of them."""
-        publish = None if self.publish_times is None else self.publish_times[:count]
-        return Messages(self.buffer, self.start[:count], self.size[:count], self.log_times[:count], publish)
+    def first(self) -> Messages:
+        """The first of them."""
+        publish = None if self.publish_times is None else self.publish_times[:1]
+        return Messages(self.buffer, self.start[:1], self.size[:1], self.log_times[:1], publish)
+
+    def on_host(self) -> Messages:
+        """The same with all bytes on the host."""
+        if self.offloaded is None:
+            return self
+        there = self.offloaded
+        start = there.unpacked.places[0, there.first : there.first + there.count]
+        return replace(self, buffer=there.unpacked.records(), start=start, offloaded=None)
 
 
 def gather(buffer: np.ndarray, start: np.ndarray, nbytes: int) -> np.ndarray:

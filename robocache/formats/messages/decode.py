@@ -31,15 +31,16 @@ class Decoder:
         except InputError:
             self._program, self._lowered = compile_program(root, keys, packing, where), None
 
-    def decode(self, messages: Messages, targets: Targets = Targets({}, {})) -> Decoded:  # noqa: B008
-        """What the program takes from every message (at least one). ``InputError`` where a message ends early.
+    def decode(self, messages: Messages, targets: Targets = Targets({}, {})) -> Decoded | None:  # noqa: B008
+        """What the program takes from every message (at least one). ``InputError`` where a message ends early; None
+        where they lie on a device that does not take them.
 
         targets: arrays that tables and times are put into where they have their shape
         """
         if not self._program:
             return Decoded({}, {}, "<")
         found = self._lowered.decode(messages, targets) if self._lowered else None
-        return found or self._walk(messages)
+        return found if found or messages.offloaded else self._walk(messages)
 
     def _walk(self, messages: Messages) -> Decoded:
         """In numpy: the reference, which says what is wrong with messages that are not as they should be."""

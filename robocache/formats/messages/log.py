@@ -345,7 +345,7 @@ def _look_into(
         for few in (1, None):  # the first message tells, as a rule
             (collector,) = recording.collectors({topic: wanted}).values()
             for channel, messages in window.items():
-                collector.add((0, channel), messages if few is None else messages.first(few))
+                collector.add((0, channel), messages if few is None else messages.first())
             try:
                 streams = collector.streams()
             except MissingError:

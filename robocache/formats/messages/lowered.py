@@ -7,6 +7,7 @@ element picked of each of all elements, say) makes none, and the walk in numpy l
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +16,9 @@ import numpy as np
 
 from robocache.formats.base import Match
 from robocache.formats.messages import native
-from robocache.formats.messages.batch import Messages
+from robocache.formats.messages.batch import Messages, Offloaded
 from robocache.formats.messages.blocks import Decoded, Plan, Ragged, Spans, Targets
+from robocache.formats.messages.offload import HEAD
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Key
 from robocache.formats.messages.program import NumberSequence, Repeat, Run, Step, String, Whole, groups
@@ -25,7 +27,7 @@ from robocache.formats.messages.walk import MAX_VARYING
 _RUN, _STRING, _SEQUENCE, _WHOLE, _REPEAT = range(1, 6)
 _POSITION, _EVERY, _MATCH = range(3)
 _NONE = -1
-_SIGNED, _ADD = 1, 2
+_SIGNED, _ADD, _SWAPPED = 1, 2, 4
 _ROOM = 1 << 26  # bytes that columns may take in any case: a first message may claim more than all others hold
 
 
@@ -63,16 +65,60 @@ class Lowered:
         self._program = (code, texts, MAX_VARYING, packing.encapsulation, packing.aligned, packing.nul)
 
     def decode(self, messages: Messages, targets: Targets) -> Decoded | None:
-        """What it takes from every message (at least one); None where one is not as it should be."""
-        place = (messages.buffer, native.plain(messages.start), native.plain(messages.size))
+        """What it takes from every message (at least one); None where one is not as it should be, or they lie on a
+        device and are not all laid out alike.
+        """
+        some = messages if messages.offloaded is None else messages.first()
+        place = (some.buffer, native.plain(some.start), native.plain(some.size))
         counts = native.library.measure(*place, self._program, self._measures) if self._measures else []
         if counts is None:
             return None
         arrays = self._arrays(len(messages.start), counts, int(messages.size.sum()), targets)
-        done = None if arrays is None else native.library.run(*place, self._program, counts, arrays)
-        if arrays is None or done is None:
+        if arrays is None:
             return None
-        order, differs, firsts = done
+        if messages.offloaded is not None:
+            return self._offloaded(messages.offloaded, place, counts, arrays)
+        done = native.library.run(*place, self._program, counts, arrays)
+        return None if done is None else self._found(arrays, *done)
+
+    def _offloaded(
+        self, where: Offloaded, place: tuple[np.ndarray, ...], counts: Sequence[int], arrays: list[np.ndarray]
+    ) -> Decoded | None:
+        """Fill the arrays of messages on a device, by a look at the first of them, which is at ``place``."""
+        rows = self._arrays(1, counts, int(place[2].sum()), Targets({}, {}))
+        laid = None if rows is None else native.library.lay_out(*place, self._program, counts, rows)
+        known = {key for slot in self._slots if slot.kind == "numbers" for key, *_ in slot.takes}
+        kept = (key for slot in self._slots if slot.kind == "ragged" for key, *_ in slot.takes)
+        if rows is None or laid is None or not known.issuperset(kept):  # what stays on the device is of no use
+            return None
+        order, nbytes, same, copies, times, spans = laid
+        swapped = (order == 1) != (sys.byteorder == "little")
+        for offset, size, slot in zip(*[iter(spans)] * 3, strict=True):
+            if self._slots[slot].kind == "spans":
+                same += [offset, size]
+            arrays[slot][0], arrays[slot][1] = offset, size
+        if sum(same[1::2]) > HEAD:
+            return None
+        ends = np.cumsum([array.nbytes + 15 & ~15 for array in arrays])
+        bases = [int(end) - (array.nbytes + 15 & ~15) for end, array in zip(ends, arrays, strict=True)]
+        words = [nbytes, len(same) // 2, len(copies) // 5, len(times) // 5, *same]
+        for source, size, item, slot, offset in zip(*[iter(copies)] * 5, strict=True):
+            words += [source, size, item if swapped else 1, bases[slot] + offset, rows[slot].nbytes]
+        for source, item, factor, flags, slot in zip(*[iter(times)] * 5, strict=True):
+            words += [source, item, factor, flags | (_SWAPPED if swapped else 0), bases[slot]]
+        out = where.unpacked.decode(where.first, where.count, np.array(words, np.int64), int(ends[-1]) if arrays else 0)
+        if out is None:
+            return None
+        for slot, array, base in zip(self._slots, arrays, bases, strict=True):
+            if slot.kind in ("numbers", "times"):
+                array.reshape(-1).view(np.uint8)[:] = out[base : base + array.nbytes]
+            elif slot.kind == "codes":
+                array[:] = 0
+        return self._found(arrays, order, [False] * self._measures, [[0]] * len(arrays))
+
+    def _found(
+        self, arrays: list[np.ndarray], order: int, differs: Sequence[int], firsts: Sequence[list[int]]
+    ) -> Decoded:
         found = Decoded({}, {}, "<" if order else ">")
         for slot, array, first in zip(self._slots, arrays, firsts, strict=True):
             if slot.kind == "times":

@@ -50,8 +50,9 @@ class PackedTopic:
         try:
             self._add(messages)
         except InputError:  # nothing has been added, if it is that they are compressed by themselves
-            plain = unpacked(messages, self._where) if self._packing.encapsulation else messages
-            if plain is messages:
+            here = messages.on_host()
+            plain = unpacked(here, self._where) if self._packing.encapsulation else here
+            if plain is here:
                 raise
             self._add(plain)
 
@@ -68,6 +69,9 @@ class PackedTopic:
             if signal.table and (room := signal.room(count)) is not None:
                 tables[signal.table] = room
         found = self._decoder.decode(messages, Targets(tables, times))
+        if found is None:  # the device does not take them
+            self._add(messages.on_host())
+            return
         for keys, clock in clocks.items():
             target = rows[keys].extend(count, (), np.dtype(np.int64))
             stamps = found.times.get(keys)
@@ -106,15 +110,17 @@ class PackedTopic:
         """Whatever only a message can tell is settled by the first that does."""
         for signal in self._signals:
             while not signal.settled:
-                for some in (messages.first(1), messages):  # the first tells, as a rule
-                    decoder = Decoder(self._root, signal.needs(), self._packing, self._where)
-                    i = signal.first_with(decoder.decode(some))
+                for look in (messages.first, messages.on_host):  # the first tells, as a rule
+                    some = look()
+                    found = Decoder(self._root, signal.needs(), self._packing, self._where).decode(some)
+                    assert found is not None
+                    i = signal.first_with(found)
                     if i is not None:
                         break
                 else:
                     break
-                start = int(messages.start[i])
-                data = messages.buffer[start : start + int(messages.size[i])]
+                start = int(some.start[i])
+                data = some.buffer[start : start + int(some.size[i])]
                 signal.settle(unpack_message(self._root, data, self._packing, self._where))
                 self._decoder = None
 
