@@ -223,11 +223,11 @@ def _offloaded(
     at = 0
     for index, chunk in zip(batch, parsed, strict=True):
         try:
-            entries = _message_indexes(raw, base, index, wanted, chunk.where)
+            indexes = _message_indexes(raw, base, index, wanted, chunk.where)
         except InputError:  # which fault of a file is told does not depend on the device
             return None
-        for id, offsets in entries.items():
-            found.setdefault(id, []).append((offsets, at, at + chunk.size))
+        for id, entries in indexes.items():
+            found.setdefault(id, []).append((entries, at, at + chunk.size))
         at += chunk.size
     offsets = np.concatenate([some for pieces in found.values() for some, _, _ in pieces] or [np.empty(0, np.uint64)])
     pieces, bounds, count = [], [0], 0
