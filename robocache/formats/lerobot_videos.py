@@ -21,6 +21,7 @@ from robocache.formats.stamps import look
 from robocache.storage import open_storage
 from robocache.types import FileStamp, Stream, StreamType
 from robocache.video import FRAME, Video, read_video
+from robocache.video.depth import told_of
 
 
 def video_type(feature: Mapping[str, Any]) -> StreamType:
@@ -30,6 +31,9 @@ def video_type(feature: Mapping[str, Any]) -> StreamType:
     if isinstance(shape, list) and isinstance(names, list) and len(shape) == len(names) == 3:
         told = dict(zip(map(str, names), shape, strict=True))
         about |= {key: told[key] for key in ("height", "width") if isinstance(told.get(key), int)}
+    info = feature.get("info")
+    if isinstance(info, dict) and (depth := told_of(info)):
+        about["depth"] = depth
     return StreamType(FRAME, about)
 
 

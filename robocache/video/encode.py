@@ -31,17 +31,21 @@ class Encoding:
     g:      frames from one key frame to the next
     crf:    quality, the lower the better
     pixels: FFmpeg's name of how the encoded pixels lie
+    lossless: nothing is lost of frames whose pixels lie so already; of h265 alone
     """
 
     codec: str = "av1"
     g: int = 2
     crf: int = 30
     pixels: str = "yuv420p"
+    lossless: bool = False
 
     @property
     def encoder(self) -> tuple[str, dict[str, str]]:
         """FFmpeg's name of the encoder and its options."""
         name, options = CODECS[self.codec]
+        if self.lossless:
+            return name, {"g": str(self.g), "x265-params": f"{options['x265-params']}:lossless=1"}
         return name, {"g": str(self.g), "crf": str(self.crf), **options}
 
 
@@ -64,7 +68,7 @@ def encode(frames: Iterable[Any], size: tuple[int, int], fps: Fraction, encoding
             stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixels
             stream.codec_context.time_base = 1 / fps
             for found in frames:
-                frame = _plain(found, height, width)
+                frame = found if encoding.lossless else _plain(found, height, width)
                 frame.pts, frame.time_base = count, 1 / fps
                 container.mux(stream.encode(frame))
                 count += 1

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tree_kit
 from engine_kit import assert_same_tree, do, environment, writing
 from tree_kit import FPS, START, job, loaded, record, write
 
@@ -26,6 +29,7 @@ from robocache.formats import InputSpec, list_episodes, read_episode
 from robocache.output import store
 from robocache.output.verify import verify
 from robocache.types import Source
+from robocache.video import png
 
 LENGTHS = (7, 12, 5)
 
@@ -407,45 +411,65 @@ def test_an_output_error_names_the_part(mine, tmp_path):
     assert info(out)["total_frames"] == 24  # the tree before stays
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, float]:
+    """A tree with a video and windows, of a dozen logs, and how many seconds it took."""
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    work = tmp_path_factory.mktemp("whole")
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 256, (50, 64, 64, 3), np.uint8)
+        cam = [{"bytes": png(image), "path": None} for image in noise]
+        write(work / f"logs/{i}.parquet", i, {"q": np.full((50, 3), i, np.float32), "cam": pa.array(cam)})
+    began = time.monotonic()
+    do(tree_kit.whole_job(work / "logs", work / "whole"))
+    assert av and len(list((work / "whole/data").glob("*/*"))) > 3
+    return work, time.monotonic() - began
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_workers_of_ray_and_a_run_killed_at_random_moments(tmp_path):
-    """The same tree, byte for byte, as of one run in this process; half of the kills are while it is made."""
-    logs = tmp_path / "logs"
-    for i in range(12):
-        pad = np.random.default_rng(i).bytes(1_000_000 // 50)
-        write(logs / f"{i}.parquet", i, {"q": np.full((50, 3), i, np.float32), "pad": [pad] * 50})
-    features = {"observation.state": "q"}
-
-    def the_job(name: str) -> Job:
-        return job(logs, tmp_path / name, features=features, shard_mb=1)
-
-    began = time.monotonic()
-    do(the_job("whole"))
-    seconds = time.monotonic() - began
+def test_two_workers_of_ray(whole):
+    """The same tree, byte for byte, as of one run in this process."""
+    work, _ = whole
     cluster = ClusterSpec(mode="ray", workers=2, gpus_per_worker=0.0, address="local")
-    do(replace(the_job("ray"), cluster=cluster))
-    assert_same_tree(tmp_path / "ray", tmp_path / "whole", but=("meta/robocache/_versions/_000001/_config.yaml",))
-    out, script = tmp_path / "killed", Path(__file__).with_name("tree_kit.py")
-    command = [sys.executable, str(script), str(logs), str(out), json.dumps(features)]
-    rng, killed = np.random.default_rng(3), 0
-    for k in range(12):
-        shutil.rmtree(out / "meta/robocache/_lerobot", ignore_errors=True)  # so that there is a tree to be made
-        for name in ("meta/info.json", "README.md"):  # without its record the card would be another's
-            (out / name).unlink(missing_ok=True)
+    do(replace(tree_kit.whole_job(work / "logs", work / "ray"), cluster=cluster))
+    assert_same_tree(work / "ray", work / "whole", but=("meta/robocache/_versions/_000001/_config.yaml",))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_forty_random_moments(whole):
+    """Half of them while the tree is made of parts that are there. A reader finds none or that of a run that nobody
+    stopped, and a rerun makes that, byte for byte."""
+    work, seconds = whole
+    script, right, counts = Path(__file__).with_name("tree_kit.py"), loadable(work / "whole"), Counter[str]()
+    rng = np.random.default_rng(3)
+    for k in range(40):
+        out = work / f"killed_{k}"
+        if k % 2:
+            shutil.copytree(work / "whole", out)
+            shutil.rmtree(out / "meta/robocache/_lerobot")
+            for name in ("meta/info.json", "README.md"):  # without its record the card would be another's
+                (out / name).unlink()
+        command = [sys.executable, str(script), str(work / "logs"), str(out)]
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()  # it has begun
         if k % 2:
             process.stdout.readline()  # it makes the tree
-        time.sleep(rng.uniform(0, 0.5 if k % 2 else seconds))
+        time.sleep(rng.uniform(0, seconds * (0.5 if k % 2 else 1)))
         process.kill()
-        killed += process.wait() != 0
-        assert loadable(out) in (None, loadable(tmp_path / "whole"))
-    run(the_job("killed"))
-    assert killed > 6
-    assert_same_tree(out, tmp_path / "whole")
+        counts["killed" if process.wait() else "ended before"] += 1
+        state = loadable(out) if out.exists() else None
+        assert state in (None, right)
+        counts["no tree" if state is None else "the tree"] += 1
+        counts["with files that wait"] += any((out / "meta/robocache/_lerobot/_staged").glob("*"))
+        run(tree_kit.whole_job(work / "logs", out))
+        assert_same_tree(out, work / "whole")
+        shutil.rmtree(out)
+    print(dict(counts))
+    assert counts["killed"] > 25
 
 
 @pytest.mark.slow

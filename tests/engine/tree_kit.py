@@ -79,8 +79,16 @@ def job(logs: Path, out: Path | str, *, features: dict[str, Any] | None = None, 
     )
 
 
+#: A state, a window of it and a camera that becomes a video.
+WHOLE = {"observation.state": "q", "force": {"source": "q", "window": 2}, "observation.images.top": "cam"}
+
+
+def whole_job(logs: Path, out: Path | str) -> Job:
+    """Of those features, in several shards and files."""
+    return job(logs, out, features=WHOLE, shard_mb=1, data_mb=1, video="h264")
+
+
 if __name__ == "__main__":  # a run in a process of its own, which says when it has begun, and when it makes the tree
-    import json
     import sys
 
     import robocache.engine.run as engine
@@ -93,4 +101,4 @@ if __name__ == "__main__":  # a run in a process of its own, which says when it 
 
     engine.finalise = said
     print("begun", flush=True)
-    engine.run(job(Path(sys.argv[1]), sys.argv[2], features=json.loads(sys.argv[3]), shard_mb=1))
+    engine.run(whole_job(Path(sys.argv[1]), sys.argv[2]))

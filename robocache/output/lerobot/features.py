@@ -13,7 +13,7 @@ from robocache.errors import OutputError
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.video import video_info
 from robocache.output.schema import counts, marks
-from robocache.video import FRAME, PACKET
+from robocache.video import FRAME, PACKET, depth
 
 #: Columns of every tree, behind the features, and their dtypes.
 INDEX = {
@@ -39,6 +39,7 @@ class TreeFeature:
     stored: its type in the tree's files of rows
     pixels: of an image that is recorded raw, FFmpeg's name of how its pixels lie; empty: it is encoded
     refers: whether rows hold references to frames of videos, :data:`robocache.video.FRAME`
+    depth:  what info.json says of depths; empty: the pixels are none
     told:   what else info.json says of it
     """
 
@@ -51,6 +52,7 @@ class TreeFeature:
     stored: pa.DataType
     pixels: str = ""
     refers: bool = False
+    depth: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -149,9 +151,19 @@ def _camera(column: pa.Field, mark: str, pixels: str, size: tuple[int, int], spe
 
 def _video(column: pa.Field, mark: str, shown: Shown, spec: TreeSpec) -> TreeFeature:
     """Of references: the video that they are to, or what it is encoded as."""
-    shape = (shown.height, shown.width, 3)
-    told = {"info": video_info(shown.codec, shown.pixels, shown.height, shown.width, spec.fps)}
-    return TreeFeature(column.name, column.name, mark, "video", shape, _IMAGE, FRAME, refers=True, told=told)
+    told = json.loads((column.metadata or {}).get(b"depth", b"{}"))
+    shape = (shown.height, shown.width, 1 if told else 3)
+    info = {"info": video_info(shown.codec, shown.pixels, shown.height, shown.width, spec.fps) | told}
+    name = column.name
+    return TreeFeature(name, name, mark, "video", shape, _IMAGE, FRAME, refers=True, depth=told, told=info)
+
+
+def _depths(column: pa.Field, mark: str, size: tuple[int, int], unit: str, spec: TreeSpec) -> TreeFeature:
+    """Of images of depths."""
+    told = depth.depth_info(unit)
+    info = {"info": video_info("hevc", depth.ENCODING.pixels, *size, spec.fps) | told}
+    name = column.name
+    return TreeFeature(name, name, mark, "video", (*size, 1), _IMAGE, column.type, depth=told, told=info)
 
 
 def _feature(column: pa.Field, mark: str, spec: TreeSpec, look: Look) -> TreeFeature:
@@ -173,6 +185,9 @@ def _feature(column: pa.Field, mark: str, spec: TreeSpec, look: Look) -> TreeFea
     }
     if about["kind"] == "image" and about["encoding"] in _PIXELS and kind == pa.uint8() and len(shape) == 3:
         return _camera(column, mark, _PIXELS[about["encoding"]], (shape[0], shape[1]), spec)
+    single = about["kind"] == "image" and (len(shape) == 2 or shape[2:] == [1])
+    if single and about["encoding"] in depth.IMAGES and spec.encoding is not None:
+        return _depths(column, mark, (shape[0], shape[1]), "m" if pa.types.is_floating(kind) else "mm", spec)
     stored = kind
     if len(shape) > 1:  # as Hugging Face's arrays are stored
         for _ in shape:

@@ -14,7 +14,7 @@ from robocache.errors import InputError, OutputError
 from robocache.output import statistics
 from robocache.output.lerobot.statistics import summary
 from robocache.output.statistics import Statistics
-from robocache.video import image_codec, image_frame, png
+from robocache.video import depth, image_codec, image_frame, png
 
 if TYPE_CHECKING:
     from robocache.output.lerobot.features import TreeFeature
@@ -106,24 +106,36 @@ def image_statistics(
     where: str,
     footage: Footage | None = None,
 ) -> tuple[dict[str, np.ndarray], Statistics]:
-    """Of a camera in one episode, each channel in 0..1; of so many of its frames, and of so many of their pixels, as
-    :mod:`robocache.output.statistics` takes of a wide column. counts: which rows do.
+    """Of a camera in one episode, each channel in 0..1 (depths in their unit); of so many of its frames, and of so many
+    of their pixels, as :mod:`robocache.output.statistics` takes of a wide column. counts: which rows do.
     """
     taken = np.flatnonzero(counts)
     n = len(taken)
     looked_at = int(np.clip(n**statistics.POWER, *statistics.SAMPLED))
     if n > looked_at:
         taken = taken[np.round(np.linspace(0, n - 1, looked_at)).astype(np.int64)]
-    frames = frames_of(column.take(pa.array(taken)), feature, where, footage)
-    some = [_spread(pixels(frame)) for frame in frames if frame is not None]
-    flat = np.concatenate(some) if some else np.zeros((0, 3), np.uint8)
-    merging = scaled(Statistics.of(flat, rows=n, points=points))
+    if feature.depth and not feature.refers:
+        some = [_spread(image[..., None]) for image in depth.images(column.take(pa.array(taken)), feature.shape)]
+    else:
+        frames = frames_of(column.take(pa.array(taken)), feature, where, footage)
+        some = [_spread(_looked_at(frame, feature)) for frame in frames if frame is not None]
+    flat = np.concatenate(some) if some else np.zeros((0, feature.shape[2]), np.uint8)
+    merging = Statistics.of(flat, rows=n, points=points)
+    if not feature.depth:
+        merging = scaled(merging)
     return summary(merging), merging
 
 
+def _looked_at(frame: Any, feature: TreeFeature) -> np.ndarray:
+    """What statistics are of."""
+    if feature.depth:
+        return depth.depths(frame.to_ndarray(format="gray12le"), feature.depth)[..., None]
+    return pixels(frame)
+
+
 def _spread(image: np.ndarray) -> np.ndarray:
-    """``[k, 3]``, about ``POSITIONS`` of its pixels, evenly spread."""
-    flat = image.reshape(-1, 3)
+    """``[k, channels]``, about ``POSITIONS`` of its pixels, evenly spread."""
+    flat = image.reshape(-1, image.shape[-1])
     return flat[:: -(-len(flat) // statistics.POSITIONS)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from robocache.output.lerobot.images import decoded, refused
 from robocache.output.lerobot.layout import CARD, FOLDERS, INFO, OWN, RECORD, STAGED, staged_name, staged_names
 from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.reading import read_episodes
-from robocache.output.lerobot.units import Tree, Unit, cut
+from robocache.output.lerobot.units import Looked, Tree, Unit, cut
 from robocache.output.store import Store
 
 
@@ -75,12 +75,12 @@ def finalise(writer: Writer, output: Output, spec: TreeSpec, threads: int) -> tu
     features = tree_features(output.schema, spec, lambda name: _first_shown(output, name, found, spec))
     tree = Tree(spec, features, found.tasks)
     units = cut(found.episodes, spec.options.data_mb)
-    before, swap, anew = Record.read(store), _Swap(writer), list[str]()
+    before, swap, looked = Record.read(store), _Swap(writer), Looked()
 
     def make(unit: Unit) -> None:
         key = tree.key(unit)
         if not swap.has(before, layout.digest_name(unit.number), key):
-            for name, data in tree.build(output, unit, cameras, threads, anew):
+            for name, data in tree.build(output, unit, cameras, threads, looked):
                 swap.stage(name, key, data)
 
     # Of units with cameras two at a time: while the frames of one are encoded the other is put together.
@@ -98,12 +98,22 @@ def finalise(writer: Writer, output: Output, spec: TreeSpec, threads: int) -> tu
         if not swap.has(before, name, key):
             swap.stage(name, key, data)
     swap.settle(before)
-    if anew:
-        found.notes.append(
-            f"LeRobot: {len(anew)} recorded videos do not fit and were encoded anew, the first {min(anew)}"
-        )
+    found.notes += _told(looked)
     frames = sum(e.length for e in found.episodes)
     return (*found.notes, f"LeRobot {spec.options.version}: {len(found.episodes)} episodes, {frames} frames")
+
+
+def _told(looked: Looked) -> Iterator[str]:
+    """What a person must know of cameras."""
+    if looked.anew:
+        first = min(looked.anew)
+        yield f"LeRobot: {len(looked.anew)} recorded videos do not fit and were encoded anew, the first {first}"
+    for name in sorted({name for name, _, _ in looked.outside}):
+        some = [(clipped, read) for of, clipped, read in looked.outside if of == name]
+        clipped, read = sum(c for c, _ in some), sum(r for _, r in some)
+        if clipped:
+            share = clipped / read
+            yield f"LeRobot: {name}: {share:.1%} of the depths are not within 0.01 to 10 m and are as far as that goes"
 
 
 def withdraw(writer: Writer) -> None:

@@ -32,6 +32,7 @@ from robocache.output.lerobot.rows import kept_rows, points_of, rows_of, statist
 from robocache.output.lerobot.statistics import KEYS, arrow_type, plain
 from robocache.output.lerobot.video import encode
 from robocache.output.statistics import Statistics
+from robocache.video import depth
 
 #: Of how a unit's files are made; raised whenever the same rows would give other bytes.
 LAYOUT = 2
@@ -49,13 +50,17 @@ class Unit:
 
 @dataclass
 class Looked:
-    """The cameras of an episode, by name: statistics as LeRobot has them and as they merge, and videos; ``anew``: why
-    a recorded one was encoded anew"""
+    """The cameras of an episode, by name: statistics as LeRobot has them and as they merge, and videos.
+
+    anew:    why a recorded video was encoded anew
+    outside: of images of depths the name, how many depths the codes have no room for, and how many there are
+    """
 
     told: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     merging: dict[str, Statistics] = field(default_factory=dict)
     videos: dict[str, bytes] = field(default_factory=dict)
     anew: list[str] = field(default_factory=list)
+    outside: list[tuple[str, int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Tree:
             "fps": str(self.spec.fps),
             "codec": self.spec.codec,
             "schema": [[f.name, f.dtype, f.shape, f.names, f.pixels, f.told] for f in self.features],
+            "depths": depth.ENCODING.encoder if any(f.depth for f in self.features) else None,
             "encoder": self.spec.encoding.encoder if self.spec.encoding and self.videos else None,
             "unit": unit.number,
             "episodes": [self._said(e) for e in unit.episodes],
@@ -86,12 +92,12 @@ class Tree:
         return {key: value for key, value in said.items() if key != "videos"}
 
     def build(
-        self, output: Output, unit: Unit, pool: Executor, ahead: int, anew: list[str]
+        self, output: Output, unit: Unit, pool: Executor, ahead: int, all_looked: Looked
     ) -> Iterator[tuple[str, Any]]:
         """Its files: names and bytes, :func:`digest_name` last. ``OutputError`` where a part, or a video that it refers
         to, cannot be read.
 
-        pool: looks at images and encodes them, so many episodes ahead; anew: takes what was encoded anew, and why
+        pool: looks at images and encodes them, so many episodes ahead; all_looked: takes what there is to be told
         """
         v3, fps = self.spec.v3, self.spec.fps
         reels = {f.name: Reel(f.name, unit.number, fps) for f in self.videos}
@@ -100,7 +106,8 @@ class Tree:
         merging: list[dict[str, Statistics]] = []
         for episode, table, valid, looking in self._looking(output, unit, pool, ahead):
             looked = looking()
-            anew += looked.anew
+            all_looked.anew += looked.anew
+            all_looked.outside += looked.outside
             rows = rows_of(table, episode, self.features, fps, self.tasks)
             numbers, mergeable = statistics_of(rows, valid, self.features)
             told.append(looked.told | numbers)
@@ -145,6 +152,8 @@ class Tree:
                 points = points_of(table.num_rows)
                 numbers = image_statistics(column, f, valid[f.name], points, where, footage)
                 looked.told[f.name], looked.merging[f.name] = numbers
+                if f.depth and not f.refers:
+                    looked.outside.append((f.name, *depth.outside(column, f.shape)))
                 if f.dtype == "video":
                     looked.videos[f.name] = self._video(column, f, where, footage, looked.anew)
         return looked
@@ -156,10 +165,13 @@ class Tree:
                 return footage.cut(column.combine_chunks(), self.spec.fps)
             except (ValueError, InputError) as error:
                 anew.append(f"{where}: {error}")
-        if self.spec.encoding is None:
+        elif f.depth:
+            frames = depth.frames(column, f.shape)
+            return encode(frames, (f.shape[0], f.shape[1]), self.spec.fps, depth.ENCODING, where)
+        if self.spec.encoding is None or f.depth:
             raise OutputError(
-                f"{anew[-1]}: the recorded video does not fit; output.lerobot.video: av1 or h264 encodes such "
-                "videos anew"
+                f"{anew[-1]}: the recorded video does not fit; "
+                + ("depths are not encoded anew" if f.depth else "output.lerobot.video: av1 or h264 encodes it anew")
             )
         frames = frames_of(column, f, where, footage)
         return encode(frames, (f.shape[0], f.shape[1]), self.spec.fps, self.spec.encoding, where)
