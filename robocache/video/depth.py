@@ -1,4 +1,4 @@
-"""Images of depths as LeRobot's videos have them: codes of 12 bits, finer where they are near, kept as they are by H.265.
+"""Images of depths as LeRobot's videos have them: codes of 12 bits, finer where they are near, which H.265 keeps.
 
 The mapping is LeRobot's own (from 0.6 on), so that its reader gives the depths back; what is no reading, or nearer than
 ``NEAR``, is 0 there.

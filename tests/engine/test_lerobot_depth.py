@@ -37,7 +37,7 @@ def test_codes_are_the_published_ones_and_come_back():
     assert np.array_equal(depth.codes(metres), published(metres.astype(np.float64), 1.0))
     inside = millimetres[10:10_001]
     back = depth.depths(depth.codes(inside), depth.depth_info("mm"))
-    assert np.abs(back - inside).max() < 3.3  # half of the widest step, at 10 m
+    assert np.abs(back - inside).max() < 2.3  # half of the widest step, at 10 m
     assert np.abs(back - inside)[:1000].max() < 1.1
     assert depth.codes(np.array([np.nan, -1.0, np.inf, 0.0])).tolist() == [0, 0, 4095, 0]
 

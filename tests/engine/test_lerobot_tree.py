@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import tree_kit
 from engine_kit import assert_same_tree, do, environment, writing
-from tree_kit import FPS, START, job, loaded, record, write
+from tree_kit import START, job, loaded, record, write
 
 import robocache.engine.run as engine
 from robocache.config.job import ClusterSpec, Job, SplitSpec
@@ -385,18 +385,6 @@ def loadable(out: Path) -> str | None:
     stats = json.loads((out / "meta/stats.json").read_text())
     assert stats["index"]["count"] == [rows.num_rows]
     return json.dumps([said, episodes, rows.to_pylist(), stats], default=str)
-
-
-def test_it_loads_in_lerobot(made):
-    """See docs/lerobot.md for where this was run; LeRobot itself is no part of the test environment."""
-    pytest.importorskip("lerobot", reason="LeRobot needs versions of its own; the format is checked above")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    out, recorded = made
-    dataset = LeRobotDataset("me/it", root=out, delta_timestamps={"observation.state": [0, 1 / FPS]})
-    assert len(dataset) == 24 and dataset[23]["observation.state_is_pad"].tolist() == [False, True]
-    assert np.array_equal(dataset[20]["observation.state"][1].numpy(), recorded[2]["q"][2])
-    assert dataset[23]["task"] == "grasp 0"
 
 
 def test_an_output_error_names_the_part(mine, tmp_path):
