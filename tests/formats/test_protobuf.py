@@ -169,11 +169,11 @@ def test_messages_of_another_type_than_the_schema_says_are_refused(tmp_path):
 
 
 def test_a_topic_is_read_without_a_loop_over_its_messages(tmp_path, monkeypatch):
-    from robocache.formats.messages import protobuf
+    from robocache.formats.messages import repack
 
     shapes = []
-    made = protobuf._Shape.__init__
-    monkeypatch.setattr(protobuf._Shape, "__init__", lambda *args: (shapes.append(1), made(*args))[1])
+    made = repack._Shape.__init__
+    monkeypatch.setattr(repack._Shape, "__init__", lambda *args: (shapes.append(1), made(*args))[1])
     sent = []
     for i in range(5000):
         message = make("Pair")

@@ -21,7 +21,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string. ``wide`` (wstring) is known but not read: its encoding differs between middlewares."""
+    """A string; ``wide``: of wide characters, which the messages are rid of before they are decoded."""
 
     wide: bool = False
 

@@ -20,5 +20,7 @@ class Packing:
 
 #: OMG CDR, as ROS 2 middlewares send it (PLAIN_CDR, either byte order).
 CDR = Packing(encapsulation=4, aligned=True, nul=True)
+#: What messages of other encodings are brought to: fields one after another, little endian.
+PLAIN = Packing(encapsulation=0, aligned=False, nul=False)
 #: ROS 1: fields one after another, little endian.
 ROS1 = Packing(encapsulation=0, aligned=False, nul=False)

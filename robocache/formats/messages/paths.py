@@ -308,7 +308,7 @@ def _element(target: Type, pick: int | Match, key: list[Any], where: str) -> Typ
                 known = f"its fields are {', '.join(fields)}" if fields else "it has no fields"
                 raise MissingError(f"{where}: no field {name!r} in {describe(kind)} to match; {known}")
             kind = fields[name]
-        if not isinstance(kind, Text | Number) or (isinstance(kind, Text) and kind.wide):
+        if not isinstance(kind, Text | Number):
             raise InputError(f"{where}: [{pick}]: {pick.field} is {describe(kind)}; text or a whole number can match")
         if isinstance(kind, Number):
             try:
@@ -330,7 +330,7 @@ def unsettled(root: Struct, path: Path, where: str) -> int | None:
             target = follow_field(root, tokens[: at + 1], where)
             element = target.element if isinstance(target, Array) else None
             kind = dict(element.fields).get(IDENTITY) if isinstance(element, Struct) else None
-            if isinstance(kind, Text) and not kind.wide:
+            if isinstance(kind, Text):
                 return at
     return None
 
@@ -437,7 +437,7 @@ def describe(target: Type) -> str:
     if isinstance(target, Array):
         return f"{describe(target.element)}[{'' if target.length is None else target.length}]"
     if isinstance(target, Text):
-        return "wstring" if target.wide else "string"
+        return "string"
     return target.name
 
 

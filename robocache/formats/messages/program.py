@@ -134,9 +134,6 @@ class _Compiler:
         elif isinstance(target, Number):
             self._run(target.dtype, 1, wanted is not None, key, steps)
         elif isinstance(target, Text):
-            if target.wide:
-                reason = "a wstring lies before the field, and its encoding differs between middlewares"
-                raise InputError(f"{self._where}: {reason}")
             steps.append(String(key if wanted is not None else None))
         elif isinstance(target.element, Number):
             if target.length is None:

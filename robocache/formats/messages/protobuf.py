@@ -1,30 +1,28 @@
 """Protobuf messages by the descriptors that a log embeds: brought, many at once, into the packing that is decoded.
 
-A protobuf message says of each field which it is, so no two fields lie at a fixed place. But messages of one topic are
-alike: those that have the same fields, in the same order and of the same lengths, have one shape. The first of a shape
-is taken apart; the others are the same bytes but for the values, which are copied as columns. What a topic's messages
-have in common is then the struct of their descriptor, packed field after field (:data:`PLAIN`): fields that a message
-leaves out are zero or empty, as protobuf has it.
+A protobuf message says of each field which it is, so no two fields lie at a fixed place (see
+:mod:`robocache.formats.messages.repack`). What a topic's messages have in common is the struct of their descriptor,
+packed field after field: fields that a message leaves out are zero or empty, as protobuf has it.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from robocache.errors import InputError
-from robocache.formats.messages.batch import Messages, Schema, gather
+from robocache.formats.messages.batch import Messages, Schema
 from robocache.formats.messages.definitions import MAX_FIELDS, STAMPS, Array, Number, Struct, Text, Type
 from robocache.formats.messages.packed import PackedTopic
-from robocache.formats.messages.packing import Packing
+from robocache.formats.messages.packing import PLAIN
+from robocache.formats.messages.repack import Parts, Take, repack
 from robocache.formats.messages.topic import Request
 
-#: What messages are brought to: fields one after another, little endian.
-PLAIN = Packing(encapsulation=0, aligned=False, nul=False)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STAMPS = {".google.protobuf.Timestamp": STAMPS[0], ".google.protobuf.Duration": STAMPS[1]}
 _DEEPEST = 32
@@ -192,32 +190,13 @@ class _Forms:
         return Field(texts.get(1, ""), numbers.get(3, 0), numbers.get(4) == 3, kind)
 
 
-class _Take(NamedTuple):
-    """A value of a message: its bytes ``[start, end)``, and where it goes. A scalar of None: they are copied."""
+class _Parts(Parts):
+    """One message taken apart."""
 
-    start: int
-    end: int
-    target: int
-    scalar: Scalar | None
-
-
-class _Shape:
-    """How one message lies and what it becomes, which goes for all messages that are like it.
-
-    fixed: bool ``[bytes]``, those that are no values: numbers of fields, and lengths
-    """
-
-    def __init__(self, form: Form, data: bytes, where: str):
-        self._data, self._where, self._takes, self._parts = data, where, list[_Take](), 0
-        self._out = bytearray()
+    def __init__(self, form: Form, where: str, data: bytes):
+        super().__init__()
+        self._data, self._where, self._parts = data, where, 0
         self._struct(form, 0, len(data), 0, True)
-        self._first = np.frombuffer(bytes(self._out), np.uint8)
-        self.fixed = np.ones(len(data), bool)
-        self._continued = np.zeros(len(data), bool)
-        for start, end, _, scalar in self._takes:
-            self.fixed[start:end] = False
-            if scalar is not None and scalar.wire == _VARINT:
-                self._continued[start:end] = True
 
     def _struct(self, form: Form, start: int, end: int, depth: int, there: bool) -> None:
         found: dict[int, list[Wire]] = {}
@@ -235,20 +214,20 @@ class _Shape:
                 self._numbers(field, field.kind, some)
                 continue
             if field.repeated:
-                self._out += struct.pack("<I", len(some))
+                self.out += struct.pack("<I", len(some))
             for wire in some if field.repeated else some[-1:]:
                 if wire.wire != _BYTES:
                     raise self._other(field, wire)
                 if isinstance(field.kind, Form):
                     self._struct(field.kind, wire.start, wire.end, depth + 1, True)
                 else:
-                    self._out += struct.pack("<I", wire.end - wire.start)
-                    self._copy(wire.start, wire.end, None)
+                    self.out += struct.pack("<I", wire.end - wire.start)
+                    self.copy(wire.start, wire.end)
             if not some and not field.repeated:
                 if isinstance(field.kind, Form):
                     self._struct(field.kind, 0, 0, depth + 1, False)
                 else:
-                    self._out += struct.pack("<I", 0)
+                    self.out += struct.pack("<I", 0)
 
     def _other(self, field: Field, wire: Wire) -> InputError:
         return InputError(
@@ -262,18 +241,18 @@ class _Shape:
                 values.append((wire.start, wire.end))
             elif wire.wire == _BYTES and field.repeated:  # packed
                 if len(some) == 1 and scalar.wire != _VARINT and (wire.end - wire.start) % scalar.dtype.itemsize == 0:
-                    self._out += struct.pack("<I", (wire.end - wire.start) // scalar.dtype.itemsize)
-                    self._copy(wire.start, wire.end, None)  # side by side, as they are wanted
+                    self.out += struct.pack("<I", (wire.end - wire.start) // scalar.dtype.itemsize)
+                    self.copy(wire.start, wire.end)  # side by side, as they are wanted
                     return
                 values += self._unpacked(scalar, wire)
             else:
                 raise self._other(field, wire)
         if field.repeated:
-            self._out += struct.pack("<I", len(values))
+            self.out += struct.pack("<I", len(values))
         elif not values:
-            self._out += bytes(scalar.dtype.itemsize)
+            self.out += bytes(scalar.dtype.itemsize)
         for start, end in values if field.repeated else values[-1:]:
-            self._copy(start, end, scalar)
+            self._number(start, end, scalar)
 
     def _unpacked(self, scalar: Scalar, wire: Wire) -> list[tuple[int, int]]:
         if scalar.wire != _VARINT:
@@ -289,25 +268,12 @@ class _Shape:
         self._parts += len(found)
         return found
 
-    def _copy(self, start: int, end: int, scalar: Scalar | None) -> None:
-        self._takes.append(_Take(start, end, len(self._out), scalar))
-        self._out += bytes(end - start if scalar is None else scalar.dtype.itemsize)
-
-    def like(self, rows: np.ndarray) -> np.ndarray:
-        """bool ``[n]``: which messages (uint8 ``[n, bytes]``) have this shape."""
-        same = (rows[:, self.fixed] == rows[0, self.fixed]).all(axis=1)
-        ends = rows[:, self._continued] & 0x80
-        return same & (ends == ends[0]).all(axis=1)
-
-    def packed(self, rows: np.ndarray) -> np.ndarray:
-        """Messages of this shape as the struct packs them: uint8 ``[n, bytes]``."""
-        out = np.repeat(self._first[None], len(rows), axis=0)
-        for start, end, target, scalar in self._takes:
-            piece = rows[:, start:end]
-            if scalar is not None and scalar.wire == _VARINT:
-                piece = _numbers_of(piece, scalar)
-            out[:, target : target + piece.shape[1]] = piece
-        return out
+    def _number(self, start: int, end: int, scalar: Scalar) -> None:
+        if scalar.wire == _VARINT:
+            self.takes.append(Take(start, end, len(self.out), partial(_numbers_of, scalar=scalar), ends=True))
+            self.out += bytes(scalar.dtype.itemsize)
+        else:
+            self.copy(start, end)
 
 
 def _numbers_of(piece: np.ndarray, scalar: Scalar) -> np.ndarray:
@@ -322,29 +288,6 @@ def _numbers_of(piece: np.ndarray, scalar: Scalar) -> np.ndarray:
     return np.ascontiguousarray(kept).astype("<u8").view(np.uint8).reshape(len(piece), 8)[:, :size]
 
 
-def repack(messages: Messages, form: Form, where: str) -> Messages:
-    """The messages as the struct of their type packs them."""
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []
-    for size in np.unique(messages.size):
-        left = np.flatnonzero(messages.size == size)
-        while len(left):
-            rows = gather(messages.buffer, messages.start[left], int(size))
-            shape = _Shape(form, rows[0].tobytes(), where)
-            same = shape.like(rows)
-            pieces.append((left[same], shape.packed(rows[same])))
-            left = left[~same]
-    sizes = np.zeros(len(messages.start), np.int64)
-    for which, packed in pieces:
-        sizes[which] = packed.shape[1]
-    starts = np.cumsum(sizes) - sizes
-    buffer = np.zeros(int(sizes.sum()), np.uint8)
-    for which, packed in pieces:
-        if width := packed.shape[1]:
-            places = np.ndarray(len(buffer) - width + 1, f"V{width}", buffer, strides=1)
-            places[starts[which]] = np.ascontiguousarray(packed).view(f"V{width}")[:, 0]
-    return replace(messages, buffer=buffer, start=starts, size=sizes)
-
-
 class ProtobufTopic(PackedTopic):
     """Protobuf messages; arguments as those of its base, with the schema in place of the struct."""
 
@@ -355,4 +298,4 @@ class ProtobufTopic(PackedTopic):
 
     def add(self, messages: Messages) -> None:
         if len(messages.start):
-            super().add(repack(messages, self._form, self._name))
+            super().add(repack(messages, partial(_Parts, self._form, self._name)))

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 from robocache.errors import InputError
 from robocache.formats.messages.batch import Schema
+from robocache.formats.messages.cdr import CdrTopic
 from robocache.formats.messages.definitions import parse_definition
+from robocache.formats.messages.idl import parse_idl
 from robocache.formats.messages.json_topic import JsonTopic
 from robocache.formats.messages.known import known_definition
 from robocache.formats.messages.packed import PackedTopic
-from robocache.formats.messages.packing import CDR, ROS1, Packing
+from robocache.formats.messages.packing import ROS1
 from robocache.formats.messages.protobuf import ProtobufTopic
 from robocache.formats.messages.topic import Request, Topic
 from robocache.formats.messages.ulog_types import parse_formats
@@ -19,13 +21,17 @@ from robocache.formats.messages.ulog_types import parse_formats
 Decoding = Callable[[str, "Schema | None", Sequence[Request], int, str], Topic]
 
 
-def _packed(packing: Packing, ros1: bool) -> Decoding:
-    def topic(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
-        assert schema is not None
-        root = parse_definition(schema.name, schema.data, f"{uri}: {topic}", ros1=ros1)
-        return PackedTopic(topic, root, requests, packing, reserve=reserve, uri=uri)
+def _ros1(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
+    assert schema is not None
+    root = parse_definition(schema.name, schema.data, f"{uri}: {topic}", ros1=True)
+    return PackedTopic(topic, root, requests, ROS1, reserve=reserve, uri=uri)
 
-    return topic
+
+def _cdr(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
+    assert schema is not None
+    parse = parse_definition if schema.encoding == "ros2msg" else parse_idl
+    root = parse(schema.name, schema.data, f"{uri}: {topic}")
+    return CdrTopic(topic, root, requests, reserve=reserve, uri=uri)
 
 
 def _protobuf(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
@@ -45,8 +51,10 @@ def _json(topic: str, schema: Schema | None, requests: Sequence[Request], reserv
 
 #: By message encoding and schema encoding; ``*``: whatever the schema.
 ENCODINGS: dict[tuple[str, str], Decoding] = {
-    ("cdr", "ros2msg"): _packed(CDR, ros1=False),
-    ("ros1", "ros1msg"): _packed(ROS1, ros1=True),
+    ("cdr", "ros2msg"): _cdr,
+    ("cdr", "ros2idl"): _cdr,
+    ("cdr", "omgidl"): _cdr,
+    ("ros1", "ros1msg"): _ros1,
     ("protobuf", "protobuf"): _protobuf,
     ("ulog", "ulog"): _ulog,
     ("json", "*"): _json,
@@ -74,7 +82,6 @@ def _completed(encoding: str, schema: Schema | None) -> Schema | None:
 
 #: What to do about messages that are not read, by message encoding and schema encoding.
 _REMEDIES = {
-    ("cdr", "ros2idl"): "write the file again with ros2msg schemas, the .msg definitions of its types",
     ("cdr", ""): "its type is none that is the same in every release of ROS 2: write the file again with its schemas, "
     "as with ros2 bag convert where its package is installed",
     ("cdr", "ros1msg"): "the file is at odds with itself, ROS 1 messages are encoded as ros1",

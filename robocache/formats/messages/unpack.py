@@ -42,7 +42,7 @@ class _Cursor:
         if isinstance(kind, Number):
             return self._numbers(kind.dtype, 1)[0].item()
         if isinstance(kind, Text):
-            return self._text(kind)
+            return self._text()
         length = self._length() if kind.length is None else kind.length
         if isinstance(kind.element, Number):
             return self._numbers(kind.element.dtype, length)
@@ -67,8 +67,6 @@ class _Cursor:
     def _length(self) -> int:
         return int(self._numbers(np.dtype(np.uint32), 1)[0])
 
-    def _text(self, kind: Text) -> str:
-        if kind.wide:
-            raise InputError(f"{self._where}: a wstring, whose encoding differs between middlewares")
+    def _text(self) -> str:
         data = self._take(self._length(), 1)
         return (data[:-1] if self._packing.nul else data).decode("utf-8", "replace")
