@@ -1,9 +1,10 @@
 """Run a job in forked children that die at the n-th change they make on the disk, for each n, and once more in full.
 
-    python crash_points.py FOLDER    (with config.yaml; makes unbroken/ and crash_<n>/, prints each n)
+    python crash_points.py FOLDER [ray]    (with config.yaml; makes unbroken/ and crash_<n>/, prints the names of these)
 
 With before.yaml too, its job is run first, in full, and config.yaml's grows what that made; after each crash a reader
-must find one of the two versions, whole.
+must find one of the two versions, whole. With ray the driver dies so, on a cluster, and then the workers do, in folders
+worker_<n>/: a run in which one of them dies at its n-th change goes on.
 
 A change is any call that modifies files. A crash happens before it, and for a write also with half of it done.
 Each child is forked before torch has run, so that no thread is lost in the fork.
@@ -11,10 +12,13 @@ Each child is forked before torch has run, so that no thread is lost in the fork
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from robocache.config.load import load_job
@@ -26,14 +30,15 @@ DIED = 9
 
 
 class Fuse:
-    """Burns down by one at each change and ends the process at zero, without any clean-up."""
+    """Burns down by one at each change and ends the process at zero, without any clean-up; ``says`` so before."""
 
-    def __init__(self, left: int):
-        self.left = left
+    def __init__(self, left: int, says: Callable[[], object] = lambda: None):
+        self.left, self.says = left, says
 
     def burn(self) -> None:
         self.left -= 1
         if self.left == 0:
+            self.says()
             os._exit(DIED)
 
 
@@ -87,9 +92,22 @@ def read() -> None:
 
 
 def main() -> int:
-    root = Path(sys.argv[1])
+    root, *options = map(str, sys.argv[1:])
+    with contextlib.ExitStack() as stack:
+        cluster = {}
+        if options:
+            from grow_kills import place
+
+            cluster = stack.enter_context(place("ray", Path(root))).cluster
+        return crash(Path(root), cluster)
+
+
+def crash(root: Path, cluster: dict[str, object]) -> int:
     # output.uri is relative to each child's folder
-    job = load_job(str(root / "config.yaml"), ["compute.threads=1"])
+    alone = load_job(str(root / "config.yaml"), ["compute.threads=1"])
+    job = load_job(
+        str(root / "config.yaml"), ["compute.threads=1", *(f"cluster.{key}={value}" for key, value in cluster.items())]
+    )
     before = root / "before.yaml"
     grows = before.exists()
 
@@ -105,18 +123,33 @@ def main() -> int:
         first = load_job(str(before), ["compute.threads=1"])
         if child(root / "before", lambda: run(first)):
             return 1
-    if child(begin(root / "unbroken"), work):
+    if child(begin(root / "unbroken"), lambda: run(alone, prune=grows)):
         return 1
-    n = 1
-    while True:
+    for n in itertools.count(1):
         folder = begin(root / f"crash_{n}")
         code = child(folder, work, n)
         if code == 0:  # the fuse is longer than the run
-            return 0
+            break
         if code != DIED or (grows and child(folder, read)) or child(folder, work):
             return 1
-        print(n)
-        n += 1
+        print(folder.name, flush=True)
+    for n in itertools.count(1) if cluster else ():
+        folder = begin(root / f"worker_{n}")
+        if child(folder, partial(a_worker_dies, work, folder, n)):
+            return 1
+        if not (folder / "died.happened").exists():
+            break
+        print(folder.name, flush=True)
+    return 0
+
+
+def a_worker_dies(work: Callable[[], None], folder: Path, n: int) -> None:
+    import ray_kit
+
+    from robocache.engine import run as engine
+
+    engine.Processor = lambda *args: ray_kit.Dying(*args, folder=str(folder.resolve()), at=n)  # type: ignore
+    work()
 
 
 if __name__ == "__main__":

@@ -121,6 +121,21 @@ class Slow(Processor):
 
 
 @dataclass(frozen=True)
+class Dying(Processor):
+    """The first process that has a shard ends at the ``at``-th change that it makes on the disk, and says so before."""
+
+    folder: str = ""
+    at: int = 1
+
+    def process(self, shard: Shard, **options: object) -> ShardResult:
+        if first(self.folder, "armed"):
+            from crash_points import Fuse, arm
+
+            arm(Fuse(self.at, lambda: first(self.folder, "died")))
+        return super().process(shard, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Idle(Processor):
     """Does nothing but say so."""
 

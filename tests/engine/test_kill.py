@@ -101,14 +101,17 @@ def test_crash_at_every_write(tmp_path):
     crashes = crash(tmp_path)
     assert len(crashes) > 20
     for n in crashes:
-        assert_same_tree(tmp_path / f"crash_{n}/out", tmp_path / "unbroken/out")
-        assert verify(str(tmp_path / f"crash_{n}/out")).problems == ()
+        assert_same_tree(tmp_path / f"{n}/out", tmp_path / "unbroken/out")
+        assert verify(str(tmp_path / f"{n}/out")).problems == ()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("options", [(), pytest.param(("ray",), marks=pytest.mark.ray)], ids=["local", "ray"])
+def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path, options):
     """The recordings lie elsewhere than before, which is no change; readers see the version before or after, whole."""
+    if options:
+        pytest.importorskip("ray", reason="Ray is not installed")
     logs = write_shards(tmp_path / "logs", 4)
     OmegaConf.save(config(logs, "out"), tmp_path / "before.yaml")
     grown = tmp_path / "moved"
@@ -117,10 +120,11 @@ def test_crash_at_every_write_of_a_run_that_adds_corrects_and_withdraws(tmp_path
     write_parquet(grown / "log_001.parquet", seed=8, samples=900)
     (grown / "log_003.parquet").unlink()
     OmegaConf.save(config(grown, "out"), tmp_path / "config.yaml")
-    crashes = crash(tmp_path)
+    crashes = crash(tmp_path, *options)
     assert len(crashes) > 20
+    assert not options or sum(name.startswith("worker_") for name in crashes) > 5
     for n in crashes:
-        assert_same_tree(tmp_path / f"crash_{n}/out", tmp_path / "unbroken/out")
+        assert_same_tree(tmp_path / f"{n}/out", tmp_path / "unbroken/out")
     whole = tmp_path / "unbroken/out"
     assert verify(str(whole)).problems == () and verify(str(whole), version=1).problems == ()
     episodes = Output.open(str(whole)).episodes.select(["episode_index", "id"]).to_pylist()
@@ -160,13 +164,14 @@ def test_a_reader_in_a_loop_while_runs_that_grow_a_dataset_are_killed(tmp_path, 
     assert int(re.findall(r"(\d+) killed", done.stdout)[0]) >= kills
 
 
-def crash(folder: Path) -> list[int]:
-    """Where it did: see crash_points.py."""
+def crash(folder: Path, *options: str) -> list[str]:
+    """The folders in which it did: see crash_points.py."""
     script = Path(__file__).with_name("crash_points.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
+    path = os.pathsep.join(map(str, (ROOT, script.parent, script.parents[1])))
+    words = [sys.executable, str(script), str(folder), *options]
+    env = environment() | {"PYTHONPATH": path}
+    done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    crashes = [int(n) for n in done.stdout.split()]
+    crashes = [line for line in done.stdout.split() if line.startswith(("crash_", "worker_"))]
     print(f"crashed at {len(crashes)} points")
     return crashes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -115,6 +116,28 @@ def test_input_that_changes(s3, tmp_path, logs):
     assert written(s3) == [1]
     do_s3(s3_job(s3, uri, "fresh"))
     assert dataset_of(s3.objects("out")) == dataset_of(s3.objects("fresh"))
+
+
+def test_an_output_that_is_copied_to_a_bucket_and_back(s3, tmp_path, logs, local):
+    """It is verified, resumed and opened where it is now, and so are the recordings, by their content."""
+    shutil.copytree(logs, tmp_path / "logs")
+    told = {"input__fingerprint": "content"}
+    do(job(tmp_path / "logs", tmp_path / "out", **told))
+    before = tree(tmp_path / "out/data")
+    s3.put(tmp_path / "out", "moved")
+    uri = s3.put(tmp_path / "logs", "logs")
+    assert not do_s3(s3_job(s3, uri, "moved", **told)).is_new
+    write_parquet(tmp_path / "new", seed=9)
+    s3.fs.put_file(str(tmp_path / "new"), f"{s3.name}/logs/log_9.parquet")
+    grown = do_s3(s3_job(s3, uri, "moved", **told))
+    assert (grown.version, grown.skipped_shards) == (2, SHARDS)
+    assert Output.open(s3.uri("moved"), s3.options, version=1).dataset().count_rows() < check(s3, "moved").rows
+    for name, data in s3.objects("moved").items():
+        (tmp_path / "back" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "back" / name).write_bytes(data)
+    (tmp_path / "new").rename(tmp_path / "logs/log_9.parquet")
+    assert not do(job(tmp_path / "logs", tmp_path / "back", **told)).is_new
+    assert before.items() <= tree(tmp_path / "back/data").items()
 
 
 def test_a_part_that_is_gone_or_cut_is_redone(s3, logs, local):
@@ -236,6 +259,56 @@ def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
         assert_same(s3, expected, f"out_{n}")
     print(f"died at {n} points")
     assert n > 10
+    assert_same(s3, expected, f"out_{n}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("how", ["grows", "overwrites"])
+def test_a_run_that_changes_a_dataset_dies_at_any_change(s3, tmp_path, how):
+    """As above; readers see the version before or the one after, whole."""
+    logs = write_shards(tmp_path / "logs", 3)
+    told: dict = {"compute__threads": 1, "cluster": {"max_attempts": 1}}
+    do_s3(s3_job(s3, logs, "before", **told))
+    do(job(logs, tmp_path / "out", **told))
+    flags = {"prune": True}
+    if how == "grows":
+        write_parquet(logs / "a_new_one.parquet", seed=7)
+        write_parquet(logs / "log_001.parquet", seed=8, samples=900)
+        (logs / "log_002.parquet").unlink()
+    else:
+        told, flags = told | {"timeline__rate_hz": 20}, {"overwrite": True}
+    do(job(logs, tmp_path / "out", **told), **flags)
+    expected = tree(tmp_path / "out")
+    left = 0
+
+    def fault(request: Request) -> str:
+        nonlocal left
+        if request.method in CHANGES and not request.path.endswith(LOCK):
+            left -= 1
+        return "500" if left < 0 else ""
+
+    seen = set()
+    for n in range(200):
+        out = f"out_{n}"
+        for name, data in s3.objects("before").items():
+            s3.fs.pipe_file(f"{s3.name}/{out}/{name}", data)
+        this = s3_job(s3, logs, out, **told)
+        left, s3.server.fault = n, fault
+        try:
+            engine.run(this, **flags)
+            break
+        except OSError:
+            s3.server.fault = lambda _: ""
+        found = check(s3, out)
+        assert found.problems == ()
+        seen.add(found.version)
+        assert Output.open(s3.uri(out), s3.options).dataset().count_rows() == found.rows
+        s3.fs.rm_file(f"{s3.name}/{out}/{LOCK}")  # as if its time were over
+        do_s3(this, **flags)
+        assert_same(s3, expected, out)
+    print(f"died at {n} points")
+    assert n > 20 and seen == {1, 2}
     assert_same(s3, expected, f"out_{n}")
 
 
