@@ -254,7 +254,8 @@ class Dataset(torch.utils.data.Dataset):
             keys = [self._keys[name] for name in names]
             wanted = {name for key in keys for name in (key.column.name, key.mark) if name}
             columns = [self._columns[name] for name in sorted(wanted)]
-            found = gather(self._store, columns, at, ~padded.any(axis=1) & window.run)
+            runs = ~padded.any(axis=1) if window.run else np.zeros(len(at), bool)
+            found = gather(self._store, columns, at, runs)
             pad = self._tensor(padded)
             for name, key in zip(names, keys, strict=True):
                 valid = found[key.mark][..., 0] & ~padded if key.mark else None
