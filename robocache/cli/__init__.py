@@ -1,4 +1,4 @@
-"""robocache init | run | plan | inspect | report | log | verify | doctor | sample
+"""robocache init | run | plan | inspect | report | log | verify | doctor | completion | sample
 
 Exit codes: 0 done; 1 it ran, but more episodes are in the quarantine than max_failed_episodes allows, or verify found
 a problem, or inspect a recording that cannot be read; 2 the command line or the config is wrong; 3 the input or the
@@ -34,6 +34,7 @@ COMMANDS = {
     "log": "list the versions of an output: when, what changed, by which config",
     "verify": "prove that an output is whole: checksums, rows, no episode lost or twice",
     "doctor": "say what this machine has: extension, devices, readers, versions",
+    "completion": "print what makes bash, zsh or fish complete this command line",
     "sample": "write logs of a simulated arm: gaps, duplicates, jitter, one damaged file",
 }
 
@@ -87,7 +88,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"robocache {__version__}")
     parser.set_defaults(level=logging.INFO)
-    _add_levels(parser)
+    add_levels(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     asked = next((word for word in argv if not word.startswith("-")), None)
     if asked is not None and asked not in COMMANDS:
@@ -95,7 +96,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         command.set_defaults(parser=command)
-        _add_levels(command)
+        add_levels(command)
         if name == asked:
             import_module(f"robocache.cli.{name}").add_arguments(command)
     args, left = parser.parse_known_args(argv)
@@ -112,7 +113,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _add_levels(parser: argparse.ArgumentParser) -> None:
+def add_levels(parser: argparse.ArgumentParser) -> None:
     """Anywhere in the line, and the last one counts."""
     for option, level, help in (
         ("verbose", logging.DEBUG, "log more, in Ray workers too"),

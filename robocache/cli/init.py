@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from robocache.cli import terminal
-from robocache.cli.terminal import shown
 from robocache.errors import ConfigError
+from robocache.text import shown
 
 if TYPE_CHECKING:
     from robocache.cli.propose import Proposal

@@ -24,7 +24,7 @@ from robocache.cli.overview import LEGEND, StreamOverview, contents_of, overview
 from robocache.cli.terminal import cell, grid, heading
 from robocache.cli.values import Values, read_values, render_values
 from robocache.engine.clean import GAP_FACTOR, order_of, repeated
-from robocache.errors import ConfigError, InputError
+from robocache.errors import InputError
 
 if TYPE_CHECKING:
     from robocache.config.job import Job
@@ -263,20 +263,11 @@ def inspect_recordings(
 
 def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> InspectedEpisode:
     """The episode of that id, values included. ``ConfigError`` where there is none."""
+    from robocache.config.schema import known_episode
     from robocache.formats import list_episodes
 
     refs = {ref.id: ref for ref in list_episodes(spec)}
-    return inspect_episode(refs[known(id, list(refs))], spec, job, values=True)
-
-
-def known(id: str, ids: Sequence[str]) -> str:
-    """``id``. ``ConfigError`` where it is none of ``ids``."""
-    if id not in ids:
-        from robocache.config.schema import did_you_mean
-
-        close = did_you_mean(id, list(ids))
-        raise ConfigError([f"--episode: {id!r} is none of {len(ids)} episodes; {close}the first is {ids[0]!r}"])
-    return id
+    return inspect_episode(refs[known_episode(id, list(refs))], spec, job, values=True)
 
 
 def inspect_episode(ref: EpisodeRef, spec: InputSpec, job: Job | None = None, *, values: bool) -> InspectedEpisode:
@@ -412,12 +403,13 @@ def inspect_output_episode(uri: str, id: str) -> InspectedOutputEpisode:
 
     ``ConfigError`` where the output has no such episode, ``OutputError`` where it is damaged.
     """
+    from robocache.config.schema import known_episode
     from robocache.output.dataset import Output
 
     output = Output.open(uri)
     episodes, reasons = output.episodes, {q.id: q.reason for q in output.quarantine}
     ids = episodes["id"].to_pylist()
-    known(id, [*ids, *reasons])
+    known_episode(id, [*ids, *reasons])
     if id in reasons:
         return InspectedOutputEpisode(id, quarantined=reasons[id])
     (row,) = episodes.slice(ids.index(id), 1).to_pylist()

@@ -1,7 +1,7 @@
 """How the command line speaks: text on a person's terminal, documents for programs, and log lines between them.
 
-Topics, ids, file names, feature names and reasons come from files that anybody may have made. :func:`shown` is the one
-place that makes them harmless, and everything printed goes through it: here, or in the cells of a table.
+Topics, ids, file names, feature names and reasons come from files that anybody may have made. :mod:`robocache.text` is
+the one place that makes them harmless, and everything printed goes through it: here, or in the cells of a table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn, TextIO
@@ -22,10 +21,7 @@ from rich.style import StyleType
 from rich.table import Table
 from rich.text import Text
 
-#: What a terminal acts on, or what would change how the rest of a line reads: C0, DEL and C1 controls, the marks that
-#: turn the direction of writing, separators of lines, and halves of surrogate pairs (bytes that are no UTF-8).
-_ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+from robocache.text import shown
 
 #: Columns where there is no terminal: a program, or a person's pager, gets names in full.
 _PIPE_WIDTH = 160
@@ -33,17 +29,6 @@ _PIPE_WIDTH = 160
 
 class ReaderGoneError(Exception):
     """Who reads our output has closed it (``robocache inspect ... | head``)."""
-
-
-def shown(text: object) -> str:
-    r"""``text`` as one line that no terminal acts on; what it would act on is written ``\x1b``, ``\u202e``, ``\n``."""
-    return _ACTIVE.sub(_escape, str(text))
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    code = ord(character)
-    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def cell(text: object, style: StyleType = "") -> Text:

@@ -238,6 +238,7 @@ class OutputSpec:
     name_separator: what stands in the names of columns for the dots of a feature's, and before ``valid``
     byte_stream_split: floats of a compressed Parquet file with the bytes of one significance side by side, which is
                    smaller; not every reader knows it
+    report:        the page of ``robocache report`` is made as a run ends
     lerobot:       of format lerobot, what its tree is made of
     """
 
@@ -253,6 +254,7 @@ class OutputSpec:
     byte_stream_split: bool = False
     lerobot: LeRobotOptions = field(default_factory=LeRobotOptions)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold credentials
+    report: bool = False
 
     @property
     def codec(self) -> str:

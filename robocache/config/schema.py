@@ -21,6 +21,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, MissingMandatoryValue, Om
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from robocache.config.job import ClusterSpec, ComputeSpec, OutputSpec
+from robocache.errors import ConfigError
 
 
 @dataclass
@@ -463,6 +464,14 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """``did you mean 'x'? `` where one of ``known`` is close to ``name``; else nothing."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}? " if close else ""
+
+
+def known_episode(id: str, ids: list[str]) -> str:
+    """``id``. ``ConfigError`` where it is none of ``ids``."""
+    if id not in ids:
+        close = did_you_mean(id, ids)
+        raise ConfigError([f"--episode: {id!r} is none of {len(ids)} episodes; {close}the first is {ids[0]!r}"])
+    return id
 
 
 def key_names(schema: type) -> str:

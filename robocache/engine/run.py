@@ -5,6 +5,7 @@ What is common to all modes is here; a mode is a context manager that yields :cl
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import deque
@@ -30,13 +31,15 @@ from robocache.errors import ConfigError, InputError, OutputError
 from robocache.output import tables
 from robocache.output.commit import OutputWriter
 from robocache.output.dataset import Output
-from robocache.output.layout import REPORT
+from robocache.output.layout import PAGE, REPORT
 from robocache.output.manifest import QuarantineRecord, ShardRecord
 from robocache.output.store import Store
 from robocache.output.tables import Summary
 from robocache.output.version import Version
 from robocache.stages import STAGES, Spent
 from robocache.types import EpisodeRef, PassedOver
+
+logger = logging.getLogger("robocache")
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,22 @@ def run(
             notes = (*notes, *finalise(job, output, version))
             summary = _summary(output, version, job, counting, spent, changes, notes, passed_over, began)
             output.write(REPORT, tables.report(summary, job.identity()))
+            if job.output.report:
+                _write_page(output, version)
     _refuse_one_fault(summary)
     return summary
+
+
+def _write_page(output: OutputWriter, version: Version) -> None:
+    """The dataset is whole without it: whatever it stumbles over is told, and the run has done what it should."""
+    from robocache.engine.report import make
+
+    try:
+        page = make(Output(output.store, version))
+    except Exception as error:
+        logger.warning("%s was not made: %s: %s", PAGE, type(error).__name__, error, exc_info=logger.isEnabledFor(10))
+    else:
+        output.write(PAGE, page.encode())
 
 
 #: Episodes that are tried before an older output is replaced.

@@ -327,7 +327,8 @@ class OutputWriter:
 
 #: Sections and keys of a config that decide nothing of what is written.
 _INCIDENTAL = (
-    "compute", "cluster", "output.uri", "output.keep_versions", "input.uri", "input.max_", "input.read_timeout"
+    "compute", "cluster", "output.uri", "output.keep_versions", "output.report",
+    "input.uri", "input.max_", "input.read_timeout",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@
     meta/robocache/_statistics.json         and what the columns hold
     meta/robocache/_config.yaml             the last run's resolved config
     meta/robocache/_report.json             how the last run went
+    meta/robocache/_report.html             with output.report: the version that it made, as a page for a person
 
 Readers that are given the output's folder find the rows alone: pyarrow, pandas and Spark pass over names that begin
 with an underscore or a dot, Ray and patterns such as ``**/*.parquet`` over other suffixes.
@@ -40,6 +41,7 @@ STATISTICS = f"{META}/_statistics.json"
 #: What is made of the records of a version.
 TABLES = frozenset({EPISODES, QUARANTINE, STATISTICS})
 REPORT = f"{META}/_report.json"
+PAGE = f"{META}/_report.html"
 LOCK = f"{META}/_run.lock"
 IN_FLIGHT = f"{META}/_in_flight.log"
 HUGGING_FACE = ".huggingface.yaml"

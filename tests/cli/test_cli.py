@@ -227,6 +227,24 @@ def test_who_stops_reading_ends_the_command_quietly(work):
     assert (process.stderr.read(), process.wait(timeout=60)) == ("", cli.DONE)
 
 
+def test_a_shell_completes(capsys):
+    assert cli.main(["completion", "bash"]) == cli.DONE
+    script = capsys.readouterr().out
+    for words, wanted in ((["ro", ""], "init run plan"), (["robocache", "rep"], "report"),
+                          (["robocache", "run", "--o"], "--overwrite"), (["robocache", "run", "con"], ""),
+                          (["robocache", "-q", "verify", "--j"], "--json")):  # fmt: skip
+        line = " ".join(f"'{word}'" for word in words)
+        ask = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _robocache; echo ${{COMPREPLY[@]}}"
+        found = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+        assert found.stdout.strip().startswith(wanted) and not found.stderr
+        assert wanted or not found.stdout.strip()
+    for shell in ("zsh", "fish"):
+        assert cli.main(["completion", shell]) == cli.DONE
+        script = capsys.readouterr().out
+        assert all(name in script for name in (*cli.COMMANDS, "overwrite", "dry-run"))
+    assert cli.main(["completion", "fish"]) == cli.DONE
+
+
 def test_plan_writes_nothing(work, capsys):
     before = sorted(work.rglob("*"))
     assert cli.main(["plan", "config.yaml"]) == cli.DONE

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from engine_kit import config, write_parquet
 
+import robocache
 from robocache import cli
-from robocache.cli.page import page
+from robocache.engine.page import page
 from robocache.engine.run import run
 from robocache.output.facts import Facts, FeatureFacts, StreamFacts, outliers
 from robocache.output.manifest import QuarantineRecord
@@ -102,6 +103,21 @@ def test_what_it_says(faults, capsys):
     assert len(images) == 4 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in images)
     assert 'class="dots"' in (faults / "report.html").read_text()
     assert "age, 99 %" in found.text
+
+
+def test_made_as_a_run_ends(faults, tmp_path, caplog, monkeypatch):
+    asked = {"features": {"q": {"source": "q"}}, "input__max_failed_episodes": 1}
+    run(config(faults / "logs", tmp_path / "out", output__report=True, **asked))
+    made = tmp_path / "out/meta/robocache/_report.html"
+    assert "quarantined: 1 of 7 episodes" in Page(made.read_text()).text
+    assert robocache.verify(str(tmp_path / "out")).problems == ()
+    identity = robocache.Output.open(str(tmp_path / "out")).identity
+    made.unlink()
+    monkeypatch.setattr("robocache.engine.report.make", lambda output: 1 / 0)
+    run(config(faults / "logs", tmp_path / "out", output__report=True, **asked))
+    assert "_report.html was not made: ZeroDivisionError" in caplog.text and not made.exists()
+    run(config(faults / "logs", tmp_path / "out", **asked))
+    assert robocache.Output.open(str(tmp_path / "out")).identity == identity
 
 
 def test_nothing_in_it_acts(faults):

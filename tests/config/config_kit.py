@@ -40,7 +40,8 @@ timeline: {reference: camera, range: union}
 output:
   {uri: "s3://bucket/out", format: arrow, compression: none, shard_mb: 8, part_mb: 9, row_group_rows: 7,
    keep_versions: 3,
-   episode_id: true, name_separator: _, byte_stream_split: true, lerobot: {version: v2.1, task: go, invalid: keep},
+   episode_id: true, name_separator: _, byte_stream_split: true, report: true,
+   lerobot: {version: v2.1, task: go, invalid: keep},
    storage_options: {key: "${input.storage_options.key}"}}
 compute: {device: cuda, max_memory_mb: 100, threads: 3, require_extension: true, processes: 4,
   isolate: true, isolate_memory_mb: 9}

@@ -69,7 +69,7 @@ def test_every_key_reaches_the_job(monkeypatch):
     assert made.timeline == TimelineSpec(reference="camera", range="union")
     tree = LeRobotOptions("v2.1", task="go", invalid="keep")
     assert made.output == OutputSpec(
-        "s3://bucket/out", "arrow", "none", 8, 9, 7, 3, True, "_", True, tree, {"key": "k"}
+        "s3://bucket/out", "arrow", "none", 8, 9, 7, 3, True, "_", True, tree, {"key": "k"}, True
     )
     assert dataclasses.asdict(made.compute) == {
         "device": "cuda",
@@ -165,6 +165,7 @@ def test_the_cluster_keys_reach_the_job():
         ("output.shard_mb=9", True),
         ("output.part_mb=8", True),
         ("output.keep_versions=9", True),
+        ("output.report=false", True),
         ("output.compression=auto", True),  # which is none for Arrow
         ("output.compression=zstd", False),
         ("output.episode_id=false", False),

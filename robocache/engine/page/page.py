@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
-from robocache.cli.page import draw
-from robocache.cli.page.style import STYLE
-from robocache.cli.terminal import shown
+from robocache.engine.page import draw
+from robocache.engine.page.style import STYLE
 from robocache.output.facts import Facts, FeatureFacts, Outlier, StreamFacts, outliers
 from robocache.output.statistics import QUANTILES
+from robocache.text import shown
 
 #: Numbers of a feature that are drawn, and rows of a table of episodes, files or outliers.
 DRAWN, LISTED = 8, 100
