@@ -1,4 +1,4 @@
-"""robocache init | run | plan | inspect | report | log | verify | doctor | completion | sample
+"""robocache init | run | plan | inspect | report | view | log | verify | doctor | completion | sample
 
 Exit codes: 0 done; 1 it ran, but more episodes are in the quarantine than max_failed_episodes allows, or verify found
 a problem, or inspect a recording that cannot be read; 2 the command line or the config is wrong; 3 the input or the
@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": "say what a run would do: shards, rows, bytes, memory",
     "inspect": "show the streams of recordings, or the columns and coverage of an output",
     "report": "write a page of HTML that shows what is good about an output and what is not",
+    "view": "write an episode for the Rerun viewer, what was recorded beside the rows",
     "log": "list the versions of an output: when, what changed, by which config",
     "verify": "prove that an output is whole: checksums, rows, no episode lost or twice",
     "doctor": "say what this machine has: extension, devices, readers, versions",

@@ -45,7 +45,7 @@ def make(output: Output, episodes: Sequence[str] | None = None) -> str:
 def _chosen(facts: Facts, ids: Sequence[str] | None) -> list[int]:
     """Places of the episodes to show."""
     if ids is not None:
-        return [facts.ids.index(known_episode(id, facts.ids)) for id in ids]
+        return [facts.ids.index(known_episode(id, list(facts.ids))) for id in ids]
     if not facts.ids:
         return []
     least = np.min(
@@ -58,19 +58,19 @@ def _shown(output: Output, facts: Facts, place: int, notes: list[str]) -> Fused:
     """One episode, as it was recorded, where it is still there, and as rows."""
     rows = Rows.of(output, facts.numbers[place : place + 1])
     times = rows.column("time_ns")
-    recorded, failure, job = None, "", None
+    episode, failure, job = None, "", None
     try:
         job = job_from_mapping(yaml.safe_load(output.config))
-        recorded = _recorded(output, job, facts.ids[place])
+        episode = recorded(output, job, facts.ids[place])
     except (RoboCacheError, OSError) as error:
         failure = f"It is shown as rows alone, since its recording cannot be read: {error}"
-    streams = [] if recorded is None else list(_streams(recorded, times))
-    traces = list(_traces(output, rows, times, job, recorded))
+    streams = [] if episode is None else list(_streams(episode, times))
+    traces = list(_traces(output, rows, times, job, episode))
     return Fused(facts.ids[place], float(np.ptp(times)) / 1e9, streams, traces, failure)
 
 
-def _recorded(output: Output, job: Job, id: str) -> Episode:
-    """The recording of an episode, of its sources those that are numbers."""
+def recorded(output: Output, job: Job, id: str, *, payloads: bool = False) -> Episode:
+    """The recording of an episode, of its sources those that are numbers, or all. ``InputError``: it is gone."""
     table = output.episodes
     files = table["files"][table["id"].to_pylist().index(id)].as_py()
     known = frozenset(table["id"].to_pylist())
@@ -79,12 +79,11 @@ def _recorded(output: Output, job: Job, id: str) -> Episode:
     if id not in refs:
         raise InputError(f"no {id} in {', '.join(files)}")
     types = SourceTypes.from_json(output.version.types)
-    numbers = [s for s in types.wanted(job.sources) if s.key in types.types and types.types[s.key].numeric]
-    return read_episode(refs[id], numbers, job.input)
+    there = [s for s in types.wanted(job.sources) if s.key in types.types]
+    return read_episode(refs[id], [s for s in there if payloads or types.types[s.key].numeric], job.input)
 
 
 def _streams(episode: Episode, times: np.ndarray) -> Iterator[Recorded]:
-
     for key, stream in episode.streams.items():
         if len(stream.times) > 1:
             stamps = np.sort(stream.times)
@@ -92,9 +91,7 @@ def _streams(episode: Episode, times: np.ndarray) -> Iterator[Recorded]:
             yield Recorded(key, stamps, np.where(last >= 0, times - stamps[last], -1))
 
 
-def _traces(
-    output: Output, rows: Rows, times: np.ndarray, job: Job | None, recorded: Episode | None
-) -> Iterator[Trace]:
+def _traces(output: Output, rows: Rows, times: np.ndarray, job: Job | None, episode: Episode | None) -> Iterator[Trace]:
     """Some numbers of each feature, with what was recorded of them where the feature only lays its sources abreast."""
     features = {job.output.column(f.name): f for f in job.features} if job is not None else {}
     start, span = int(times[0]), max(int(np.ptp(times)), 1)
@@ -105,7 +102,7 @@ def _traces(
         found = rows.read_all([column, Column.of(output.schema.field(mark))])
         values = np.where(found[mark], found[name].astype(np.float64), np.nan)
         names = labels(output.schema.field(name), column.width)
-        raw = _abreast(features.get(name), recorded, column.width)
+        raw = _abreast(features.get(name), episode, column.width)
         for d in range(min(column.width, _NUMBERS)):
             at, points = raw[d] if raw else (np.zeros(0), np.zeros(0))
             label = names[d] if column.width > 1 else ""
