@@ -54,7 +54,7 @@ def write(path: Path, encoding: str, kind: str, schema: bytes, pack=plain) -> In
 @pytest.mark.parametrize(
     ("encoding", "kind", "schema", "pack", "said"),
     [
-        ("flatbuffer", "flatbuffer", b"\n\x01x", plain, r"cdr with ros2msg, .*ros1msg, protobuf .* json, are"),
+        ("xml", "xsd", b"\n\x01x", plain, r"cdr with ros2msg, .*ros1msg, protobuf .* json, are"),
         ("cdr", "ros1msg", DEFINITION, plain, "the file is at odds with itself"),
         ("cbor", "", b"", plain, "'cbor'.*write them again as one of these"),
         ("cdr", "ros2msg", b"float64 [position", plain, "has the line"),

@@ -8,6 +8,7 @@ from robocache.errors import InputError
 from robocache.formats.messages.batch import Schema
 from robocache.formats.messages.cdr import CdrTopic
 from robocache.formats.messages.definitions import parse_definition
+from robocache.formats.messages.flatbuffer import FlatbufferTopic
 from robocache.formats.messages.idl import parse_idl
 from robocache.formats.messages.json_topic import JsonTopic
 from robocache.formats.messages.known import known_definition
@@ -39,6 +40,11 @@ def _protobuf(topic: str, schema: Schema | None, requests: Sequence[Request], re
     return ProtobufTopic(topic, schema, requests, reserve=reserve, uri=uri)
 
 
+def _flatbuffer(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
+    assert schema is not None
+    return FlatbufferTopic(topic, schema, requests, reserve=reserve, uri=uri)
+
+
 def _ulog(topic: str, schema: Schema | None, requests: Sequence[Request], reserve: int, uri: str) -> Topic:
     assert schema is not None
     root = parse_formats(schema, f"{uri}: {topic}").root
@@ -56,6 +62,7 @@ ENCODINGS: dict[tuple[str, str], Decoding] = {
     ("cdr", "omgidl"): _cdr,
     ("ros1", "ros1msg"): _ros1,
     ("protobuf", "protobuf"): _protobuf,
+    ("flatbuffer", "flatbuffer"): _flatbuffer,
     ("ulog", "ulog"): _ulog,
     ("json", "*"): _json,
 }
