@@ -23,14 +23,21 @@ def read_parquet(
     columns: Sequence[str] | None,
     refuse: Callable[[int], None],
     groups: Sequence[int] | None = None,
+    *,
+    piece: Callable[[int, int], None] = lambda rows, size: None,
 ) -> pa.Table:
     """Those columns (None: all) of an open file, or of some row groups of it, in the order asked for.
 
     refuse: raises where so many bytes are too many; it is asked before they are taken
+    piece:  likewise, where the rows of one row group are
     """
     names = list(file.schema_arrow.names if columns is None else columns)
     groups = range(file.num_row_groups) if groups is None else groups
-    known, longest = _sizes(file, names, groups)
+    known, longest = 0.0, 0
+    for group in groups:
+        size, long = _sizes(file, names, [group])
+        piece(file.metadata.row_group(group).num_rows, int(size))
+        known, longest = known + size, max(longest, long)
     refuse(int(known))
     if not longest:
         if len(groups) == 1:
@@ -80,49 +87,52 @@ def _sizes(file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int]) ->
     return known, longest
 
 
-def read_arrow(data: pa.Buffer, refuse: Callable[[int], None]) -> pa.Table:
+def read_arrow(data: pa.Buffer, refuse: Callable[[int], None], piece: Callable[[int, int], None]) -> pa.Table:
     """All rows of an Arrow file in memory. ``ValueError``, or an Arrow exception, where it is damaged."""
     file, held = pa.ipc.open_file(data), 0
-    for size in _record_batches(data):
+    for rows, size in _record_batches(data):
+        piece(rows, size)
         held += size
         refuse(held)
     return file.read_all()
 
 
-def _record_batches(data: pa.Buffer) -> Iterator[int]:
-    """Bytes of each record batch or dictionary once it is unpacked, as its buffers say themselves."""
+def _record_batches(data: pa.Buffer) -> Iterator[tuple[int, int]]:
+    """Rows and bytes of each record batch or dictionary once it is unpacked, as its buffers say themselves."""
     stream = pa.BufferReader(data)
     stream.seek(8)  # behind the magic; from there a file is a stream
     for message in pa.ipc.MessageReader.open_stream(stream):
         if message.type not in ("record batch", "dictionary"):
             continue
         body = message.body
-        packed, buffers = _buffers(message.metadata.to_pybytes(), dictionary=message.type == "dictionary")
+        rows, packed, buffers = _buffers(message.metadata.to_pybytes(), dictionary=message.type == "dictionary")
+        total = 0
         for begin, length in buffers:
-            if not packed:
-                yield max(length, 0)
-            elif 8 <= length <= body.size - begin and begin >= 0:
+            size = -1  # stored as it is
+            if packed and begin >= 0 and 8 <= length <= body.size - begin:
                 (size,) = struct.unpack_from("<q", body, begin)
-                yield length if size < 0 else size  # -1: stored as it is
+            total += max(length, 0) if size < 0 else size
+        yield rows, total
 
 
-def _buffers(metadata: bytes, *, dictionary: bool) -> tuple[bool, list[tuple[int, int]]]:
-    """Of a message's FlatBuffer: whether its buffers are compressed, and where in the body each lies."""
+def _buffers(metadata: bytes, *, dictionary: bool) -> tuple[int, bool, list[tuple[int, int]]]:
+    """Of a message's FlatBuffer: its rows, whether its buffers are compressed, and where in the body each lies."""
     table = _field(metadata, struct.unpack_from("<I", metadata)[0], 2)  # Message: version, type of header, header
     if dictionary and table is not None:
         table = _field(metadata, _follow(metadata, table), 1)  # DictionaryBatch: id, data
     if table is None:
         raise ValueError("a message without a header")
     batch = _follow(metadata, table)  # RecordBatch: length, nodes, buffers, compression
-    place = _field(metadata, batch, 2)
+    count_at, place = _field(metadata, batch, 0), _field(metadata, batch, 2)
+    rows = 0 if count_at is None else struct.unpack_from("<q", metadata, count_at)[0]
     if place is None:
-        return False, []
+        return rows, False, []
     vector = _follow(metadata, place)
     (count,) = struct.unpack_from("<I", metadata, vector)
     if count > len(metadata) // 16:
         raise ValueError(f"a record batch of {count} buffers in a message of {len(metadata)} bytes")
     found = [struct.unpack_from("<qq", metadata, vector + 4 + 16 * k) for k in range(count)]
-    return _field(metadata, batch, 3) is not None, found
+    return rows, _field(metadata, batch, 3) is not None, found
 
 
 def _follow(data: bytes, at: int) -> int:

@@ -174,16 +174,37 @@ def _trim(cfg: Trim | None, problems: Problems) -> TrimSpec | None:
 
 def _load_yaml(path: str) -> DictConfig:
     try:
+        with open(path, encoding="utf-8") as file:
+            _refuse_depth(file.read())
         config = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError([f"cannot be parsed: {reason(error)}"]) from None
     except RecursionError:
-        raise ConfigError(["cannot be parsed: it nests lists or mappings hundreds deep"]) from None
+        raise ConfigError([_DEEP]) from None
     if not isinstance(config, DictConfig):
         raise ConfigError([f"found a list; write a mapping with the keys {key_names(Config)}"])
     return config
+
+
+#: No config nests deeper; to parse what does takes time that grows with the square of its depth.
+_MOST_DEPTH = 100
+_DEEP = "cannot be parsed: it nests lists or mappings hundreds deep"
+
+
+def _refuse_depth(text: str) -> None:
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _MOST_DEPTH:
+            raise ConfigError([_DEEP])
+
+
+_OPENING = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 def _apply_override(config: DictConfig, override: str, problems: Problems) -> None:

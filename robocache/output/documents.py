@@ -14,6 +14,8 @@ from robocache.parquet import read_arrow, read_parquet
 
 #: What a file of rows, which may be far smaller, is unpacked to at most, and so many times its own size.
 UNPACKED, RATIO = 4 << 30, 64
+#: What its rows that are kept together, a row group or a record batch, unpack to: a run cuts them at 64 MB or so.
+MOST_GROUP = 256 << 20
 
 
 def parsed(data: bytes | str) -> Any:
@@ -47,12 +49,17 @@ def count(value: Any, what: str) -> int:
 
 def unpacked(file: pq.ParquetFile, size: int, columns: Iterable[str] | None = None) -> pa.Table:
     """All rows of a Parquet file of ``size`` bytes, or of some columns; refused once they are far more than those."""
-    return read_parquet(file, None if columns is None else list(columns), partial(_refuse, size))
+    return read_parquet(file, None if columns is None else list(columns), partial(_refuse, size), piece=_refuse_group)
 
 
 def unpacked_arrow(data: pa.Buffer) -> pa.Table:
     """All rows of an Arrow file, likewise."""
-    return read_arrow(data, partial(_refuse, data.size))
+    return read_arrow(data, partial(_refuse, data.size), _refuse_group)
+
+
+def _refuse_group(rows: int, size: int) -> None:
+    if rows > 1 and size > MOST_GROUP:
+        raise ValueError(f"{rows} rows of it are kept together and unpack to {size} bytes, a run keeps some 64 MB so")
 
 
 def _refuse(size: int, held: int) -> None:

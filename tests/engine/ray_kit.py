@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,49 @@ def first(folder: str, event: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+class StuckAligner(Aligner):
+    """At some episodes a kernel does not return: it waits in the C library, where nothing of Python's can end it."""
+
+    stuck: Collection[str] = ()
+
+    def begin(self, index: int, episode: Episode) -> Begun:
+        if episode.id in self.stuck:
+            ctypes.CDLL(None).pause()
+        return super().begin(index, episode)
+
+
+@dataclass(frozen=True)
+class Stuck(Processor):
+    """Some episodes (id: way) hold up whoever works on them, each time: a ``read`` or a ``kernel`` that does not
+    return, or what is like a machine that is suspended, the process is ``stopped``."""
+
+    ways: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> Callable[[EpisodeRef], Episode]:
+        return StuckReading(super().reading, self.ways)
+
+    @cached_property
+    def aligner(self) -> Aligner:
+        aligner = StuckAligner(self.job, self.types, self.device)
+        object.__setattr__(aligner, "stuck", [id for id, way in self.ways.items() if way == "kernel"])
+        return aligner
+
+
+@dataclass(frozen=True)
+class StuckReading:
+    inner: Callable[[EpisodeRef], Episode]
+    ways: Mapping[str, str]
+
+    def __call__(self, ref: EpisodeRef) -> Episode:
+        way = self.ways.get(ref.id, "")
+        if way == "read":
+            ctypes.CDLL(None).pause()
+        if way == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return self.inner(ref)
 
 
 @dataclass(frozen=True)

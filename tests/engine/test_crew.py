@@ -77,6 +77,27 @@ def test_the_same_bytes_as_in_threads_whoever_is_killed(tmp_path, awaited, monke
         assert not os.path.exists(f"/proc/{pid}")
 
 
+def test_one_that_is_stopped_is_given_up(tmp_path, awaited, monkeypatch, caplog):
+    """As by SIGSTOP, or a machine that is suspended: it neither ends nor answers."""
+    logs = write_shards(tmp_path / "logs", 3)
+    engine.run(job(logs, tmp_path / "threads"))
+    run, stopped = Crew.run, []
+
+    def stop_one(self, child, shard, **options):
+        if shard.index == 1 and not stopped:
+            stopped.append(child._process._pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+        return run(self, child, shard, **options)
+
+    monkeypatch.setattr(Crew, "run", stop_one)
+    changes = {"compute__processes": 2, "compute__threads": 2, "cluster__shard_deadline": 2.5}
+    summary = engine.run(job(logs, tmp_path / "processes", **changes))
+    assert summary.episodes == 3 and not summary.quarantined
+    assert parts(tmp_path / "processes") == parts(tmp_path / "threads")
+    assert "is given up: it has not ended in 2.5 s (cluster.shard_deadline)" in caplog.text
+    assert not os.path.exists(f"/proc/{stopped[0]}")
+
+
 def test_threads_go_on_where_the_server_does_not_start(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("robocache.engine.crew.ForkServer", partial(_Broken))
     summary = engine.run(job(write_shards(tmp_path / "logs", 2), tmp_path / "out", compute__processes=2))

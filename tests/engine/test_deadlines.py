@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import ray_kit
 import yaml
-from engine_kit import config, do, job, table, write_parquet, write_recordings
+from engine_kit import config, do, job, table, write_parquet, write_recordings, write_shards
 from hang_kit import Gate, Lingering, crash, devour, spin
 
 from robocache.engine import bounded, process, retry
@@ -102,6 +103,19 @@ def test_a_shard_that_hangs_elsewhere_than_in_a_read(tmp_path, monkeypatch, gate
     assert time.monotonic() - began < 5
     assert "shard 0, attempt 1 (log_000.parquet and 1 more) has taken" in caplog.text
     assert "is given up: it has not ended in 0.5 s (cluster.shard_deadline)" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_kernel_that_never_returns_costs_its_episode(tmp_path, monkeypatch):
+    """Each time that it is tried, in this process and where it is probed."""
+    logs = write_shards(tmp_path / "logs", 3)
+    ways = {"log_001.parquet": "kernel"}
+    monkeypatch.setattr(engine, "Processor", lambda *args: ray_kit.Stuck(*args, ways=ways))
+    limits = {"cluster__shard_deadline": 4.0, "cluster__max_attempts": 1}
+    summary = do(job(logs, tmp_path / "out", input__max_failed_episodes=1, **limits))
+    assert summary.episodes == 2
+    reason = "processing it alone has not ended within 4 s (cluster.shard_deadline)"
+    assert [(q.id, q.reason) for q in summary.quarantined] == [("log_001.parquet", reason)]
 
 
 def test_a_shard_that_hangs_though_no_episode_does_stops_the_run(tmp_path, monkeypatch, gate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -12,7 +13,10 @@ from engine_kit import META, do, job, write_recordings
 
 from robocache import cli
 from robocache.engine.run import run
+from robocache.errors import ConfigError
+from robocache.formats import InputSpec, list_episodes, read_episode
 from robocache.output.dataset import Output
+from robocache.output.verify import verify
 
 FILES = [
     b"plain", b"two  blanks ", b" ", b"-rf", b"--help", b"a=b", b"a::b", b"zip::x", b"a#b", b"a#0", b"a@1", b"a?b=1",
@@ -107,3 +111,27 @@ def test_what_no_run_wrote_stays(tmp_path):
     for rate in (20, 10, 5):
         run(job(logs, out, timeline__rate_hz=rate, output__keep_versions=1), overwrite=True)
     assert [path for path in theirs if not path.exists()] == []
+
+
+def test_all_are_in_a_lerobot_dataset(made, tmp_path):
+    """Its tree names them, and read as anybody's dataset it holds every recording's value under every name. LeRobot has
+    no names with slashes: those are refused beforehand.
+    """
+    root, values = made
+    changes = {"input__format": "csv", "input__times": {"column": "t", "unit": "s"}, "timeline__rate_hz": 1}
+    out = tmp_path / "out"
+    slashes = [name for name in FEATURES if "/" in name]
+    with pytest.raises(ConfigError) as refused:
+        job(root.parent / "logs", out, **changes, features=dict.fromkeys(FEATURES, "x"), output__format="lerobot")
+    assert len(refused.value.problems) == len(slashes) == 2
+    names = [name for name in FEATURES if name not in slashes]
+    do(job(root.parent / "logs", out, **changes, features=dict.fromkeys(names, "x"), output__format="lerobot"))
+    assert verify(str(out)).problems == ()
+    info = json.loads((out / "meta/info.json").read_text())
+    assert set(names) <= set(info["features"]) and info["total_episodes"] == len(FILES)
+    shutil.copytree(out, tmp_path / "theirs", ignore=shutil.ignore_patterns("robocache"))
+    spec = InputSpec((str(tmp_path / "theirs"),))
+    refs = list_episodes(spec)
+    read = [read_episode(ref, names, spec).streams for ref in refs]
+    for name in names:
+        assert sorted(float(streams[name].values.ravel()[0]) for streams in read) == sorted(values.values()), name
