@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from robocache.errors import InputError
+import zstandard
+
+from robocache.errors import InputError, TooLargeError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
 from robocache.formats.base import InputSpec, local_path
-from robocache.formats.compression import MOST_CHUNK, refuse_bomb
+from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
 from robocache.storage import open_storage
 from robocache.types import FileStamp
 
@@ -39,7 +41,8 @@ class ZarrReader(ArraysReader):
             fs, path = open_storage(file.uri, spec.storage_options)
             names = [name.removeprefix(path).lstrip("/") for name in fs.find(path)]
             options = dict(spec.storage_options) if "://" in file.uri else None
-            root = zarr.open(file.uri, mode="r", storage_options=options, use_consolidated=False)
+            found = zarr.open(file.uri, mode="r", storage_options=options, use_consolidated=False).store
+            root = zarr.open(_bounded(found, file.uri), mode="r", use_consolidated=False)
             yield _arrays(root, names, "", file)
             return
         with local_path(file, spec) as path:
@@ -54,9 +57,44 @@ class ZarrReader(ArraysReader):
             store = zarr.storage.ZipStore(path, mode="r")
             try:
                 prefix = _root(names, file.uri)
-                yield _arrays(zarr.open(store, path=prefix, mode="r", use_consolidated=False), names, prefix, file)
+                root = zarr.open(_bounded(store, file.uri), path=prefix, mode="r", use_consolidated=False)
+                yield _arrays(root, names, prefix, file)
             finally:
                 store.close()
+
+
+def _bounded(store: Any, uri: str) -> Any:
+    """The store without pieces that unpack to more than any array's may: a codec believes what a piece says of that."""
+    import zarr
+
+    allowed = most_unpacked(0, MOST_CHUNK)  # here, since zarr reads on a thread of its own
+
+    class Bounded(zarr.storage.WrapperStore):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            found = await super().get(key, prototype, byte_range)
+            if found is not None and byte_range is None:
+                piece = found.as_numpy_array()
+                if (claimed := _claimed(piece[:32].tobytes(), len(piece))) > max(allowed, len(piece)):
+                    raise TooLargeError(
+                        f"{uri}: {key}: {len(piece)} bytes unpack to {claimed}, at most {allowed} are taken from a "
+                        "piece; if it is sound, raise input.max_unpacked_mb"
+                    )
+            return found
+
+    return Bounded(store)
+
+
+def _claimed(head: bytes, size: int) -> int:
+    """Bytes that a piece says that it unpacks to; 0 where it does not begin as zstd's or Blosc's do."""
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        try:
+            claimed: int = zstandard.get_frame_parameters(head).content_size
+        except zstandard.ZstdError:
+            return 0
+        return 0 if claimed == zstandard.CONTENTSIZE_UNKNOWN else claimed
+    if len(head) >= 16 and head[0] in (1, 2) and int.from_bytes(head[12:16], "little") == size:  # Blosc's header
+        return int.from_bytes(head[4:8], "little")
+    return 0
 
 
 def _root(names: list[str], uri: str) -> str:
