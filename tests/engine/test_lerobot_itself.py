@@ -136,9 +136,19 @@ def test_ray_data(made, video):
     import ray
 
     trees, states = made
+
+    def worker() -> None:  # as declare() does, which a worker cannot import
+        import sys
+
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        sys.modules["torch"].declared_library = library
+
     if not ray.is_initialized():
-        hook = {"worker_process_setup_hook": declare}
-        ray.init(num_cpus=2, include_dashboard=False, runtime_env=hook)
+        ray.init(num_cpus=2, include_dashboard=False, runtime_env={"worker_process_setup_hook": worker})
     rows = sorted(ray.data.read_lerobot(str(trees[video])).take_all(), key=lambda row: row["index"])
     assert len(rows) == 96 and {row["task"] for row in rows} == {"press"}
     assert np.array_equal(np.array([row["observation.state"] for row in rows], np.float32), states)
