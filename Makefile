@@ -2,6 +2,7 @@
 # make test   the test suite (CPU; GPU, real-data and Ray tests skip themselves where they cannot run, saying why)
 # make test-all   the slow tests too
 # make lint   ruff and mypy
+# make docs   the documents as a site in site/, links checked
 # make wheel  build dist/*.whl, compiled kernels included, for machines with the same Python and torch
 # make kernels   compile every CUDA kernel and fail on register spills (needs nvcc, no GPU)
 #
@@ -15,7 +16,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-compile --disa
 export PYTHONDONTWRITEBYTECODE :=
 export MAX_JOBS ?= 2
 
-.PHONY: demo test test-all lint wheel kernels install clean
+.PHONY: demo test test-all lint docs wheel kernels install clean
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
@@ -48,6 +49,10 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	$(PIP) 'robocache[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
@@ -55,4 +60,4 @@ kernels:
 	scripts/check_kernels.sh
 
 clean:
-	rm -rf build out sample_logs robocache/_C*.so robocache/_decode*.so *.egg-info
+	rm -rf build site out sample_logs robocache/_C*.so robocache/_decode*.so *.egg-info

@@ -40,7 +40,8 @@ def write_view(output: Output, path: str, episodes: Sequence[str] | None = None)
     ids = table["id"].to_pylist()
     if not ids:
         raise OutputError(f"{output.uri} holds no episode")
-    notes, job = [], job_from_mapping(yaml.safe_load(output.config))
+    notes: list[str] = []
+    job = job_from_mapping(yaml.safe_load(output.config))
     for id in episodes or ids[:1]:
         known_episode(id, ids)
     chosen = list(dict.fromkeys(episodes or ids[:1]))
@@ -161,9 +162,9 @@ def _images(recording: Any, at: str, times: np.ndarray, values: Sequence[Any]) -
 def _encoded(values: Sequence[Any]) -> Iterator[bytes]:
     """Of each value the bytes of a PNG or JPEG, or nothing."""
     for value in values:
-        data = value.get("bytes") if isinstance(value, dict) else value
+        data: Any = value.get("bytes") if isinstance(value, dict) else value
         good = isinstance(data, bytes) and data.startswith((b"\x89PNG", b"\xff\xd8"))
-        yield data if good else b""  # type: ignore[misc]
+        yield data if good else b""
 
 
 def _media(data: bytes) -> str:
