@@ -1,7 +1,7 @@
 """What the site needs of the documents: the README as its first page, links to files that are no pages as names.
 
-A link to a file of the repository outside of docs/ becomes that file's name, if the file is there; one that leads nowhere
-stays as it is, and mkdocs ends the build over it.
+A link to a file of the repository outside of docs/ becomes that file's name, if the file is there; one that leads
+nowhere stays as it is, and mkdocs ends the build over it.
 """
 
 from __future__ import annotations

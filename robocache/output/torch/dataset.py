@@ -254,7 +254,7 @@ class Dataset(torch.utils.data.Dataset):
             keys = [self._keys[name] for name in names]
             wanted = {name for key in keys for name in (key.column.name, key.mark) if name}
             columns = [self._columns[name] for name in sorted(wanted)]
-            runs: np.ndarray = ~padded.any(axis=1) if window.run else np.zeros(len(at), bool)
+            runs = np.asarray(~padded.any(axis=1) & window.run)
             found = gather(self._store, columns, at, runs)
             pad = self._tensor(padded)
             for name, key in zip(names, keys, strict=True):
