@@ -246,7 +246,7 @@ class OutputWriter:
     def _intact(self) -> bool:
         """Whether the manifest of the version that stands is the one that it was made with."""
         assert self.standing is not None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OutputError):
             return self.standing.manifest_sha256() == self.standing.version.manifest
         return False
 

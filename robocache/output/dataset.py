@@ -75,13 +75,15 @@ class Output:
 
     def records(self) -> Iterator[ShardRecord]:
         """What was committed: a record a shard, in order, one at a time from the disk."""
-        for line in self.log.read(place for _, place in sorted(self._places.items())):
-            yield ShardRecord.from_json(line.decode())
+        places = (place for _, place in sorted(self._places.items()))
+        with self._manifest():
+            for line in self.log.read(places):
+                yield ShardRecord.from_json(line.decode())
 
     def manifest_sha256(self) -> str:
         """Of the file, as it is now."""
         digest = hashlib.sha256()
-        with self.store.reading(self.log.name) as file:
+        with self._manifest(), self.store.reading(self.log.name) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
@@ -205,9 +207,19 @@ class Output:
 
     @cached_property
     def _places(self) -> dict[int, int]:
-        if not self.store.exists(self.log.name):
+        with self._manifest():
+            places = {record.shard: place for place, record in read_manifest(self.log)}
+        if not places and not self.store.exists(self.log.name):
             raise self._gone(self.log.name)
-        return {record.shard: place for place, record in read_manifest(self.log)}
+        return places
+
+    @contextmanager
+    def _manifest(self) -> Iterator[None]:
+        """A run that sweeps may take the manifest away between two looks at it."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._gone(self.log.name) from None
 
     @contextmanager
     def _part(self, name: str) -> Iterator[Any]:

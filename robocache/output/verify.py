@@ -81,10 +81,14 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
     if version is None and (found_there := _of_others(Store(uri, storage_options, links=True))) is not None:
         return found_there
     output = Output.open(uri, storage_options, version=version)
+    number = output.version.number
     try:
-        return _verify(output, asked=version)
+        found = _verify(output, asked=version)
     except (*_DAMAGES, RoboCacheError) as error:
-        return Verification(output.version.number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {_told(error)}",))
+        found = Verification(number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {_told(error)}",))
+    if found.problems and number < (there := list_versions(output.store)).newest and number not in there.kept:
+        raise OutputError(f"{uri}: version {number} is no longer kept (output.keep_versions): runs went on meanwhile")
+    return found
 
 
 def _verify(output: Output, asked: int | None) -> Verification:

@@ -19,8 +19,9 @@ from robocache.engine.run import run
 from robocache.engine.shards import lay_out
 from robocache.errors import ConfigError, InputError, OutputError, RoboCacheError
 from robocache.output.dataset import Output
-from robocache.output.layout import FORMER
+from robocache.output.layout import FORMER, manifest_file
 from robocache.output.verify import verify
+from robocache.output.version import Version, list_versions
 from robocache.types import EpisodeRef, FileStamp
 
 
@@ -215,6 +216,27 @@ def test_a_reader_keeps_its_version_and_its_dataset_while_versions_are_kept(tmp_
         _ = Output(first.store, first.version).episodes
     assert len(list((tmp_path / "out/data").iterdir())) == Output.open(out).version.parts
     assert not list((tmp_path / f"out/{META}/_older").iterdir())
+
+
+def test_a_version_that_is_swept_while_it_is_looked_at(tmp_path, logs, monkeypatch):
+    """A slow reader, as on S3, between the listing of the versions and their manifests: nothing is damaged."""
+    out = str(tmp_path / "out")
+    for seed in (4, 5):
+        write_parquet(logs / "disk_a/log_000.parquet", seed=seed)
+        do(job(logs, out))
+    store = Output.open(out).store
+    listed = list_versions(store)
+    assert listed.kept == (1, 2)
+    (tmp_path / "out" / manifest_file(1)).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("robocache.output.verify.list_versions", lambda _: listed)
+        found = verify(out)
+        assert (found.version, [p for p in found.problems if "cannot be read" in p]) == (2, [])
+        with pytest.raises(OutputError, match="version 1 is no longer kept"):
+            list(Output(store, Version.read(store, 1)).records())
+    monkeypatch.setattr(Output, "open", lambda *_, **__: Output(store, Version.read(store, 1)))
+    with pytest.raises(OutputError, match=r"version 1 is no longer kept .*: runs went on meanwhile"):
+        verify(out, version=1)
 
 
 def test_splits_are_by_the_id_alone(tmp_path, logs):
