@@ -72,3 +72,19 @@ def concatenate(buffer: Buffer, start: Buffer, size: Buffer, item: int, out: Buf
 
 def distinct(buffer: Buffer, start: Buffer, size: Buffer, which: Buffer, /) -> list[int] | None:
     """The first span of each distinct content; ``which`` int64 ``[n]`` gets the place in that list of each span's."""
+
+def order(times: Buffer, /) -> tuple[bool, int]:
+    """Whether no time of int64 ``[n]`` is below the one before, and how many are that one."""
+
+def steps(times: Buffer, /) -> tuple[int, int, int]:
+    """Of the steps between rising times, int64 ``[n]``, n at least 2, their span an int64: the two in the middle of
+    their order (the same one of an odd number), and the widest. Needs no memory of their size.
+    """
+
+def wider(times: Buffer, limit: int, /) -> int:
+    """How many of these steps are wider."""
+
+def extremes(table: Buffer, low: Buffer, high: Buffer, /) -> None:
+    """The lowest and the highest number of each column of float32 or float64 ``[n, k]``, n at least 1, NaN where one is
+    NaN: into ``[k]`` of the same type.
+    """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 #: The stages, in the order in which an episode passes them. ``decode`` holds those before it where a reader's library
@@ -37,20 +37,9 @@ class Stages:
             seconds, self.seconds = self.seconds, {}
         return seconds
 
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
+    def time(self, stage: str) -> AbstractContextManager[None]:
         """What this thread does within is of this stage, and of none around it."""
-        around: _Watch | None = getattr(_here, "watch", None)
-        if around is not None:
-            around.stop()
-        _here.watch = watch = _Watch(self, stage)
-        try:
-            yield
-        finally:
-            watch.stop()
-            _here.watch = around
-            if around is not None:
-                around.since = time.perf_counter()
+        return _Watch(self, stage)
 
 
 class Spent(Stages):
@@ -63,25 +52,36 @@ class Spent(Stages):
         self.workers = self.peak = 0
 
 
-class _Watch:
-    """A stage that a thread is at."""
+class _Watch(AbstractContextManager[None]):
+    """A stage that a thread is at. ``around``: the one that it was at before, and will be after."""
+
+    __slots__ = ("around", "since", "stage", "stages")
 
     def __init__(self, stages: Stages, stage: str):
-        self.stages, self.stage, self.since = stages, stage, time.perf_counter()
+        self.stages, self.stage = stages, stage
 
-    def stop(self) -> None:
-        self.stages.add({self.stage: time.perf_counter() - self.since})
+    def __enter__(self) -> None:
+        self.around: _Watch | None = getattr(_here, "watch", None)
+        self.since = now = time.perf_counter()
+        if self.around is not None:
+            self.around.stop(now)
+        _here.watch = self
+
+    def __exit__(self, *_: object) -> None:
+        now = time.perf_counter()
+        self.stop(now)
+        _here.watch = self.around
+        if self.around is not None:
+            self.around.since = now
+
+    def stop(self, now: float) -> None:
+        self.stages.add({self.stage: now - self.since})
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str) -> AbstractContextManager[None]:
     """For those who do the work and know nobody who counts: what is done within is of this stage."""
     watch: _Watch | None = getattr(_here, "watch", None)
-    if watch is None:
-        yield
-    else:
-        with watch.stages.time(name):
-            yield
+    return nullcontext() if watch is None else watch.stages.time(name)
 
 
 def handed_on(call: Callable[[], T]) -> Callable[[], T]:

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "decode/columns.h"
 #include "decode/crc32.h"
 #include "decode/program.h"
 #include "decode/records.h"
@@ -286,6 +287,55 @@ PyObject* py_distinct(PyObject* const* arguments) {
   return list_of(contents.first);
 }
 
+PyObject* py_order(PyObject* const* arguments) {
+  const Buffer times(arguments[0], false);
+  const int64_t* numbers = times.integers();
+  const Order found = unlocked([&] { return order(numbers, times.count()); });
+  return Py_BuildValue("OL", found.rising ? Py_True : Py_False, static_cast<long long>(found.repeats));
+}
+
+PyObject* py_steps(PyObject* const* arguments) {
+  const Buffer times(arguments[0], false);
+  const int64_t* numbers = times.integers();
+  if (times.count() < 2) refuse(PyExc_ValueError, "two times at least are right");
+  const Steps found = unlocked([&] { return steps(numbers, times.count()); });
+  return Py_BuildValue("LLL", static_cast<long long>(found.low), static_cast<long long>(found.high),
+                       static_cast<long long>(found.widest));
+}
+
+PyObject* py_wider(PyObject* const* arguments) {
+  const Buffer times(arguments[0], false);
+  const int64_t* numbers = times.integers();
+  const int64_t limit = integer(arguments[1]);
+  return PyLong_FromLongLong(unlocked([&] { return wider(numbers, times.count(), limit); }));
+}
+
+template <class T> void extremes_of(const Buffer& table, const Buffer& low, const Buffer& high) {
+  const Py_buffer& view = table.view();
+  if (low.nbytes() != view.shape[1] * view.itemsize || high.nbytes() != low.nbytes()) {
+    refuse(PyExc_ValueError, "a number for each column is right");
+  }
+  if (reinterpret_cast<uintptr_t>(view.buf) % alignof(T)) refuse(PyExc_TypeError, "aligned numbers are right");
+  unlocked([&] {
+    extremes(reinterpret_cast<const T*>(table.data()), view.shape[0], view.shape[1], reinterpret_cast<T*>(low.data()),
+             reinterpret_cast<T*>(high.data()));
+  });
+}
+
+PyObject* py_extremes(PyObject* const* arguments) {
+  const Buffer table(arguments[0], false, true), low(arguments[1], true), high(arguments[2], true);
+  const Py_buffer& view = table.view();
+  if (view.ndim != 2 || !PyBuffer_IsContiguous(&view, 'C')) refuse(PyExc_TypeError, "a table [n, k] is right");
+  if (view.itemsize == 8) {
+    extremes_of<double>(table, low, high);
+  } else if (view.itemsize == 4) {
+    extremes_of<float>(table, low, high);
+  } else {
+    refuse(PyExc_TypeError, "float32 or float64 is right");
+  }
+  Py_RETURN_NONE;
+}
+
 // The number of arguments is checked here, once for all.
 template <PyObject* (*kFunction)(PyObject* const*), Py_ssize_t kArguments>
 PyObject* entry(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
@@ -308,7 +358,9 @@ PyMethodDef methods[] = {
     method<py_crc32, 2>("crc32"),   method<py_scan, 4>("scan"),
     method<py_locate, 5>("locate"), method<py_measure, 5>("measure"),
     method<py_run, 6>("run"),       method<py_lay_out, 6>("lay_out"),
-    method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"), PyMethodDef{},
+    method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"),
+    method<py_order, 1>("order"),   method<py_steps, 1>("steps"),
+    method<py_wider, 2>("wider"),   method<py_extremes, 3>("extremes"), PyMethodDef{},
 };
 
 PyModuleDef module = [] {

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from robocache.errors import InputError
 from robocache.features.cast import extremes
+from robocache.formats.messages import native
 from robocache.types import Stream, StreamReport
 
 NANOSECONDS = 1_000_000_000
@@ -56,20 +57,25 @@ class Columns:
     values: np.ndarray | None
 
     @cached_property
-    def steps(self) -> np.ndarray:
-        """int64 ``[n - 1]``, nanoseconds between neighbours."""
-        return np.diff(self.times)
+    def steps(self) -> tuple[float, int] | None:
+        """The median and the widest of the steps between neighbours, nanoseconds; None where there is none."""
+        if len(self.times) < 2:
+            return None
+        if (found := native.steps(self.times)) is not None:
+            return found
+        steps = np.diff(self.times)
+        return float(np.median(steps)), int(steps.max())
 
-    @cached_property
+    @property
     def step(self) -> float | None:
-        """Their median; None where there is none."""
-        return float(np.median(self.steps)) if len(self.steps) else None
+        """Their median."""
+        return None if self.steps is None else self.steps[0]
 
     @cached_property
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """The lowest and the highest of ``values`` in each column, n at least 1; NaN where one is NaN."""
         assert self.values is not None
-        return extremes(self.values)
+        return native.extremes(self.values) or extremes(self.values)
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,17 @@ def clean(
 
 def with_gaps(cleaned: Cleaned, max_gap: int | None) -> StreamReport:
     """Its report with the gaps of its times: steps above ``max_gap``; without one, above three median steps."""
-    steps, step = cleaned.together.steps, cleaned.together.step
-    if step is None:
+    if cleaned.together.steps is None:
         return cleaned.report
+    times, (step, longest) = cleaned.together.times, cleaned.together.steps
     limit = GAP_FACTOR * step if max_gap is None else max_gap
-    gaps, longest = np.count_nonzero(steps > limit), steps.max()
-    return replace(cleaned.report, gaps=int(gaps), longest_gap=int(longest))
+    if longest <= limit:
+        gaps = 0
+    elif (found := native.wider(times, limit)) is not None:
+        gaps = found
+    else:
+        gaps = int(np.count_nonzero(np.diff(times) > limit))
+    return replace(cleaned.report, gaps=gaps, longest_gap=longest)
 
 
 class Order(NamedTuple):
@@ -191,7 +202,7 @@ class Order(NamedTuple):
 
 def order_of(times: np.ndarray) -> Order:
     """The order of int64 stamps ``[n]`` as recorded."""
-    if len(times) < 2 or (times[1:] >= times[:-1]).all():  # compared, not subtracted: a difference may overflow
+    if rising(times):
         return Order(times, "", np.zeros(len(times), bool))
     for unit, turn in COUNTERS.items():
         fixed = _unwrapped(times, turn)
@@ -201,13 +212,24 @@ def order_of(times: np.ndarray) -> Order:
     return Order(times, "", times < np.maximum.accumulate(times))
 
 
+def rising(times: np.ndarray) -> bool:
+    """Whether none of int64 stamps ``[n]`` is below the one before."""
+    if (found := native.order(times)) is not None:
+        return found[0]
+    return bool((times[1:] >= times[:-1]).all())  # compared, not subtracted: a difference may overflow
+
+
 def repeated(times: np.ndarray) -> int:
     """How many of sorted stamps are that of the one before."""
+    if (found := native.order(times)) is not None:
+        return found[1]
     return int(np.count_nonzero(times[1:] == times[:-1]))
 
 
 def _in_order(source: str, stream: Stream, max_late: int | None) -> tuple[Stream, int, int, list[str]]:
     """The stream with a wrapped counter undone, how many samples are late, by how much at most, and what was done."""
+    if rising(stream.times):
+        return stream, 0, 0, []
     order = order_of(stream.times)
     if order.note:
         return replace(stream, times=order.times), 0, 0, [order.note]

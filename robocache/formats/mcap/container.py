@@ -22,6 +22,9 @@ STATISTICS, METADATA, METADATA_INDEX, DATA_END, FOOTER = 0x0B, 0x0C, 0x0D, 0x0F,
 RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
 _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
+_CHUNK_INDEX = struct.Struct("<QQQQI")  # times of first and last message, where the chunk is, bytes of the offsets
+_AFTER_OFFSETS = struct.Struct("<QI")  # bytes of the message indexes, of the compression's name
+_UNCOMPRESSED = struct.Struct("<8xQ")  # behind the compressed size
 _MOST_METADATA = 1 << 24
 #: What helps where a file was cut off.
 SALVAGE = "re-index it with `mcap recover`, or set input.salvage: true to read what is whole of it"
@@ -100,10 +103,7 @@ class Fields:
 
     def counts(self) -> dict[int, int]:
         """A map of u16 to u64."""
-        data = self.take(self.integer(4))
-        if len(data) % 10:
-            raise InputError(f"{self._where}: a map of {len(data)} bytes, it must be a multiple of 10")
-        return dict(struct.iter_unpack("<HQ", data))
+        return _counts(self.take(self.integer(4)), self._where)
 
 
 def read_exactly(file: BinaryIO, start: int, size: int, uri: str) -> bytes:
@@ -178,14 +178,16 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     metadata: list[tuple[int, int]] = []
     counts: dict[int, int] | None = None
     for opcode, content in _records(data, uri):
-        fields = Fields(content, f"{uri}: summary record {opcode:#04x}")
+        where = f"{uri}: summary record {opcode:#04x}"
+        if opcode == CHUNK_INDEX:  # of which there are as many as the file is long
+            chunks.append(_chunk_index(content, where, uri, data_end))
+            continue
+        fields = Fields(content, where)
         if opcode == SCHEMA:
             id = fields.integer(2)
             schemas[id] = Schema(fields.text(), fields.text(), fields.take(fields.integer(4)))
         elif opcode == CHANNEL:
             channels.append((fields.integer(2), fields.integer(2), fields.text(), fields.text()))
-        elif opcode == CHUNK_INDEX:
-            chunks.append(_chunk_index(fields, uri, data_end))
         elif opcode == METADATA_INDEX:
             metadata.append((fields.integer(8), fields.integer(8)))
         elif opcode == STATISTICS:
@@ -234,16 +236,29 @@ def loose_messages(file: BinaryIO, summary: Summary) -> bool:
     return False
 
 
-def _chunk_index(fields: Fields, uri: str, data_end: int) -> ChunkIndex:
-    times = fields.integer(8), fields.integer(8)
-    start, length = fields.integer(8), fields.integer(8)
-    offsets = fields.counts()
-    index_length = fields.integer(8)
-    fields.text()  # compression and compressed size: the chunk record itself says them again
-    fields.take(8)
-    chunk = ChunkIndex(start, length, offsets, index_length, fields.integer(8), times)
+def _chunk_index(content: bytes, where: str, uri: str, data_end: int) -> ChunkIndex:
+    """Behind what is unpacked here are the compression and the compressed size, which the chunk says itself."""
+    try:
+        first, last, start, length, nbytes = _CHUNK_INDEX.unpack_from(content)
+        at = _CHUNK_INDEX.size + nbytes
+        index_length, name_length = _AFTER_OFFSETS.unpack_from(content, at)
+        (size,) = _UNCOMPRESSED.unpack_from(content, at + _AFTER_OFFSETS.size + name_length)
+    except struct.error as error:
+        raise InputError(
+            f"{where}: a chunk index of {len(content)} bytes ends too early ({error}); the file is damaged, try `mcap "
+            "recover`"
+        ) from None
+    offsets = _counts(content[_CHUNK_INDEX.size : at], where)
+    chunk = ChunkIndex(start, length, offsets, index_length, size, (first, last))
     if start < len(MAGIC) or chunk.end > data_end:
         raise InputError(
             f"{uri}: a chunk index claims bytes {start} to {chunk.end}, the data section ends at {data_end}"
         )
     return chunk
+
+
+def _counts(data: bytes, where: str) -> dict[int, int]:
+    """A map of u16 to u64."""
+    if len(data) % 10:
+        raise InputError(f"{where}: a map of {len(data)} bytes, it must be a multiple of 10")
+    return dict(struct.iter_unpack("<HQ", data))

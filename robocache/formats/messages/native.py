@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 import zlib
@@ -29,6 +30,7 @@ if reason:
     logging.getLogger("robocache").debug("messages are decoded in numpy: %s", reason)
 
 _LITTLE = sys.byteorder == "little"
+_MOST = 2**63 - 1
 
 
 def crc32(data: memoryview, value: int = 0) -> int:
@@ -84,3 +86,32 @@ def distinct(buffer: np.ndarray, start: np.ndarray, size: np.ndarray) -> tuple[l
 def plain(numbers: np.ndarray) -> np.ndarray:
     """Numbers as the library takes them: int64, one beside the other."""
     return np.ascontiguousarray(numbers, np.int64)
+
+
+def order(times: np.ndarray) -> tuple[bool, int] | None:
+    """Whether int64 stamps ``[n]`` never go back, and how many are that of the one before."""
+    return None if library is None else library.order(plain(times))
+
+
+def steps(times: np.ndarray) -> tuple[float, int] | None:
+    """The median and the widest of the steps between sorted stamps, int64 ``[n]``, n at least 2."""
+    if library is None or int(times[-1]) - int(times[0]) > _MOST:
+        return None
+    low, high, widest = library.steps(plain(times))
+    return (low + high) / 2, widest
+
+
+def wider(times: np.ndarray, limit: float) -> int | None:
+    """How many of these steps are wider than ``limit``."""
+    if library is None or int(times[-1]) - int(times[0]) > _MOST:
+        return None
+    return library.wider(plain(times), min(math.floor(limit), _MOST))
+
+
+def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """See :func:`robocache.features.cast.extremes`."""
+    if library is None or values.dtype not in (np.float64, np.float32) or not values.flags.c_contiguous:
+        return None
+    low, high = np.empty((2, values.shape[1]), values.dtype)
+    library.extremes(values, low, high)
+    return low, high
