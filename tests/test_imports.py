@@ -23,7 +23,7 @@ LAYERS = (
     ("features", "formats", "output"),
     ("ops", "clouds", "video"),
     ("sample",),
-    ("types", "errors", "storage", "stages", "threads", "parquet", "text"),
+    ("types", "errors", "storage", "stages", "threads", "scratch", "parquet", "text"),
 )
 #: Arrows that go down although the rows alone would not say so, or that must not be there although they would.
 ALLOWED = {("features", "output"), ("cli", "sample"), ("types", "errors"), ("storage", "errors")}

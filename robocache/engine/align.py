@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from robocache import scratch
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwrap
@@ -24,6 +25,7 @@ from robocache.engine.idle import moving
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
 from robocache.engine.prepare import Prepared, Preparer, Request
+from robocache.engine.reading import COLUMNS
 from robocache.engine.rounding import JOINTS, rounding
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
@@ -127,8 +129,7 @@ class Aligner:
     def batch_bytes(self) -> int:
         """From how many bytes of samples on episodes are to be aligned together.
 
-        A call costs what some hundred kilobytes do on a CPU; on a GPU each also waits for the device. Beyond that there
-        is nothing to be had, and the samples of all are held, and laid side by side, at the same time.
+        A call costs what some hundred kilobytes do on a CPU; on a GPU each also waits for the device. All are held.
         """
         limit = self.job.compute.max_memory_mb * _MB // 4
         return min(limit, _BATCH_BYTES[torch.device(self.device).type != "cpu"])
@@ -230,7 +231,7 @@ class Aligner:
         values = group.values
         turns: Mapping[int, Turn] = {}
         if values is None:
-            values = np.arange(len(group.times), dtype=np.float64)[:, None]
+            values = scratch.numbered(len(group.times))[:, None]
         elif r.kind.width <= JOINTS and mode in ("linear", "cubic", "mean", "angle"):
             values, turns, mode = _unwound(r, group, findings)
         part = _Part(group, turns)
@@ -279,12 +280,13 @@ class Aligner:
             offsets = _offsets([len(s.times) for s in specs])
             streams.append(specs[0]._replace(values=values, times=times, offsets=offsets))
         bounds = _offsets([len(targets) for _, targets in episodes])
+        waits = any(scratch.on_disk(x.numpy()) for s in streams for x in (s.values, s.times))
         fused, valid = fuse_multimodal_chunked(
             streams,
             _joined([torch.from_numpy(targets) for _, targets in episodes]),
             target_offsets=bounds,
             out_dtype=dtype,
-            max_memory_mb=self.job.compute.max_memory_mb,
+            max_memory_mb=self.job.compute.max_memory_mb / (COLUMNS if waits else 1),
             device=self.device,
             validate=False,  # clean() has sorted them
         )
@@ -313,11 +315,11 @@ class Aligner:
         finite = r.source.nonfinite == "drop"
         recorded = selectable(cleaned.stream.values)
         if r.source.static:
-            rows = np.full(count, max(group.rows[-1] for group in cleaned.groups))
+            rows = np.full(count, max(group.recorded(len(group.times) - 1) for group in cleaned.groups))
             return Aligned(recorded, np.ones(count, bool), rows, absent, finite, stamps, cleaned.stream.about)
         whole = len(parts) == 1 and parts[0].group.columns is None
         if whole and not r.computed:
-            rows = parts[0].group.rows[parts[0].values[:, 0].astype(np.int64)]
+            rows = parts[0].group.recorded(parts[0].values[:, 0].astype(np.int64))
             return Aligned(recorded, parts[0].valid, rows, absent, finite, stamps, cleaned.stream.about)
         blocks = [_finished(part, r, recorded) for part in parts]
         block = blocks[0] if whole else _side_by_side(parts, blocks, r.kind.width)
@@ -423,7 +425,8 @@ def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.nd
             findings.append(Finding("wraps", s.source, text, found.wraps))
     if not turns or (r.mode == "angle" and all(t.plain for t in turns.values())):
         return values, {}, r.mode  # the kernels' own angle takes radians
-    unwound = values.astype(np.float64)
+    unwound = scratch.filled(values, np.float64)
+    unwound = unwound.copy() if unwound is values else unwound
     for column, turn in turns.items():
         unwound[:, column] = unwrap(unwound[:, column], turn.period)
     return unwound, turns, "linear" if r.mode == "angle" else r.mode
@@ -432,7 +435,7 @@ def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.nd
 def _finished(part: _Part, r: Request, recorded: Any) -> np.ndarray:
     """The numbers of a part: turned again, or picked."""
     if not r.computed:
-        rows = part.group.rows[part.values[:, 0].astype(np.int64)]
+        rows = part.group.recorded(part.values[:, 0].astype(np.int64))
         picked = recorded.reshape(len(recorded), -1)[rows]
         return picked if part.group.columns is None else picked[:, part.group.columns]
     for column, turn in part.turns.items():
@@ -488,7 +491,6 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """One behind the other; a lone one as it is."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 

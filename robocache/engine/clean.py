@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from robocache import scratch
 from robocache.errors import InputError
 from robocache.features.cast import extremes
 from robocache.formats.messages import native
@@ -47,14 +48,18 @@ class Columns:
 
     columns: int64 ``[k]``, which of the stream's columns (of the flattened sample); None: the whole stream, as it is
     times:   int64 ``[n]``, strictly rising
-    rows:    int64 ``[n]``, the recorded sample behind each
+    rows:    int64 ``[n]``, the recorded sample behind each; None: all samples, as they were recorded
     values:  numbers ``[n, k]``, C-contiguous; None where the stream is selected from by row
     """
 
     columns: np.ndarray | None
     times: np.ndarray
-    rows: np.ndarray
+    rows: np.ndarray | None
     values: np.ndarray | None
+
+    def recorded(self, at: Any) -> Any:
+        """The recorded samples behind these."""
+        return at if self.rows is None else self.rows[at]
 
     @cached_property
     def steps(self) -> tuple[float, int] | None:
@@ -75,7 +80,16 @@ class Columns:
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """The lowest and the highest of ``values`` in each column, n at least 1; NaN where one is NaN."""
         assert self.values is not None
-        return native.extremes(self.values) or extremes(self.values)
+        return bounds(self.values)
+
+
+def bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest of numbers ``[n, k]`` in each column, n at least 1; NaN where one is NaN."""
+    found = [native.extremes(values[some]) or extremes(values[some]) for some in scratch.blocks(values)]
+    if len(found) == 1:
+        return found[0]
+    low, high = zip(*found, strict=True)
+    return np.minimum.reduce(low), np.maximum.reduce(high)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class Cleaned:
     @cached_property
     def together(self) -> Columns:
         """The samples of all groups, as if they were of one."""
-        return self.groups[0] if len(self.groups) == 1 else Columns(None, self.times, np.zeros(0, np.int64), None)
+        return self.groups[0] if len(self.groups) == 1 else Columns(None, self.times, None, None)
 
 
 def clean(
@@ -129,14 +143,16 @@ def clean(
     if not samples:
         none = np.zeros(width, bool)
         return Cleaned(stream, (), none, none, StreamReport(source, 0), tuple(notes))
-    rows = np.argsort(stream.times, kind="stable") if late else np.arange(samples)
-    times = stream.times[rows] if late else stream.times
+    rows = np.argsort(stream.times, kind="stable") if late else None
+    times = stream.times if rows is None else scratch.picked(stream.times, rows)
     values = None
     if computed and isinstance(stream.values, np.ndarray):
-        values = _numbers(stream.values, rows if late else None).reshape(samples, width)
+        values = _numbers(stream.values, rows).reshape(samples, width)
     whole, repeats_seen = Columns(None, times, rows, values), repeated(times)
     finite = _finite(stream, whole, width) if nonfinite == "drop" else None
-    present = None if stream.present is None or stream.present.all() else stream.present[rows]
+    present = None if stream.present is None or stream.present.all() else stream.present
+    if present is not None and rows is not None:
+        present = present[rows]
     masks = [mask for mask in (finite, present) if mask is not None]
     absent = ~np.logical_and.reduce(masks).any(axis=0) if masks else np.zeros(width, bool)
     non_finite, groups = 0, []
@@ -151,7 +167,8 @@ def clean(
         for columns, kept in _shared_samples(finite, present, absent):
             chosen = np.flatnonzero(kept)
             part = values if values is None or columns is None else values[:, columns]
-            group = Columns(columns, times[chosen], rows[chosen], None if part is None else part[chosen])
+            numbers = None if part is None else scratch.picked(part, chosen)
+            group = Columns(columns, scratch.picked(times, chosen), whole.recorded(chosen), numbers)
             used[chosen if repeats in ALL_COUNT else chosen[_last_of_stamp(group.times)]] = True
             groups.append(_one_a_stamp(group, repeats))
         unused = samples - int(used.sum())
@@ -267,14 +284,15 @@ def _finite(stream: Stream, whole: Columns, width: int) -> np.ndarray | None:
     if isinstance(stream.values, np.ndarray):
         if stream.values.dtype.kind != "f":
             return None
-        recorded = stream.values.reshape(len(whole.rows), width)
-        bounds = extremes(recorded) if whole.values is None else whole.extremes
-        if all(np.isfinite(bound).all() for bound in bounds):
+        recorded = stream.values.reshape(len(whole.times), width)
+        limits = bounds(recorded) if whole.values is None else whole.extremes
+        if all(np.isfinite(limit).all() for limit in limits):
             return None
-        return np.isfinite(recorded[whole.rows] if whole.values is None else whole.values)
+        return np.isfinite(recorded[whole.recorded(slice(None))] if whole.values is None else whole.values)
     if not stream.values.null_count:
         return None
-    return np.repeat(np.asarray(stream.values.is_valid())[whole.rows, None], max(width, 1), axis=1)
+    there = np.asarray(stream.values.is_valid())[whole.recorded(slice(None)), None]
+    return np.repeat(there, max(width, 1), axis=1)
 
 
 def _shared_samples(
@@ -316,7 +334,7 @@ def _one_a_stamp(group: Columns, repeats: str) -> Columns:
         return group
     if repeats not in ALL_COUNT or group.values is None:
         values = None if group.values is None else group.values[last]
-        return replace(group, times=times[last], rows=group.rows[last], values=values)
+        return replace(group, times=times[last], rows=group.recorded(last), values=values)
     first = np.concatenate([[0], last[:-1] + 1])
     counts = last - first + 1
     if repeats != "mean":
@@ -330,14 +348,14 @@ def _one_a_stamp(group: Columns, repeats: str) -> Columns:
             return replace(group, times=times + nth * np.repeat(share, counts))
     means = np.add.reduceat(group.values.astype(np.float64), first, axis=0) / counts[:, None]
     values = means.astype(group.values.dtype)
-    return replace(group, times=times[first], rows=group.rows[first], values=values)
+    return replace(group, times=times[first], rows=group.recorded(first), values=values)
 
 
 def _numbers(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     """Floats in their dtype, in native byte order, everything else as float64; C-contiguous, sorted by ``rows``."""
     native = values.dtype.newbyteorder("=")
     dtype = native if native in (np.float64, np.float32, np.float16) else np.dtype(np.float64)
-    return np.ascontiguousarray(values if rows is None else values[rows], dtype)
+    return scratch.filled(values if rows is None else scratch.picked(values, rows), dtype)
 
 
 def selectable(values: np.ndarray | pa.Array) -> np.ndarray | pa.Array:

@@ -31,7 +31,8 @@ def poses_of(pose: Request, clouds: Request, align: Align) -> Aligned:
         (group,) = cleaned.groups
         values = group.values
         if values is None:
-            values = np.asarray(selectable(cleaned.stream.values)).reshape(len(cleaned.stream.times), -1)[group.rows]
+            values = np.asarray(selectable(cleaned.stream.values)).reshape(len(cleaned.stream.times), -1)
+            values = values[group.recorded(slice(None))]
         values = _xyzw(values.astype(np.float64), pose.source.quaternion_order)
         if pose.source.static:
             found[:] = values[-1]

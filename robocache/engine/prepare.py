@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from robocache import scratch
 from robocache.config.job import Feature, FeatureSource, Job
 from robocache.engine.clean import Cleaned, Columns, clean
 from robocache.engine.source_types import COMPUTING, WINDOW, SourceTypes, describe_type, mode_in, pose_mode
@@ -216,6 +217,7 @@ class Preparer:
                     first = not any(key[0] == s.key for key in cleaned)
                     checked = self.check_type(s.key, stream)
                     cleaned[options] = self._clean(*options[:4], checked, findings, said=not first)
+                    scratch.tidy()
                 out.append(Request(feature, s, kind, mode, cleaned[options]))
                 if not cleaned[options].groups and len(stream.times) and not s.optional:
                     raise InputError(

@@ -16,9 +16,10 @@ from types import MappingProxyType
 import pyarrow as pa
 import torch
 
+from robocache import scratch
 from robocache.config.job import Job
 from robocache.engine.align import AlignedEpisode, Aligner
-from robocache.engine.reading import Reading
+from robocache.engine.reading import Reading, most_held
 from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
@@ -70,7 +71,12 @@ class Processor:
     @cached_property
     def reading(self) -> Callable[[EpisodeRef], Episode]:
         """What reads an episode, in this process or another one."""
-        return Reading(tuple(self.types.wanted(self.job.sources)), self.job.input, self.job.quality.max_late)
+        wanted = tuple(self.types.wanted(self.job.sources))
+        return Reading(wanted, self.job.input, self.job.quality.max_late, self._most_held)
+
+    @property
+    def _most_held(self) -> int:
+        return most_held(self.job.compute.max_memory_mb)
 
     def process(
         self,
@@ -101,7 +107,9 @@ class Processor:
             quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), reason, retry))
 
         def align() -> None:
-            for index, aligned in self.aligner.align(batch, stages).items():  # which leaves nothing in the batch
+            with scratch.beyond(self._most_held):
+                found = self.aligner.align(batch, stages)  # which leaves nothing in the batch
+            for index, aligned in found.items():
                 ref = refs[index]
                 if isinstance(aligned, Exception):
                     refuse(index, ref, named(aligned, _uris(ref), ref.id))

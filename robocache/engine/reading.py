@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from robocache import scratch
 from robocache.engine.bounded import Bounded
 from robocache.engine.takes import take
 from robocache.errors import InputError, UnexpectedError
 from robocache.formats import InputSpec, read_episode
 from robocache.types import Episode, EpisodeRef, Source
+
+#: About so many columns that are held at the same time fill what memory is allowed for.
+COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,26 @@ class Reading:
 
     sources:  with the names of their columns in the settled order
     max_late: nanoseconds; a clock that goes back by more has restarted
+    most:     bytes of a column; a longer one waits on the disk (None: none does)
     """
 
     sources: tuple[Source, ...]
     input: InputSpec
     max_late: int
+    most: int | None = None
 
     def __call__(self, ref: EpisodeRef) -> Episode:
         """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
         if ref.failure:
             raise (UnexpectedError if ref.retry else InputError)(ref.failure)
-        episode = read_episode(ref, self.sources, self.input)
-        return episode if ref.take is None else take(episode, ref.take, self.max_late)
+        with scratch.beyond(self.most):
+            episode = read_episode(ref, self.sources, self.input)
+            return episode if ref.take is None else take(episode, ref.take, self.max_late)
+
+
+def most_held(max_memory_mb: int) -> int:
+    """Bytes of a column that are held in memory."""
+    return max_memory_mb * 2**20 // COLUMNS
 
 
 def bounded_reading(reading: Callable[[EpisodeRef], Episode], bounded: Bounded) -> Callable[[EpisodeRef], Episode]:

@@ -28,7 +28,7 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
             bounds = group.extremes
         else:
             values = recorded.reshape(len(recorded), -1)
-            values = values if len(group.rows) == len(values) else values[group.rows]
+            values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
             values = values if group.columns is None else values[:, group.columns]
         lost = rounded_columns(values, dtype, bounds)
         if len(lost):

@@ -31,7 +31,7 @@ def gathered(r: Request, timeline: Timeline, *, past: bool, findings: list[Findi
         values = np.full((count, size * r.kind.width), _nothing(dtype), dtype)
         return Aligned(values, np.zeros(count, bool), stamps=stamps, counts=np.zeros(count, np.int32))
     # A sample counts where all of its columns that ever hold a number hold one.
-    rows = reduce(np.intersect1d, (group.rows for group in cleaned.groups[1:]), cleaned.groups[0].rows)
+    rows = reduce(np.intersect1d, (group.recorded(np.arange(len(group.times))) for group in cleaned.groups))
     rows = rows[np.argsort(cleaned.stream.times[rows], kind="stable")]
     times = cleaned.stream.times[rows]
     low, high = bins(times + r.source.offset, timeline.times, past=past, period=timeline.period)

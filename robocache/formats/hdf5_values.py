@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from robocache import scratch
 from robocache.errors import InputError
 from robocache.formats.base import Selector, select_columns
 from robocache.types import StreamType, Values, array_type
@@ -90,8 +91,7 @@ def read_samples(dataset: Any, selector: Selector | None, where: str) -> Samples
     once, in the type that they have; an empty row of bytes is null."""
     kind = kind_of(dataset, selector, where)
     if kind.layout == "numbers":
-        found = dataset[()] if dataset.size else np.empty(dataset.shape, dataset.dtype)
-        numbers = np.asarray(found).reshape(_shape(dataset))
+        numbers = _numbers(dataset).reshape(_shape(dataset))
         numbers = numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
         return Samples(select_columns(numbers, selector, where=where), kind.type.about)
     if kind.layout == "text":
@@ -102,6 +102,20 @@ def read_samples(dataset: Any, selector: Selector | None, where: str) -> Samples
     rows = dataset[()] if dataset.ndim == 2 else _items(dataset)
     values, notes = _payloads(rows, kind.image)
     return Samples(values, kind.type.about, notes)
+
+
+def _numbers(dataset: Any) -> np.ndarray:
+    """All of a dataset; a large one piece by piece, which are whole chunks of it."""
+    if not dataset.size or not dataset.ndim:
+        return np.asarray(dataset[()] if dataset.size else np.empty(dataset.shape, dataset.dtype))
+    out = scratch.room(dataset.shape, dataset.dtype)
+    each = max(1, scratch.BLOCK * len(out) // out.nbytes) if scratch.on_disk(out) else len(out)
+    if dataset.chunks is not None:
+        each = -(-each // dataset.chunks[0]) * dataset.chunks[0]
+    for at in range(0, len(out), each):
+        dataset.read_direct(out, np.s_[at : at + each], np.s_[at : at + each])
+        scratch.tidy()
+    return out
 
 
 def attribute_samples(value: Any, where: str) -> Samples:

@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from robocache import scratch
 from robocache.ops import _fuse, _library
 from robocache.ops.align import Array, StreamSpec, look, run, to_arguments
 from robocache.ops.modes import MODES
@@ -169,6 +170,7 @@ def fuse_multimodal_chunked(
             limit = min(limit, piece.nbytes) // 2
         else:
             at = piece.next
+            scratch.tidy()
             continue
         # The exception is gone here, and with it the failed call's tensors: the allocator can give them back.
         torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
+from robocache import scratch
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, parse_source
 from robocache.formats.messages.batch import Messages, Schema
@@ -222,7 +223,8 @@ class _Recording:
             decode = partial(decode_topic, topic, first.encoding, first.schema, wanted, reserve=reserve, uri=self.uri)
             # Without sources a topic is only looked at, and what cannot be read of it hides no other.
             decoder = decode() if wanted else Looked(decode)
-            collectors[topic] = Collector(decoder, reserve)
+            published = any(request.stamp == "publish" for request in wanted)
+            collectors[topic] = Collector(decoder, reserve, published=published)
         return collectors
 
 
@@ -294,6 +296,7 @@ def _read_all(
         for window in part.messages(by_channel.keys(), scan=scan, within=within):
             for channel, messages in window.items():
                 by_channel[channel].add((number, channel), messages)
+            scratch.tidy()
     return collectors
 
 

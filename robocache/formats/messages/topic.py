@@ -122,10 +122,12 @@ class Looked:
 
 
 class Collector:
-    """All channels of one topic, with the times that its streams get."""
+    """All channels of one topic, with the times that its streams get. ``published``: whether those of their publishers
+    are asked for.
+    """
 
-    def __init__(self, topic: Topic, reserve: int):
-        self.topic = topic
+    def __init__(self, topic: Topic, reserve: int, *, published: bool = True):
+        self.topic, self._published = topic, published
         self._log_times, self._publish_times = Rows(reserve), Rows(reserve)
         self._channels: set[tuple[int, int]] = set()
 
@@ -134,8 +136,9 @@ class Collector:
         self.topic.add(messages)
         count = len(messages.start)
         self._log_times.extend(count, (), np.dtype(np.int64))[:] = messages.log_times
-        publish = messages.log_times if messages.publish_times is None else messages.publish_times
-        self._publish_times.extend(count, (), np.dtype(np.int64))[:] = publish
+        if self._published:
+            publish = messages.log_times if messages.publish_times is None else messages.publish_times
+            self._publish_times.extend(count, (), np.dtype(np.int64))[:] = publish
         self._channels.add(channel)
 
     @property
@@ -149,11 +152,10 @@ class Collector:
 
     def _times(self, clock: Clock, stamps: np.ndarray | None, kept: np.ndarray | None) -> tuple[np.ndarray, str]:
         """Times of the messages ``kept`` (None: all) by a clock, and what was exchanged."""
-        log_times, publish_times = self._all(self._log_times), self._all(self._publish_times)
-        if kept is not None:
-            log_times, publish_times = log_times[kept], publish_times[kept]
+        arrived = self._all(self._publish_times if clock.kind == "publish" else self._log_times)
+        log_times = arrived if kept is None else arrived[kept]
         if clock.kind == "publish":
-            return publish_times, ""
+            return log_times, ""
         if stamps is None:
             return log_times, clock.note if len(log_times) else ""
         return exchange_zeros(stamps if kept is None else stamps[kept], log_times, clock.kind)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from robocache import scratch
 from robocache.errors import InputError
 from robocache.types import Values
 
@@ -29,14 +30,15 @@ class Rows:
             row_bytes = max(1, dtype.itemsize * math.prod(shape))
             length = max(rows, min(self._reserve, _MAX_RESERVE // row_bytes))
             if data is None or data.shape != (length, *shape) or data.dtype != dtype:
-                data = np.empty((length, *shape), dtype)
+                data = scratch.room((length, *shape), dtype)
         assert data is not None
         if data.shape[1:] != shape:
             raise ValueError(f"{list(data.shape[1:])} at first, then {list(shape)}")
         after = self._length + rows
         if after > len(data):
-            grown = np.empty((max(after, 2 * len(data)), *shape), data.dtype)
-            grown[: self._length] = data[: self._length]
+            grown = scratch.room((max(after, 2 * len(data)), *shape), data.dtype)
+            for some in scratch.blocks(data[: self._length]):
+                grown[: self._length][some] = data[: self._length][some]
             data = grown
         self._data = data
         return data[self._length : after]

@@ -1,0 +1,115 @@
+"""Arrays that wait on the disk: the columns of a long recording, which memory has no room for, until they are aligned.
+
+Such an array is a file without a name, mapped into memory, and the same as any other to who reads it. Its pages take
+memory once they are touched, until :func:`tidy` hands them back to the system, which keeps what it can and writes the
+rest. So whoever goes through many of them calls it from time to time.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+_here = threading.local()
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # of every thread
+_LOCK = threading.Lock()
+#: Bytes that are copied, or looked at, before the pages are handed back.
+BLOCK = 8 << 20
+
+
+@contextmanager
+def beyond(most: int | None) -> Iterator[None]:
+    """Within, arrays that this thread makes with :func:`room` and that are over ``most`` bytes long are on the disk."""
+    before = getattr(_here, "most", None)
+    _here.most = most
+    try:
+        yield
+    finally:
+        _here.most = before
+
+
+def room(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+    """An array that has not been filled, as ``np.empty``; on the disk where it is large.
+
+    ``OSError`` where the disk has no room for it.
+    """
+    most = getattr(_here, "most", None)
+    shape, dtype = (shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype)
+    nbytes = math.prod(shape) * dtype.itemsize
+    if most is None or nbytes <= most:
+        return np.empty(shape, dtype)
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be a signal in the middle of a copy
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            else:
+                file.truncate(nbytes)
+        except OSError as error:
+            what = f"{folder} has no room for a column of {nbytes / 2**20:,.0f} MB ({error.strerror})"
+            text = f"{what}; set TMPDIR to a folder that has, or raise compute.max_memory_mb"
+            raise OSError(error.errno, text) from None
+        held = mmap.mmap(file.fileno(), nbytes)
+    with _LOCK:
+        _maps.add(held)
+    return np.frombuffer(held, dtype).reshape(shape)
+
+
+def on_disk(array: Any) -> bool:
+    """Whether an array, or what it is a view of, waits on the disk."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array.obj if isinstance(array, memoryview) else array, mmap.mmap)
+
+
+def tidy() -> None:
+    """Hand back the memory of all arrays on the disk; what is read of them next comes from there."""
+    if _maps and hasattr(mmap, "MADV_DONTNEED"):
+        with _LOCK:
+            for held in list(_maps):
+                held.madvise(mmap.MADV_DONTNEED)
+
+
+def blocks(array: np.ndarray) -> Iterator[slice]:
+    """The rows of an array, so many at a time as are worth it: all at once but of one on the disk."""
+    count = len(array)
+    each = max(1, BLOCK * count // max(1, array.nbytes)) if on_disk(array) else max(1, count)
+    for at in range(0, count, each):
+        yield slice(at, at + each)
+        if each < count:
+            tidy()
+
+
+def filled(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """``values`` in that dtype, C-contiguous; the same where they are."""
+    if values.dtype == dtype and values.flags.c_contiguous:
+        return values
+    out = room(values.shape, dtype)
+    for rows in blocks(out):
+        out[rows] = values[rows]
+    return out
+
+
+def picked(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``values[rows]``: int64 ``[k]`` of them."""
+    out = room((len(rows), *values.shape[1:]), values.dtype)
+    for some in blocks(out):
+        np.take(values, rows[some], axis=0, out=out[some])
+    return out
+
+
+def numbered(count: int) -> np.ndarray:
+    """0 to ``count - 1``, float64."""
+    out = room(count, np.float64)
+    for some in blocks(out):
+        out[some] = np.arange(*some.indices(count))
+    return out
