@@ -305,9 +305,9 @@ def test_messages_that_do_not_match(tmp_path):
     data = bytes([0, 11]) + message(types, 4).serialize(use_version_2=True)[2:]
     root = parse_idl("robot::All", text.encode(), "x")
     parts(root, "x", data)
-    for cut in range(2, len(data) - 4):
+    for damaged in [bytes([7, 7]) + data[2:], *(data[:cut] for cut in range(len(data) - 4))]:
         with pytest.raises(InputError, match=r"match its schema|encapsulation"):
-            parts(root, "x", data[:cut] if cut > 3 else bytes([7, 7]) + data[2:])
+            parts(root, "x", damaged)
     spec = write(tmp_path / "a.mcap", [bytes([0, 3]) + data[2:]], "robot::All", "omgidl", text)
     (ref,) = list_episodes(spec)
     (info,) = list_streams(ref, spec)

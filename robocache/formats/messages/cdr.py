@@ -48,6 +48,8 @@ class CdrTopic(PackedTopic):
         if self._plain and not (kinds[:, 0].any() or (kinds[:, 1] > 1).any()):
             return super().add(messages)
         messages = unpacked(messages, self._name)
+        if int(messages.size.min()) < 4:
+            return super().add(messages)
         kinds = gather(messages.buffer, messages.start, 2)
         if self._plain and not (kinds[:, 0].any() or (kinds[:, 1] > 1).any()):
             return super().add(messages)
@@ -85,6 +87,8 @@ def _plain(kind: Type) -> bool:
 
 def parts(root: Struct, where: str, data: bytes) -> Parts:
     """A message taken apart; it becomes plain CDR, little endian. ``InputError`` where it does not match its type."""
+    if len(data) < 4:
+        raise InputError(f"{where}: a message of {len(data)} bytes, the CDR encapsulation alone takes 4")
     kind = data[0] << 8 | data[1]
     if kind & ~1 not in _KINDS:
         raise InputError(f"{where}: CDR encapsulation {kind:#06x}; {_NAMES} and each plus 1 can be read")
