@@ -26,8 +26,10 @@ from robocache.types import Episode, EpisodeRef
 
 logger = logging.getLogger("robocache")
 
-#: Threads that read for a device: as many recordings are unpacked together, as long as memory allows for them.
-READERS = 16
+#: Threads that read for a device, so that as many recordings are unpacked together: more of them wait for one another
+#: in Python. Beside an H100 one worker took 3.66 s for 1 GB with 2, 3.56 with 4, 4.00 with 8, and 4.78 without a device
+#: (docs/perf/raw/h100_offload.txt).
+READERS = 4
 #: Records begin at a multiple of so many bytes, each recording's.
 _ALIGNMENT = 256
 
