@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -49,6 +50,23 @@ class Encoding:
         return name, {"g": str(self.g), "crf": str(self.crf), **options}
 
 
+@contextmanager
+def plain_priority() -> Iterator[None]:
+    """Around what may open an encoder. SVT-AV1 gives its threads, and the one that opens it, the priority of real time
+    where it may, as root, so in most containers: from then on nobody else would get a core from this process.
+    """
+    if not hasattr(os, "sched_setscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody wants it so
+        yield
+        return
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            for task in os.listdir("/proc/self/task"):
+                with suppress(OSError):  # it has just ended
+                    os.sched_setscheduler(int(task), os.SCHED_OTHER, os.sched_param(0))
+
+
 def encode(frames: Iterable[Any], size: tuple[int, int], fps: Fraction, encoding: Encoding) -> bytes:
     """An MP4 of frames of FFmpeg's, the k-th at ``k / fps``; black where there is None.
 
@@ -70,7 +88,9 @@ def encode(frames: Iterable[Any], size: tuple[int, int], fps: Fraction, encoding
             for found in frames:
                 frame = found if encoding.lossless else _plain(found, height, width)
                 frame.pts, frame.time_base = count, 1 / fps
-                container.mux(stream.encode(frame))
+                with plain_priority():
+                    packets = stream.encode(frame)
+                container.mux(packets)
                 count += 1
             container.mux(stream.encode(None))
     except av.FFmpegError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from robocache.errors import InputError
-from robocache.video.encode import Encoding
+from robocache.video.encode import Encoding, plain_priority
 from robocache.video.read import decoder, pyav
 
 #: What messages and columns call the codecs of videos, by FFmpeg's name.
@@ -44,7 +44,8 @@ def encoded_frames(frames: Iterable[Any], encoding: Encoding) -> list[tuple[byte
                 context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
                 context.options, context.gop_size = options, encoding.g
             frame.pts, frame.time_base, frame.pict_type = count, context.time_base, 0
-            found += context.encode(frame)
+            with plain_priority():
+                found += context.encode(frame)
         found += context.encode(None) if context is not None else []
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error

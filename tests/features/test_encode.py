@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from robocache.features import Compute, Samples
 from robocache.features.encode import DepthCodes, Encode
 from robocache.types import StreamType, array_type
 from robocache.video import FFMPEG, packet_frames
+from robocache.video.encode import Encoding, encode
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
 
@@ -211,3 +214,12 @@ def test_what_cannot_be_encoded():
         Encode("png").type(StreamType(odd.arrow, {"encoding": "bayer_rggb8"}))
     with pytest.raises(ValueError, match="of 16 bits"):
         Encode("h264").type(StreamType(array_type(np.dtype(np.uint16), (4, 4)), {"encoding": "16UC1"}))
+
+
+@pytest.mark.parametrize("codec", ["av1", "h264"])
+def test_no_encoder_leaves_the_priority_of_real_time(codec):
+    """SVT-AV1 takes it for the whole process where it may: as root."""
+    frames = [av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8)) for _ in range(2)]
+    encode(frames, (64, 64), Fraction(30), Encoding(codec))
+    policies = {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}
+    assert policies == {os.SCHED_OTHER}
