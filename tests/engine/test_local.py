@@ -9,6 +9,7 @@ from collections import deque
 import pytest
 from engine_kit import job, write_shards
 
+from robocache.config.load import to_job
 from robocache.engine import local
 from robocache.engine.listing import listing
 from robocache.engine.process import Processor
@@ -79,3 +80,14 @@ def test_what_is_in_flight_is_committed_and_a_read_that_never_returns_is_left(ma
     done = {r.shard for r in committed}
     assert {1, 2} <= done and 0 not in done
     assert len(done) < 6  # the rest was not begun
+
+
+def test_a_card_is_taken_where_it_pays(tmp_path):
+    def made(threads: int, **feature: object) -> bool:
+        features = {"a": "/a"} | ({"cloud": {"source": "/c", **feature}} if feature else {})
+        mapping = {"input": {"uri": str(tmp_path)}, "output": {"uri": "/nowhere"}, "features": features}
+        return local.card_pays(to_job({**mapping, "timeline": {"rate_hz": 10}, "compute": {"threads": threads}}))
+
+    assert made(4)
+    assert not made(16)
+    assert made(16, voxelize={"size": 0.1, "bounds": [[0, 0, 0], [1, 1, 1]]})
