@@ -135,7 +135,7 @@ def test_a_stopped_rerun_leaves_the_version_before(tmp_path, logs, monkeypatch):
     before = tree(out / "data")
     os.utime(logs / "log_002.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr("robocache.engine.local.execute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("robocache.engine.local.execute", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(job(logs, out))
     found = verify(str(out))
