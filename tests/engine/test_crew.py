@@ -77,6 +77,7 @@ def test_the_same_bytes_as_in_threads_whoever_is_killed(tmp_path, awaited, monke
         assert not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_is_given_up(tmp_path, awaited, monkeypatch, caplog):
     """As by SIGSTOP, or a machine that is suspended: it neither ends nor answers."""
     logs = write_shards(tmp_path / "logs", 3)

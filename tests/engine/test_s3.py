@@ -118,6 +118,7 @@ def test_input_that_changes(s3, tmp_path, logs):
     assert dataset_of(s3.objects("out")) == dataset_of(s3.objects("fresh"))
 
 
+@pytest.mark.slow
 def test_an_output_that_is_copied_to_a_bucket_and_back(s3, tmp_path, logs, local):
     """It is verified, resumed and opened where it is now, and so are the recordings, by their content."""
     shutil.copytree(logs, tmp_path / "logs")
