@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
+import numpy as np
 import pytest
+from process_kit import ROOT
 
 from robocache import run, stages
 from robocache.cli.run import render
 from robocache.output.layout import REPORT
 from robocache.sample import write_samples
-from robocache.stages import STAGES, Stages, stage
+from robocache.stages import STAGES, Stages, peak_bytes, stage
 
 
 @pytest.fixture
@@ -97,3 +101,11 @@ def test_what_would_help_workers_that_wait_is_what_can(tmp_path, shards, said):
     )
     waiting = dataclasses.replace(summary, stages={"wait": 9.0, "decode": 1.0}, shards=shards)
     assert any(said in line for line in render(waiting))
+
+
+def test_the_peak_is_the_process_s_own():
+    """Not that of whoever started it, with which the system's own count begins."""
+    held = np.ones(40_000_000)
+    code = "from robocache.stages import peak_bytes; print(peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1_000_000 < int(done.stdout) < held.nbytes < peak_bytes()
