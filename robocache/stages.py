@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from contextvars import ContextVar
 
 #: The stages, in the order in which an episode passes them. ``decode`` holds those before it where a reader's library
 #: does all three at once; ``wait``: a worker had nothing to do.
 STAGES = ("read", "inflate", "decode", "clean", "align", "encode", "write", "wait")
 
-_here = threading.local()
-
-T = TypeVar("T")
+#: That of this thread; who has another thread work for it hands its context on (``copy_context``).
+_here: ContextVar[_Watch | None] = ContextVar("stage", default=None)
 
 
 class Stages:
@@ -61,16 +60,16 @@ class _Watch(AbstractContextManager[None]):
         self.stages, self.stage = stages, stage
 
     def __enter__(self) -> None:
-        self.around: _Watch | None = getattr(_here, "watch", None)
+        self.around: _Watch | None = _here.get()
         self.since = now = time.perf_counter()
         if self.around is not None:
             self.around.stop(now)
-        _here.watch = self
+        _here.set(self)
 
     def __exit__(self, *_: object) -> None:
         now = time.perf_counter()
         self.stop(now)
-        _here.watch = self.around
+        _here.set(self.around)
         if self.around is not None:
             self.around.since = now
 
@@ -80,19 +79,8 @@ class _Watch(AbstractContextManager[None]):
 
 def stage(name: str) -> AbstractContextManager[None]:
     """For those who do the work and know nobody who counts: what is done within is of this stage."""
-    watch: _Watch | None = getattr(_here, "watch", None)
+    watch: _Watch | None = _here.get()
     return nullcontext() if watch is None else watch.stages.time(name)
-
-
-def handed_on(call: Callable[[], T]) -> Callable[[], T]:
-    """``call`` for another thread, where it counts for the stage that this one is at; this one waits meanwhile."""
-    watch = getattr(_here, "watch", None)
-
-    def there() -> T:
-        _here.watch = watch
-        return call()
-
-    return there
 
 
 def peak_bytes() -> int:

@@ -15,8 +15,6 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from robocache.stages import handed_on
-
 logger = logging.getLogger("robocache")
 
 #: When a call that goes on is warned about, as shares of its time.
@@ -87,7 +85,7 @@ def within(call: Callable[[], T], what: str, seconds: float, key: str) -> T:
             return False
         return True
 
-    spare.asked.put((handed_on(partial(copy_context().run, call)), answer))
+    spare.asked.put((partial(copy_context().run, call), answer))
     try:
         if outlasts(wait, what, seconds, key):
             raise overdue(what, seconds, key)
