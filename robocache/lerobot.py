@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from robocache.config.load import job_from_mapping
-from robocache.engine.cores import usable_cores
+from robocache.engine.cores import threads_of
 from robocache.engine.tree import tree_spec
 from robocache.errors import OutputError
 from robocache.output.dataset import Output
@@ -56,4 +56,4 @@ def from_dataset(
     if store.files() and not store.files(layout.OWN):
         raise OutputError(f"{to} holds files that this has not written; choose another folder")
     with locked(store, LOCK) as check:
-        return tree.finalise(_Folder(store, check), output, spec, job.compute.threads or usable_cores())
+        return tree.finalise(_Folder(store, check), output, spec, threads_of(job.compute.threads))

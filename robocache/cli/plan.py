@@ -105,7 +105,7 @@ def preview(job: Job, *, overwrite: bool = False) -> Preview:
     overwrite: what is there does not count. ``OutputError`` where it cannot be read.
     """
     from robocache.config.resolved import resolved_yaml
-    from robocache.engine.cores import usable_cores
+    from robocache.engine.cores import threads_of
     from robocache.engine.listing import listing
     from robocache.engine.work import lay_out_work
     from robocache.output.commit import OutputWriter
@@ -116,7 +116,7 @@ def preview(job: Job, *, overwrite: bool = False) -> Preview:
     another = output.standing is not None and output.standing.identity != job.identity()
     if another:  # what a run with --overwrite, the only one that is not refused, would do
         output = OutputWriter(store, anew=True)
-    threads = job.compute.threads or usable_cores()
+    threads = threads_of(job.compute.threads)
     listed = listing(job, output)
     refs = listed.episodes
     work = lay_out_work(job, listed, output)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from robocache.config.job import Job
 from robocache.engine.child import Child, EndedError, Limits
-from robocache.engine.cores import usable_cores
+from robocache.engine.cores import FEW, threads_of, usable_cores
 from robocache.engine.deadline import DeadlineError, taken, within
 from robocache.engine.forkserver import ForkServer
 from robocache.errors import UnexpectedError, WorkersError
@@ -25,9 +25,8 @@ logger = logging.getLogger("robocache")
 
 _KEY = "input.read_timeout"
 
-#: Calls from which on processes save more than they take to start, half a second of a core; and how many cores a few
-#: threads keep busy as well.
-MANY, FEW_CORES = 64, 2
+#: Calls from which on processes save more than they take to start, half a second of a core.
+MANY = 64
 
 T = TypeVar("T")
 
@@ -47,8 +46,9 @@ class Bounded:
         self._all: list[Child] = []
         self._closed = False
         self._lock = Lock()
-        self._room = Semaphore(job.compute.threads or usable_cores())  # who lists asks on more threads than that
-        self._spread = spread and (job.compute.threads or usable_cores()) > FEW_CORES
+        threads = threads_of(job.compute.threads)
+        self._room = Semaphore(threads)  # who lists asks on more threads than that
+        self._spread = spread and threads > FEW
         self._calls = 0
         self._server: ForkServer | None = None
         # A process ends with the thread that has started it, so that thread stays.

@@ -10,6 +10,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
+#: So many cores are kept busy by threads; with more, processes do more than threads that wait for one another.
+FEW = 2
+
+
+def threads_of(wanted: int) -> int:
+    """What ``compute.threads`` comes to: 0 is as many as there are cores."""
+    return wanted or usable_cores()
+
+
 def usable_cores() -> int:
     """Those of the process's affinity, or as many as its cgroup's limit of CPU time is worth, where that is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from typing import Any
 from robocache.config.job import Job
 from robocache.engine import worker
 from robocache.engine.child import Child, EndedError
-from robocache.engine.cores import usable_cores
+from robocache.engine.cores import FEW, threads_of
 from robocache.engine.deadline import taken
 from robocache.engine.forkserver import ForkServer
 from robocache.engine.process import Blamed, Processor
@@ -28,7 +28,7 @@ logger = logging.getLogger("robocache")
 
 #: Bytes of recordings from which on processes save more time than they take to start: some four seconds of a core, most
 #: of it for torch. On two cores, where threads hardly wait for each other, 4.2 GB took 23 s with them and 24 without.
-ENOUGH, FEW_THREADS = 2_000_000_000, 2
+ENOUGH = 2_000_000_000
 #: Processes that share a GPU; each holds some 500 MB of its memory for itself.
 MOST_ON_A_GPU = 4
 
@@ -38,7 +38,7 @@ class Crew:
 
     def __init__(self, job: Job, device: str):
         self._wanted, self._device = job.compute.processes, device
-        self._threads = job.compute.threads or usable_cores()
+        self._threads = threads_of(job.compute.threads)
         self._work: tuple[Processor, Store] | None = None
         self._room = 0
         self._lock = Lock()
@@ -55,7 +55,7 @@ class Crew:
 
     def _most(self, nbytes: int) -> int:
         threads = self._threads
-        most = self._wanted or (threads if threads > FEW_THREADS and nbytes >= ENOUGH else 1)
+        most = self._wanted or (threads if threads > FEW and nbytes >= ENOUGH else 1)
         return min(most, threads, most if self._device == "cpu" else MOST_ON_A_GPU)
 
     def begin(self, processor: Processor, store: Store, nbytes: int) -> None:

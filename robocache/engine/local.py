@@ -27,7 +27,7 @@ from robocache.engine.ahead import Ahead, most_ahead
 from robocache.engine.attempts import Attempts, Task
 from robocache.engine.bounded import Bounded
 from robocache.engine.child import Child, EndedError
-from robocache.engine.cores import usable_cores
+from robocache.engine.cores import threads_of
 from robocache.engine.crew import Crew
 from robocache.engine.deadline import Deadline
 from robocache.engine.journal import Journal
@@ -70,7 +70,7 @@ def card_pays(job: Job) -> bool:
     On 16 cores beside an H100 the demo's logs (7.9 GB) took 8.8 s with processes on the cores and 13.5 s with the card;
     one worker alone 5.0 s a GB on the CPU and 3.6 s with it (docs/perf/raw/h100_offload.txt).
     """
-    cores = job.compute.threads or usable_cores()
+    cores = threads_of(job.compute.threads)
     return cores <= CORES_A_CARD or any(step.key == "voxelize" for f in job.features for step in f.steps)
 
 
@@ -146,7 +146,7 @@ class _Threads:
 
     def work(self) -> None:
         """Until every task has ended. ``WorkersError`` where a shard never does, though each of its episodes does."""
-        number = self.spent.workers = self.processor.job.compute.threads or usable_cores()
+        number = self.spent.workers = threads_of(self.processor.job.compute.threads)
         # Where there are fewer shards than threads, those that are over read for the others.
         self.helpers = number // max(1, len(self.attempts))
         # Else the shards are the parallelism: more threads inside of each would only wait for one another.

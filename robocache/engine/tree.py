@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robocache.config.job import Job
-from robocache.engine.cores import usable_cores
+from robocache.engine.cores import threads_of
 from robocache.engine.prepare import Preparer
 from robocache.engine.source_types import SourceTypes
 from robocache.errors import ConfigError
@@ -36,7 +36,7 @@ def finalise(job: Job, output: OutputWriter, version: Version) -> tuple[str, ...
     if job.output.format != "lerobot":
         tree.withdraw(output)
         return ()
-    threads = job.compute.threads or usable_cores()
+    threads = threads_of(job.compute.threads)
     return tree.finalise(output, Output(output.store, version), tree_spec(job), threads)
 
 
