@@ -10,7 +10,6 @@ column, the quantiles of each episode exactly.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import statistics
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,12 +98,7 @@ def main() -> None:
     }
     print(row)
     if args.csv:
-        new = not args.csv.exists()
-        with open(args.csv, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        common.CsvLog(args.csv, append=True).write(row)
     shutil.rmtree(folder)
 
 

@@ -11,7 +11,6 @@ camera of moving noise is encoded by both, libsvtav1 with LeRobot's settings.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,12 +163,7 @@ def main() -> None:
     }
     print(row)
     if args.csv:
-        new = not args.csv.exists()
-        with open(args.csv, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        common.CsvLog(args.csv, append=True).write(row)
     shutil.rmtree(folder)
 
 
