@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,19 @@ def test_a_killed_run_is_gone_on_with(s3, logs, local, tmp_path, monkeypatch, ca
     assert_same(s3, local)
 
 
+def dying_after(changes: int) -> Callable[[Request], str]:
+    """A fault of the server: requests that change something are served so often, then nothing is."""
+    left = changes
+
+    def fault(request: Request) -> str:
+        nonlocal left
+        if request.method in CHANGES and not request.path.endswith(LOCK):
+            left -= 1
+        return "500" if left < 0 else ""
+
+    return fault
+
+
 @pytest.mark.slow
 def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
     """Its n-th request that changes something and all after it are not served, for each n."""
@@ -239,17 +253,10 @@ def test_a_run_that_dies_at_any_change_and_is_run_again(s3, tmp_path):
     changes = {"compute__threads": 1, "input__max_failed_episodes": 1, "cluster": {"max_attempts": 1}}
     do(job(logs, tmp_path / "out", **changes))
     expected = tree(tmp_path / "out")
-    left = 0
-
-    def fault(request: Request) -> str:
-        nonlocal left
-        if request.method in CHANGES and not request.path.endswith(LOCK):
-            left -= 1
-        return "500" if left < 0 else ""
 
     for n in range(100):
         this = s3_job(s3, logs, f"out_{n}", **changes)
-        left, s3.server.fault = n, fault
+        s3.server.fault = dying_after(n)
         try:
             engine.run(this)
             break
@@ -281,21 +288,13 @@ def test_a_run_that_changes_a_dataset_dies_at_any_change(s3, tmp_path, how):
         told, flags = told | {"timeline__rate_hz": 20}, {"overwrite": True}
     do(job(logs, tmp_path / "out", **told), **flags)
     expected = tree(tmp_path / "out")
-    left = 0
-
-    def fault(request: Request) -> str:
-        nonlocal left
-        if request.method in CHANGES and not request.path.endswith(LOCK):
-            left -= 1
-        return "500" if left < 0 else ""
-
     seen = set()
     for n in range(200):
         out = f"out_{n}"
         for name, data in s3.objects("before").items():
             s3.fs.pipe_file(f"{s3.name}/{out}/{name}", data)
         this = s3_job(s3, logs, out, **told)
-        left, s3.server.fault = n, fault
+        s3.server.fault = dying_after(n)
         try:
             engine.run(this, **flags)
             break
