@@ -12,7 +12,7 @@ check() {
   special=$(sed -n 's/.*_sm\([0-9]*\)\.cu$/\1a/p' <<<"$source")
   log=$work/$(tr / _ <<<"$source").log
   if [ -n "$special" ]; then codes=("-gencode=arch=compute_$special,code=sm_$special"); else
-    for a in "${archs[@]}"; do codes+=("-gencode=arch=compute_80,code=sm_$a"); done
+    for a in "${archs[@]}"; do codes+=("-gencode=arch=compute_$((a < 90 ? 80 : 90)),code=sm_$a"); done
   fi
   nvcc -std=c++20 -O3 -fmad=false -I. -Iinclude "${codes[@]}" -Xptxas -v -c "$source" -o "$log.o" >"$log" 2>&1 ||
     { cat "$log"; return 1; }

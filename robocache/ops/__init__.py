@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from robocache.ops.modes import MODES, REDUCTIONS, WIDTHS
 
 if TYPE_CHECKING:
-    from robocache.ops.align import StreamSpec, fuse_multimodal, resample_trajectories
+    from robocache.ops.align import StreamSpec, fuse_multimodal, limit_l2_fetch, resample_trajectories
     from robocache.ops.voxelize import DenseVoxels, SparseVoxels, TsdfVolume, integrate_tsdf
 
 # Imported when first used, so that the modes' names cost no torch.
 _HOME = {
     "StreamSpec": "robocache.ops.align",
     "fuse_multimodal": "robocache.ops.align",
+    "limit_l2_fetch": "robocache.ops.align",
     "resample_trajectories": "robocache.ops.align",
     "DenseVoxels": "robocache.ops.voxelize",
     "SparseVoxels": "robocache.ops.voxelize",
@@ -33,6 +34,7 @@ __all__ = [
     "TsdfVolume",
     "fuse_multimodal",
     "integrate_tsdf",
+    "limit_l2_fetch",
     "resample_trajectories",
 ]
 

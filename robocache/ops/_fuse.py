@@ -32,6 +32,7 @@ class Arguments(NamedTuple):
     target_offsets: int64 ``[B + 1]`` or None
     out_dtype:      float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8
     out_scale:      float32 ``[sum D]``: the 8-bit types store ``value / out_scale``; None: 1
+    want_valid:     whether the second result is ``[B, T, M]`` (``[K, M]``), or has no elements
     """
 
     values: Sequence[Tensor]
@@ -45,6 +46,7 @@ class Arguments(NamedTuple):
     target_offsets: Tensor | None
     out_dtype: torch.dtype
     out_scale: Tensor | None
+    want_valid: bool = True
 
 
 def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
@@ -52,6 +54,27 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
         return torch.ops.robocache.fuse(*arguments)
     return sys.modules["robocache._C"].fuse(*arguments)
+
+
+def resample(a: Arguments) -> tuple[Tensor, Tensor]:
+    """As :func:`fuse`, for one stream; ``valid`` comes without the dimension of the streams, or has no elements."""
+    if torch.compiler.is_compiling():
+        out, valid = torch.ops.robocache.fuse(*a)
+        return out, valid.squeeze(-1) if a.want_valid else valid
+    return sys.modules["robocache._C"].resample(
+        a.values[0],
+        a.times[0],
+        a.offsets[0],
+        a.modes[0],
+        a.max_gaps[0],
+        a.shifts[0],
+        a.periods[0],
+        a.targets,
+        a.target_offsets,
+        a.out_dtype,
+        a.out_scale,
+        a.want_valid,
+    )
 
 
 def check(a: Arguments) -> None:
@@ -101,7 +124,7 @@ def empty_results(a: Arguments) -> tuple[Tensor, Tensor]:
     width = sum(x.shape[-1] for x in a.values)
     return (
         a.targets.new_empty((*a.targets.shape, width), dtype=a.out_dtype),
-        a.targets.new_empty((*a.targets.shape, len(a.values)), dtype=torch.bool),
+        a.targets.new_empty((*a.targets.shape, len(a.values)) if a.want_valid else 0, dtype=torch.bool),
     )
 
 

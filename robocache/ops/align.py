@@ -31,8 +31,10 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -78,6 +80,7 @@ def fuse_multimodal(
     out_dtype: torch.dtype | None = None,
     out_scale: Array | float | None = None,
     validate: bool = True,
+    stream: torch.cuda.Stream | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Align every stream to the target times and lay their columns side by side, in one pass (on a GPU
     one launch for up to 208 streams).
@@ -89,6 +92,8 @@ def fuse_multimodal(
     out_scale:      for those: a number or float32 ``[sum D]``, above 0 and finite
     validate:       look for unsorted times, times that float32 cannot tell apart, bad offsets and scales first. On a
                     GPU this waits for the device. What ``torch.compile`` makes of a call does not look.
+    stream:         the CUDA stream that does it; default: the current one. What was queued on another one before is
+                    not waited for, and whoever reads the results elsewhere waits for it.
 
     Returns ``fused [B, T, sum D]`` and ``valid`` bool ``[B, T, M]`` (jagged: ``[K, ...]``). An empty stream gives NaN
     (0 in int8) and False. Arithmetic is float64 for float64 streams, else float32.
@@ -96,6 +101,16 @@ def fuse_multimodal(
     ``ValueError``: shapes, dtypes or devices that do not fit, an unknown mode, a number without meaning in the times'
     dtype, unsorted times (naming the row). ``TypeError``: something that is no array, or no number.
     """
+    if stream is not None:
+        with _on(stream, (target_times, target_offsets, out_scale, *(x for s in streams for x in (s[0], s[1], s[3])))):
+            return fuse_multimodal(
+                streams,
+                target_times,
+                target_offsets=target_offsets,
+                out_dtype=out_dtype,
+                out_scale=out_scale,
+                validate=validate,
+            )
     arguments = to_arguments(streams, target_times, target_offsets, out_dtype, out_scale)
     if validate:
         look(arguments)
@@ -116,6 +131,7 @@ def resample_trajectories(
     out_scale: Array | float | None = None,
     return_valid: bool = False,
     validate: bool = True,
+    stream: torch.cuda.Stream | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Align one stream to target times: :func:`fuse_multimodal` of a single stream.
 
@@ -123,16 +139,49 @@ def resample_trajectories(
     ``[B+1]``; target_times ``[B, T]`` or jagged ``[K]`` with target_offsets ``[B+1]``. Returns ``[B, T, D]``
     (``[K, D]``), and with ``return_valid`` also bool ``[B, T]`` (``[K]``). Everything else is as there.
     """
-    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
-    out, valid = fuse_multimodal(
-        [stream],
-        target_times,
-        target_offsets=target_offsets,
-        out_dtype=out_dtype,
-        out_scale=out_scale,
-        validate=validate,
-    )
-    return (out, valid.squeeze_(-1)) if return_valid else out
+    if stream is not None:
+        with _on(stream, (source_data, source_times, source_offsets, target_times, target_offsets, out_scale)):
+            return resample_trajectories(
+                source_data,
+                source_times,
+                target_times,
+                mode=mode,
+                source_offsets=source_offsets,
+                target_offsets=target_offsets,
+                max_gap=max_gap,
+                period=period,
+                out_dtype=out_dtype,
+                out_scale=out_scale,
+                return_valid=return_valid,
+                validate=validate,
+            )
+    spec = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
+    arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale, return_valid)
+    if validate:
+        look(arguments)
+    if _library.has_kernel("fuse", arguments.targets.device):
+        out, valid = _fuse.resample(arguments)
+    else:
+        out, valid = run(arguments)
+        valid = valid.squeeze(-1)  # of no elements where it is not wanted
+    return (out, valid) if return_valid else out
+
+
+def limit_l2_fetch(size: int = 32, device: torch.device | int | None = None) -> int:
+    """How many bytes the L2 cache of a CUDA device fetches from its memory at least, for everything that this process
+    does there until it is set again: 32, 64 (what CUDA begins with) or 128. Returns what it was. A hint to the card.
+
+    32 suits streams of which few rows are wanted: bf16 of 400 and 1,000 Hz to 100 Hz takes 0.79 of the time, rows of 7
+    columns one in ten 0.81. It costs up to 2 % where all rows are read, and more in a few mixtures of modes, so it is
+    the caller's choice (docs/architecture/hopper.md has the table). ``RuntimeError`` without a CUDA build or device.
+    """
+    limit = getattr(sys.modules.get("robocache._C"), "limit_l2_fetch", None)
+    if limit is None:
+        raise RuntimeError(f"no CUDA kernels: {_library.reason() or 'the extension was built without CUDA'}")
+    if size not in (32, 64, 128):
+        raise ValueError(f"size is {size}; use 32, 64 or 128 bytes")
+    index = torch.cuda.current_device() if device is None else torch.device(device).index or 0
+    return limit(size, index)
 
 
 def to_arguments(
@@ -141,6 +190,7 @@ def to_arguments(
     target_offsets: Array | None,
     out_dtype: torch.dtype | None,
     out_scale: Array | float | None,
+    want_valid: bool = True,
 ) -> _fuse.Arguments:
     """The operator's arguments. ``TypeError``, and ``ValueError`` for a number or a mode; shapes are not looked at."""
     if not streams:
@@ -153,10 +203,15 @@ def to_arguments(
     for m, (x, t, mode, o, max_gap, shift, period) in enumerate(streams):
         if mode not in _MODE_INDEX:
             raise ValueError(f"streams[{m}].mode is {mode!r}; use one of {', '.join(MODES)}")
-        x, t = _tensor(x, f"streams[{m}].values"), _tensor(t, f"streams[{m}].times")
+        # What is usual is looked at first: names are put together, and numbers converted, only where it is not.
+        if not isinstance(x, Tensor):
+            x = _tensor(x, f"streams[{m}].values")
+        if not isinstance(t, Tensor):
+            t = _tensor(t, f"streams[{m}].times")
+        if o is not None and not isinstance(o, Tensor):
+            o = _tensor(o, f"streams[{m}].offsets")
         if x.dim() < 2:
             raise ValueError(f"streams[{m}].values are {list(x.shape)}; use [B, S, D], or with offsets [N, D]")
-        o = None if o is None else _tensor(o, f"streams[{m}].offsets")
         if target_offsets is None and targets.dim() == 1:
             targets = targets.expand(x.shape[0] if o is None else o.shape[0] - 1, -1)
         if o is None and t.dim() == 1:
@@ -169,11 +224,12 @@ def to_arguments(
         shifts.append(
             shift if shift == 0 and type(shift) is int else _time(shift, targets.dtype, f"streams[{m}].offset")
         )
-        periods.append(_period(period, mode, f"streams[{m}].period"))
+        usual = period is None and mode != "angle"
+        periods.append(0.0 if usual else _period(period, mode, f"streams[{m}].period"))
     out_dtype = out_dtype or common_dtype(values)
     scale = None if out_scale is None else _scale(out_scale, sum(x.shape[-1] for x in values), targets.device)
     return _fuse.Arguments(
-        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, scale
+        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, scale, want_valid
     )
 
 
@@ -204,6 +260,18 @@ def common_dtype(values: Sequence[Tensor]) -> torch.dtype:
     """The values' dtype where all streams share one, else float32."""
     dtype = values[0].dtype
     return dtype if len(values) == 1 or all(x.dtype == dtype for x in values) else torch.float32
+
+
+@contextmanager
+def _on(stream: torch.cuda.Stream, inputs: Iterable[object]) -> Iterator[None]:
+    """Work goes to the stream. Inputs may be freed meanwhile: their memory is not used again before it is done."""
+    tensors = [x for x in inputs if isinstance(x, Tensor) and x.dim() > 0]
+    for x in tensors:
+        if x.device != stream.device:
+            raise ValueError(f"an input is on {x.device}, the stream on {stream.device}")
+        x.record_stream(stream)
+    with torch.cuda.stream(stream):
+        yield
 
 
 # ---- arguments of other kinds ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ops_oracles import (
 )
 
 from robocache.ops import MODES as MODE_NAMES
-from robocache.ops import StreamSpec, fuse_multimodal
+from robocache.ops import StreamSpec, fuse_multimodal, limit_l2_fetch, resample_trajectories
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 LENGTHS, TARGETS = (900, 0, 1, 2, 333, 64), (700, 5, 7, 6, 0, 500)
@@ -294,6 +294,90 @@ def test_cuda_runs_on_the_current_stream_and_in_a_graph():
     values.mul_(2)
     graph.replay()
     assert_same_bits([captured], [PUBLIC.resample(values, times, targets)])
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+def test_two_streams_at_once_and_inputs_freed_meanwhile():
+    batches = [dense(seed, 16, 4000, 2000, width=7) for seed in range(2)]
+    expected = [PUBLIC.resample(*b, return_valid=True) for b in batches]
+    streams = [torch.cuda.Stream() for _ in batches]
+    for _ in range(20):
+        found = []
+        for batch, stream in zip(batches, streams, strict=True):
+            values, times, targets = on("cuda", *batch)
+            stream.wait_stream(torch.cuda.current_stream())
+            found.append(
+                resample_trajectories(values, times, targets, return_valid=True, validate=False, stream=stream)
+            )
+            spec = StreamSpec(values, times)
+            found.append(fuse_multimodal([spec], targets, validate=False, stream=stream))
+            del values, times, targets, spec
+            torch.ones(16, 4000, 7, device="cuda").fill_(torch.nan)  # takes memory that was freed too early
+        torch.cuda.synchronize()
+        for k, answer in enumerate(expected):
+            assert_same_bits([x.cpu() for x in found[2 * k]], answer)
+            fused, valid = found[2 * k + 1]
+            assert_same_bits([fused.cpu(), valid[..., 0].cpu()], answer)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+def test_a_kernel_that_begins_early_sees_what_those_before_it_wrote():
+    """Overlapping launches: each call reads what the one before it wrote."""
+    values, times, targets = on("cuda", *dense(3, 2, 300, 300, width=5))
+    alone = chained = values.float()
+    for _ in range(50):
+        chained = resample_trajectories(chained, times, times, mode="nearest", validate=False) * 1.0
+        chained = resample_trajectories(chained, times, targets, validate=False)[:, : times.shape[1]].contiguous()
+    for _ in range(50):
+        alone = resample_trajectories(alone, times, times, mode="nearest", validate=False) * 1.0
+        torch.cuda.synchronize()
+        alone = resample_trajectories(alone, times, targets, validate=False)[:, : times.shape[1]].contiguous()
+        torch.cuda.synchronize()
+    assert_same_bits([chained], [alone])
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_cards_at_once():
+    batch = dense(4, 8, 2000, 1000, width=7)
+    expected = PUBLIC.resample(*batch, return_valid=True)
+    for device in ("cuda:1", "cuda:0"):  # neither needs to be the current one
+        assert_same_bits([x.cpu() for x in PUBLIC.resample(*on(device, *batch), return_valid=True)], expected)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_extension
+def test_the_l2_fetch_limit_is_set_and_told():
+    before = limit_l2_fetch(32)
+    try:
+        assert limit_l2_fetch(128) == 32 and limit_l2_fetch(64) == 128
+        with pytest.raises(ValueError, match="use 32, 64 or 128"):
+            limit_l2_fetch(48)
+    finally:
+        limit_l2_fetch(before)
+
+
+@needs_extension
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_the_l2_limit_says_so():
+    with pytest.raises(RuntimeError, match="built without CUDA"):
+        limit_l2_fetch()
+
+
+@pytest.mark.parametrize("impl", [PUBLIC, REFERENCE], ids=["public", "reference"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
+def test_valid_is_made_only_where_it_is_wanted(device, impl):
+    values, times, targets = on(device, *dense(1, 3, 50, 40))
+    out, valid = impl.resample(values, times, targets, return_valid=True)
+    assert_same_bits([impl.resample(values, times, targets)], [out])
+    assert valid.shape == targets.shape and valid.dtype == torch.bool
 
 
 @pytest.mark.gpu

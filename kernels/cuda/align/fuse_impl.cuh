@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "careful.cuh"
+#include "cuda/common/launch.cuh"
 #include "fuse.h"
 #include "narrow.cuh"
 #include "wide.cuh"
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kThreads, (blocks_an_sm<V, VEC, Mode(kMode)>()
     fuse_kernel(const __grid_constant__ Streams<Cap> launch, const __grid_constant__ Targets targets,
                 const __grid_constant__ Output out) {
   constexpr Mode kOnly = Mode(kMode);
+  await_earlier_kernels();
   extern __shared__ uint4 block_shared[];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // Several where search is a large part, and registers are spare.
@@ -196,8 +198,8 @@ void launch(Streams<Cap> p, const Targets& targets, const Output& out, cudaStrea
   const int64_t together = (kDivisible - 1) / count;
   for (int64_t first = 0; first < blocks; first += together) {
     p.row0 = first * rows;
-    fuse_kernel<Time, V, VEC, Cap, int(kOnly)>
-        <<<unsigned(std::min(together, blocks - first) * count), kThreads, kWarps * p.shared, queue>>>(p, targets, out);
+    launch_overlapping(fuse_kernel<Time, V, VEC, Cap, int(kOnly)>, unsigned(std::min(together, blocks - first) * count),
+                       kThreads, kWarps * p.shared, queue, p, targets, out);
   }
 }
 

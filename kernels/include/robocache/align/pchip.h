@@ -1,6 +1,7 @@
 // Monotone cubic interpolation (PCHIP).
 #pragma once
 #include "robocache/align/stencil.h"
+#include "robocache/core/divide.h"
 
 namespace robocache::align {
 inline namespace RC_ISA {
@@ -8,12 +9,14 @@ inline namespace RC_ISA {
 // Derivative at an inner knot: Fritsch & Butland's weighted harmonic mean (SIAM J. Sci. Stat. Comput. 5, 1984), as
 // SciPy's PchipInterpolator; 0 where the slopes' signs differ or one is 0. One division, since it runs for every
 // element: the quotient is at most 1 / w1, so that neither steep nor flat slopes leave the range of floats on the way.
-// No branch: a quotient that is not wanted is 1 / 1 (0 / 0 takes a GPU's slow path).
-template <class A> RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right) {
+// No branch: a quotient that is not wanted is 1 / 1 (0 / 0 takes a GPU's slow path). The divisor is the larger one, as
+// w1 is above 1.
+template <class A, class Quotient = Divide>
+RC_INLINE A pchip_inner(A h_left, A h_right, A s_left, A s_right, const Quotient& quotient = {}) {
   const bool opposed = (int(s_left <= A(0)) & int(s_right >= A(0))) | (int(s_left >= A(0)) & int(s_right <= A(0)));
   const A w1 = h_right + h_right + h_left, w2 = h_right + h_left + h_left;
   const A over = opposed ? A(1) : s_right, under = opposed ? A(1) : fused(w1, s_right, w2 * s_left);
-  const A mean = (w1 + w2) * s_left * (over / under);
+  const A mean = (w1 + w2) * s_left * quotient(over, under);
   return opposed ? A(0) : mean;  // NaN is opposed to nothing
 }
 // Derivative at an end: one-sided three-point estimate, limited to keep the shape. h0, s0: the end's own interval.
@@ -51,9 +54,11 @@ template <class A> RC_INLINE A hermite(A w, A x0, A s1, A m0, A m1) {
   return fused(far, m1 - s1, fused(near, m0 - s1, fused(w, s1, x0)));
 }
 // Where there is a sample on both sides.
-template <class A, class I> RC_INLINE A pchip_between(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
+template <class A, class I, class Quotient = Divide>
+RC_INLINE A pchip_between(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa, const Quotient& quotient = {}) {
   const A s0 = (x0 - xb) * k.per_before, s1 = x1 - x0, s2 = (xa - x1) * k.per_after;
-  return hermite(w, x0, s1, pchip_inner(k.h_before, A(1), s0, s1), pchip_inner(A(1), k.h_after, s1, s2));
+  return hermite(w, x0, s1, pchip_inner(k.h_before, A(1), s0, s1, quotient),
+                 pchip_inner(A(1), k.h_after, s1, s2, quotient));
 }
 template <class A, class I> RC_INLINE A pchip(const Knots<A, I>& k, A w, A xb, A x0, A x1, A xa) {
   if (k.before >= 0 && k.after >= 0) return pchip_between(k, w, xb, x0, x1, xa);

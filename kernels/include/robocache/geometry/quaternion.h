@@ -1,6 +1,6 @@
 // Unit quaternions, any component order.
 #pragma once
-#include "robocache/core/numbers.h"
+#include "robocache/core/divide.h"
 
 namespace robocache {
 inline namespace RC_ISA {
@@ -63,7 +63,7 @@ template <int N, class A> RC_INLINE bool unit(const A* from, A* out) {
     norm2 = norm2_of<N>(v);
   }
   const bool good = norm2 > A(0) && norm2 - norm2 == A(0);
-  const A scale = good ? A(1) / root(norm2) : A(0);
+  const A scale = reciprocal_in_range(root_in_range(norm2));  // where it is good, the norm is in between
   for (int c = 0; c < N; ++c) out[c] = good ? v[c] * scale : A(0);
   return good;
 }
@@ -82,7 +82,8 @@ template <class A> RC_INLINE bool slerp(A w, const A* q0, const A* q1, A* out) {
     apart = fused(b[c] - a[c], b[c] - a[c], apart);
     along = fused(b[c] + a[c], b[c] + a[c], along);
   }
-  const A z = good ? apart / along : A(0);  // tan(angle / 2)^2
+  // tan(angle / 2)^2: along is in [2, 4]; where apart is too small for the range, z is nothing beside 1 below
+  const A z = good ? quotient_in_range(apart, along) : A(0);
   const A square = z * angle2(z), rest = A(1) - w, unit = per_sinc(square);
   const A w0 = rest * sinc(rest * rest * square) * unit;  // sin(rest * angle) / sin(angle)
   const A w1 = w * sinc(w * w * square) * unit;
