@@ -1,8 +1,10 @@
 """What an alignment must move, counted exactly from the rows that its targets use.
 
 ``ideal``    each used sample row and its 8-byte stamp once, every target, every output value, every validity flag
-``sectors``  the same rows and stamps as the distinct 32-byte sectors that they touch: DRAM and L2 deliver nothing less.
+``sectors``  the same rows and stamps as the distinct 32-byte sectors that they touch: L2 delivers nothing less.
              Targets and outputs are contiguous and count as they are
+``pieces``   the same as the distinct pieces of 64 bytes: what L2 fetches from memory at least, unless it is told
+             otherwise (robocache.ops.limit_l2_fetch)
 
 Used rows: the bracket's (cubic: one more on each side), the copied one (nearest, previous, next), all (mean: its bins
 cover the recording). Stamps that only the search looks at, and offsets, count in neither.
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from robocache.ops import StreamSpec, fuse_multimodal
 
-SECTOR = 32
+SECTOR, PIECE = 32, 64
 COPYING = ("nearest", "previous", "next")
 
 
@@ -26,29 +28,32 @@ COPYING = ("nearest", "previous", "next")
 class Bytes:
     ideal: int
     sectors: int
+    pieces: int
 
 
 def bytes_of(batch: Batch, out: Tensor, valid: Tensor) -> Bytes:
     """``out``, ``valid``: what the call returned, for their sizes."""
     around = batch.targets.nbytes + out.nbytes + valid.nbytes
-    ideal = sectors = around
+    ideal = around
+    touched = {SECTOR: around, PIECE: around}
     for stream in batch.streams:
         rows = used_rows(batch, stream)
         row_bytes = stream.values.shape[-1] * stream.values.element_size()
         stamp_bytes = stream.times.element_size()
         ideal += len(rows) * (row_bytes + stamp_bytes)
-        sectors += SECTOR * sectors_of(rows, row_bytes, stream.values.data_ptr())
-        sectors += SECTOR * sectors_of(rows, stamp_bytes, stream.times.data_ptr())
-    return Bytes(ideal, sectors)
+        for size in touched:
+            touched[size] += size * blocks_of(rows, row_bytes, stream.values.data_ptr(), size)
+            touched[size] += size * blocks_of(rows, stamp_bytes, stream.times.data_ptr(), size)
+    return Bytes(ideal, touched[SECTOR], touched[PIECE])
 
 
-def sectors_of(rows: Tensor, row_bytes: int, address: int) -> int:
-    """Distinct sectors under ``rows`` (rising, distinct) of a contiguous array at ``address``."""
+def blocks_of(rows: Tensor, row_bytes: int, address: int, size: int) -> int:
+    """Distinct aligned blocks of ``size`` bytes under ``rows`` (rising, distinct) of an array at ``address``."""
     if len(rows) == 0 or row_bytes == 0:
         return 0
-    begin = rows * row_bytes + address % SECTOR
-    first, last = begin // SECTOR, (begin + row_bytes - 1) // SECTOR
-    first[1:] = torch.maximum(first[1:], last[:-1] + 1)  # rows rise, so a sector is shared with those just before
+    begin = rows * row_bytes + address % size
+    first, last = begin // size, (begin + row_bytes - 1) // size
+    first[1:] = torch.maximum(first[1:], last[:-1] + 1)  # rows rise, so a block is shared with those just before
     return int((last - first + 1).clamp_(min=0).sum())
 
 

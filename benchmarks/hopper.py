@@ -163,7 +163,7 @@ def techniques(folder: Path, cutlass: Path | None) -> dict[str, tuple[list[str],
             {f"clusters of {size}": prototype(cluster, size) for size in (1, 2, 4, 8)},
         ),
         "fetch": (
-            ["resample", "fuse"],
+            ["D7 linear", "D14 linear", "D7 pose", "fuse"],
             {f"{size} bytes": fetch(size) for size in (32, 64, 128)},
         ),
     }

@@ -22,7 +22,7 @@ import checking
 import gpu_common
 import torch
 from baselines import BASELINES
-from bytes_model import bytes_of
+from bytes_model import Bytes, bytes_of
 from cases import SIZES, Batch, Case, load
 from common import CsvLog
 from gpu_common import Bench, Times
@@ -116,6 +116,7 @@ class Run:
         rest = {
             "bytes_ideal": moved.ideal,
             "bytes_sectors": moved.sectors,
+            "bytes_pieces": moved.pieces,
             "sets": count,
             "set_bytes": per_set,
             "copy_gb_s": f"{copy_speed:.1f}",
@@ -125,7 +126,7 @@ class Run:
         }
         for who in (OURS, *BASELINES):
             if who in times:
-                numbers = _numbers(times[who], times.get(OURS), moved.ideal, moved.sectors, copy_speed)
+                numbers = _numbers(times[who], times.get(OURS), moved, copy_speed)
                 self._log.write({**about, "who": who, "status": "ok", **numbers, **rest})
             elif who in why_not or who in failed:
                 status = why_not.get(who) or failed[who]
@@ -147,19 +148,20 @@ class Run:
             print(f"       {who}: {why}", flush=True)
 
 
-def _numbers(times: Times, ours: Times | None, ideal: int, sectors: int, copy_speed: float) -> dict[str, object]:
+def _numbers(times: Times, ours: Times | None, moved: Bytes, copy_speed: float) -> dict[str, object]:
     ms = times.median
     return {
         **times.columns(),
-        "gb_s_ideal": f"{ideal / ms / 1e6:.1f}",
-        "gb_s_sectors": f"{sectors / ms / 1e6:.1f}",
-        "share_ideal": f"{ideal / ms / 1e6 / copy_speed:.4f}",
-        "share_sectors": f"{sectors / ms / 1e6 / copy_speed:.4f}",
+        "gb_s_ideal": f"{moved.ideal / ms / 1e6:.1f}",
+        "gb_s_sectors": f"{moved.sectors / ms / 1e6:.1f}",
+        "share_ideal": f"{moved.ideal / ms / 1e6 / copy_speed:.4f}",
+        "share_sectors": f"{moved.sectors / ms / 1e6 / copy_speed:.4f}",
+        "share_pieces": f"{moved.pieces / ms / 1e6 / copy_speed:.4f}",
         "times_robocache": f"{ms / ours.median:.3f}" if ours else "",
     }
 
 
-NUMBERS = tuple(_numbers(Times([1.0, 1.0]), Times([1.0]), 1, 1, 1.0))
+NUMBERS = tuple(_numbers(Times([1.0, 1.0]), Times([1.0]), Bytes(1, 1, 1), 1.0))
 
 
 def _key(row: dict[str, str]) -> tuple[str, str, str]:

@@ -172,11 +172,12 @@ def test_used_rows_are_those_that_the_output_depends_on(mode, jagged):
 
 @pytest.mark.parametrize("row_bytes", [1, 8, 12, 28, 32, 52, 100])
 @pytest.mark.parametrize("address", [0, 4, 64, 80])
-def test_sectors_are_counted_exactly(row_bytes, address):
+@pytest.mark.parametrize("size", [bytes_model.SECTOR, bytes_model.PIECE])
+def test_sectors_and_pieces_are_counted_exactly(row_bytes, address, size):
     rows = torch.unique(torch.randint(0, 300, (60,), generator=torch.Generator().manual_seed(row_bytes)))
-    touched = {(address % 32 + int(r) * row_bytes + k) // 32 for r in rows for k in range(row_bytes)}
-    assert bytes_model.sectors_of(rows, row_bytes, address) == len(touched)
-    assert bytes_model.sectors_of(rows[:0], row_bytes, address) == 0
+    touched = {(address % size + int(r) * row_bytes + k) // size for r in rows for k in range(row_bytes)}
+    assert bytes_model.blocks_of(rows, row_bytes, address, size) == len(touched)
+    assert bytes_model.blocks_of(rows[:0], row_bytes, address, size) == 0
 
 
 def test_ideal_bytes_of_a_case_by_hand():
@@ -184,7 +185,7 @@ def test_ideal_bytes_of_a_case_by_hand():
     batch = case_of("dense", samples=80, targets=40).build("cpu")
     counted = bytes_model.bytes_of(batch, *batch.aligned())
     assert counted.ideal == 3 * (80 * (28 + 8) + 40 * (8 + 28 + 1))
-    assert counted.sectors >= counted.ideal
+    assert counted.pieces >= counted.sectors >= counted.ideal
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ import torch
 from cases import Batch, Case
 from torch import Tensor
 
-MODES = {"linear", "previous", "next", "nearest", "angle", "slerp", "pose"}
+MODES = {"linear", "previous", "next", "nearest", "angle", "slerp", "pose", "cubic", "mean"}
+DENSE_MODES = {"cubic", "mean"}
 
 
 def unsupported(case: Case, device: str) -> str:
-    missing = sorted(case.modes - MODES)
+    missing = sorted(case.modes - MODES | (case.modes & DENSE_MODES if "jagged" in case.spec else set()))
     return f"not written for {', '.join(missing)}" if missing else ""
 
 
@@ -112,10 +113,14 @@ def _join(
     targets: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Every stream's columns side by side, and its validity."""
-    found = [
-        _stream(mode, compiled, t.reshape(-1), x.reshape(-1, x.shape[-1]), high.reshape(-1), targets.reshape(-1))
-        for mode, t, x, high in zip(modes, times, values, highs, strict=True)
-    ]
+    found = []
+    for mode, t, x, high in zip(modes, times, values, highs, strict=True):
+        flat = t.reshape(-1), x.reshape(-1, x.shape[-1]), high.reshape(-1), targets.reshape(-1)
+        if mode == "cubic":
+            found.append(_cubic(*flat, t.shape[1]))
+            continue
+        out, valid = _stream("linear" if mode == "mean" else mode, compiled, *flat)
+        found.append((_mean(t, x, targets, out), torch.ones_like(valid)) if mode == "mean" else (out, valid))
     outs, valids = zip(*found, strict=True)
     out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
     return out.view(*targets.shape, -1), torch.stack(valids, dim=-1).view(*targets.shape, -1)
@@ -151,6 +156,50 @@ def _lerp(a: Tensor, b: Tensor, weight: Tensor, compiled: bool) -> Tensor:
     if not compiled:
         return torch.lerp(a, b, weight.to(a.dtype))
     return torch.lerp(a.to(weight.dtype), b.to(weight.dtype), weight).to(a.dtype)
+
+
+def _mean(times: Tensor, values: Tensor, targets: Tensor, elsewhere: Tensor) -> Tensor:
+    """Of the samples in a target's bin, whose edges lie midway to its neighbours; ``elsewhere`` where it is empty."""
+    (batch, samples), step = times.shape, targets.diff(dim=1)
+    inner = targets[:, :-1] + (step + 1) // 2
+    first, last = targets[:, :1] - step[:, :1] // 2, targets[:, -1:] + (step[:, -1:] + 1) // 2
+    begins = torch.searchsorted(times, torch.cat([first, inner, last], dim=1))
+    begins += torch.arange(0, batch * samples, samples, device=times.device)[:, None]
+    # One segment a bin, and one from each episode's last bin to the next one's first, which is dropped.
+    means = torch.segment_reduce(values.reshape(-1, values.shape[-1]), "mean", offsets=begins.reshape(-1), axis=0)
+    means = torch.cat([means, means[:1]]).view(batch, -1, values.shape[-1])[:, :-1].reshape(elsewhere.shape)
+    return torch.where((begins.diff(dim=1) > 0).reshape(-1, 1), means, elsewhere)
+
+
+def _cubic(times: Tensor, values: Tensor, high: Tensor, targets: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """PCHIP: the slopes at both ends of the interval, then Hermite's polynomial."""
+    low = high - 1
+    start = torch.div(low, samples, rounding_mode="floor") * samples
+    rows = torch.maximum(low - 1, start), low, high, torch.minimum(high + 1, start + samples - 1)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    before, at, after = times[low], targets, times[high]
+    h0, h1, h2 = (
+        (times[b] - times[a]).to(wide).clamp(min=1)[:, None] for a, b in ((rows[0], low), (low, high), (high, rows[3]))
+    )
+    x = [values[row].to(wide) for row in rows]
+    s0, s1, s2 = (x[1] - x[0]) / h0, (x[2] - x[1]) / h1, (x[3] - x[2]) / h2
+    lone = (rows[0] == low)[:, None], (rows[3] == high)[:, None]
+    left = torch.where(lone[0], _end_slope(h1, h2, s1, s2), _inner_slope(h0, h1, s0, s1))
+    right = torch.where(lone[1], _end_slope(h1, h0, s1, s0), _inner_slope(h1, h2, s1, s2))
+    w = ((at - before).to(wide) / (after - before).to(wide)).clamp(0, 1)[:, None]
+    bend = w * (1 - w) * h1 * ((1 - w) * (left - s1) - w * (right - s1))
+    return (x[1] + w * (x[2] - x[1]) + bend).to(values.dtype), (at >= before) & (at <= after)
+
+
+def _inner_slope(h0: Tensor, h1: Tensor, s0: Tensor, s1: Tensor) -> Tensor:
+    a, b = h0 + 2 * h1, 2 * h0 + h1
+    return torch.where(s0 * s1 > 0, (a + b) / (a / s0 + b / s1), 0)
+
+
+def _end_slope(h0: Tensor, h1: Tensor, s0: Tensor, s1: Tensor) -> Tensor:
+    d = ((2 * h0 + h1) * s0 - h0 * s1) / (h0 + h1)
+    d = torch.where(d.sign() != s0.sign(), 0, d)
+    return torch.where((s0.sign() != s1.sign()) & (d.abs() > 3 * s0.abs()), 3 * s0, d)
 
 
 def _wrap(x: Tensor) -> Tensor:
