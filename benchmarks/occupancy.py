@@ -3,7 +3,8 @@
     python benchmarks/occupancy.py [--arch 90]    4 minutes of compiling -> benchmarks/results/occupancy_sm_ARCH.csv
     python benchmarks/occupancy.py --tables       only the tables in docs/architecture/occupancy_analysis.md
 
-Compiles as scripts/check_kernels.sh does: PTX for compute_80, from that machine code for one architecture.
+Compiles as scripts/check_kernels.sh does: PTX for compute_80, from Hopper on compute_90, and from that machine code for
+one architecture.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def parse(ptx: str, log: str, arch: str, at_commit: str) -> Iterator[Kernel]:
 def compiled(arch: str, at_commit: str) -> list[Kernel]:
     """Every kernel of kernels/cuda/align, one compiler at a time. ``CalledProcessError`` where it refuses."""
     kernels: list[Kernel] = []
-    flags = ["-std=c++20", "-O3", "-fmad=false", "-I.", "-Iinclude", "-arch=compute_80", "-ptx"]
+    flags = ["-std=c++20", "-O3", "-fmad=false", "-I.", "-Iinclude", "-ptx"]
+    flags.append(f"-arch=compute_{90 if int(arch) >= 90 else 80}")
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder, "kernels.ptx")
         for source in sorted((ROOT / "kernels" / "cuda" / "align").glob("*.cu")):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from common import read_csv
@@ -22,6 +23,8 @@ PLOTS = ROOT / "docs" / "perf" / "plots"
 DOCUMENTS = (
     ROOT / "benchmarks" / "comparison_matrix.md",
     ROOT / "docs" / "competitive_analysis.md",
+    ROOT / "docs" / "architecture" / "hopper.md",
+    ROOT / "docs" / "perf" / "energy.md",
     ROOT / "docs" / "perf" / "precision.md",
     ROOT / "docs" / "perf" / "ablations.md",
     ROOT / "docs" / "benchmarks" / "REPRODUCING.md",
@@ -55,9 +58,9 @@ def throughput(name: str) -> str:
     lines = []
     for (size, case, dtype), who in cases(results(name)).items():
         if ours := _ours(f"{case} {dtype}", size, who):
-            sectors = f"{float(who[OURS]['share_sectors']):.1%}"
-            lines.append([*ours, sectors, *(_times(who.get(peer)) for peer in PEERS)])
-    return table([*HEADER, "share, sectors", *(f"{peer}, x" for peer in PEERS)], lines)
+            shares = [f"{float(who[OURS][f'share_{model}']):.1%}" for model in ("sectors", "pieces")]
+            lines.append([*ours, *shares, *(_times(who.get(peer)) for peer in PEERS)])
+    return table([*HEADER, "sectors", "pieces", *(f"{peer}, x" for peer in PEERS)], lines)
 
 
 def voxels() -> str:
@@ -201,12 +204,45 @@ def ablations() -> str:
     return table(["case", "variant", "ms, median ± stddev", "x the first", "share, sectors"], lines)
 
 
+def hopper(technique: str) -> str:
+    """Each variant of a technique beside the shipped kernel, case by case."""
+    lines = [
+        [
+            f"{row['case']} {row['dtype']}",
+            row["variant"],
+            f"{float(row['median_ms']):.4f} ± {float(row['stddev_ms']):.4f}",
+            f"{float(row['share_ideal']):.1%}",
+            row["times_robocache"],
+            row["off"],
+        ]
+        for row in results("hopper")
+        if row["technique"] == technique
+    ]
+    return table(["case", "variant", "ms, median ± stddev", "of a copy", "x shipped", "off by"], lines)
+
+
+def energy() -> str:
+    """Watts, and joules for what has to be moved, of everyone; the peers' energy beside ours."""
+    rows = results("energy")
+    ours = {(row["case"], row["dtype"]): row for row in rows if row["who"] == OURS}
+    lines = []
+    for row in rows:
+        if not row["watts"]:
+            continue
+        mine = ours.get((row["case"], row["dtype"]))
+        times = f"{float(row['joules_gb']) / float(mine['joules_gb']):.2f}" if mine else ""
+        what = f"{row['case']} {row['dtype']}".strip()
+        figures = [row["watts"], row["joules_gb"], row["joules_gb_over_idle"], row["joules_million_rows"], times]
+        lines.append([what, row["who"], *figures])
+    return table(["case", "who", "W", "J/GB", "J/GB over idle", "J a million rows", "x robocache"], lines)
+
+
 def where() -> str:
     """The machine of every result file."""
     columns = ("device", "driver", "cuda", "torch", "triton", "cupy", "python", "commit")
     lines = []
     phases = ("phase1_trajectory", "phase2_multimodal", "phase3_voxelization", "phase4_action_space")
-    for name in (*phases, "latency", "attention", "precision", "ablations"):
+    for name in (*phases, "latency", "attention", "precision", "ablations", "hopper", "energy"):
         for machine in sorted({tuple(row.get(c, "") for c in columns) for row in results(name)}):
             lines.append([f"{name}.csv", *machine])
     return table(["file", *columns], lines)
@@ -235,6 +271,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "attention": attention,
     "precision": precision,
     "ablations": ablations,
+    **{f"hopper-{name}": partial(hopper, name) for name in ("bulk", "cluster", "fetch", "wgmma")},
+    "energy": energy,
     "where": where,
     "copy": copy_speed,
 }

@@ -70,6 +70,12 @@ if [ "$half" != cpu ]; then
   fi
   step "latency" "$python" benchmarks/latency.py --out "$out/latency.csv"
   step "precision" "$python" benchmarks/precision.py --out "$out/precision.csv" ${few[@]+"${few[@]}"}
+  step "energy" "$python" benchmarks/energy.py --out "$out/energy.csv" ${few[@]+--seconds 0.2}
+  if [ -n "${CUTLASS_INCLUDE:-}" ]; then
+    step "Hopper's instructions" "$python" benchmarks/hopper.py --cutlass "$CUTLASS_INCLUDE" --out "$out/hopper.csv" ${few[@]+"${few[@]}"}
+  else
+    echo "== Hopper's instructions: skipped, set CUTLASS_INCLUDE to CUTLASS' include folder"
+  fi
   step "attention" "$python" benchmarks/attention.py --out "$out/attention.csv" ${few[@]+"${few[@]}"}
 fi
 

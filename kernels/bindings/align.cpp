@@ -96,20 +96,19 @@ struct Arguments {
   const std::optional<Tensor>& target_offsets;
   at::ScalarType out_dtype;
   const std::optional<Tensor>& out_scale;
-  bool want_valid;
 
   template <Result (*run)(const Arguments&)>
   static Result kernel(at::TensorList values, at::TensorList times, const OptionalTensors& offsets,
                        at::IntArrayRef modes, at::ArrayRef<at::Scalar> max_gaps, at::ArrayRef<at::Scalar> shifts,
                        at::ArrayRef<double> periods, const Tensor& targets, const std::optional<Tensor>& target_offsets,
-                       at::ScalarType out_dtype, const std::optional<Tensor>& out_scale, bool want_valid) {
-    return run({values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, out_scale,
-                want_valid});
+                       at::ScalarType out_dtype, const std::optional<Tensor>& out_scale) {
+    return run(
+        {values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, out_scale});
   }
   // The operator again, through the dispatcher.
   template <class Operator> Result call(const Operator& op) const {
     return op.call(values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype,
-                   out_scale, want_valid);
+                   out_scale);
   }
 };
 
@@ -207,13 +206,8 @@ Call prepare(const Arguments& a) {
   shape.push_back(column);
   call.out = allocate(shape, a.targets.options().dtype(a.out_dtype));
   shape.back() = count;
-  if (!a.want_valid) shape = {0};
   call.valid = allocate(shape, a.targets.options().dtype(at::kBool));
-  call.output = {call.out.mutable_data_ptr(),
-                 a.want_valid ? call.valid.mutable_data_ptr<bool>() : nullptr,
-                 nullptr,
-                 column,
-                 count,
+  call.output = {call.out.mutable_data_ptr(),      call.valid.mutable_data_ptr<bool>(), nullptr, column, count,
                  output_dtype(a.out_dtype, "fuse")};
   if (a.out_scale) {
     TORCH_CHECK_VALUE(call.output.dtype >= DType::e4m3, "fuse: out_scale needs an 8-bit out_dtype, got ", a.out_dtype);
@@ -386,11 +380,10 @@ void def_align(pybind11::module_& module) {
       [scalar](const Tensor& values, const Tensor& times, const std::optional<Tensor>& offsets, int64_t mode,
                const Number& max_gap, const Number& shift, double period, const Tensor& targets,
                const std::optional<Tensor>& target_offsets, at::ScalarType out_dtype,
-               const std::optional<Tensor>& out_scale, bool want_valid) {
+               const std::optional<Tensor>& out_scale) {
         Result result = fuse_operator().call(values, times, OptionalTensors({offsets}), mode, scalar(max_gap),
-                                             scalar(shift), period, targets, target_offsets, out_dtype, out_scale,
-                                             want_valid);
-        if (want_valid) std::get<1>(result).squeeze_(-1);
+                                             scalar(shift), period, targets, target_offsets, out_dtype, out_scale);
+        std::get<1>(result).squeeze_(-1);
         return result;
       },
       pybind11::call_guard<pybind11::gil_scoped_release>());
@@ -401,8 +394,8 @@ void def_align(pybind11::module_& module) {
 TORCH_LIBRARY_FRAGMENT(robocache, m) {
   m.def(
       "fuse(Tensor[] values, Tensor[] times, Tensor?[] offsets, int[] modes, Scalar[] max_gaps, Scalar[] shifts, "
-      "float[] periods, Tensor targets, Tensor? target_offsets, ScalarType out_dtype, Tensor? out_scale, bool "
-      "want_valid=True) -> (Tensor, Tensor)");
+      "float[] periods, Tensor targets, Tensor? target_offsets, ScalarType out_dtype, Tensor? out_scale) -> (Tensor, "
+      "Tensor)");
   m.def(
       "fuse_backward(Tensor grad, Tensor[] values, int[] wanted, Tensor[] times, Tensor?[] offsets, int[] modes, "
       "Scalar[] shifts, Tensor targets, Tensor? target_offsets) -> Tensor[]");

@@ -32,7 +32,6 @@ class Arguments(NamedTuple):
     target_offsets: int64 ``[B + 1]`` or None
     out_dtype:      float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2 or int8
     out_scale:      float32 ``[sum D]``: the 8-bit types store ``value / out_scale``; None: 1
-    want_valid:     whether the second result is ``[B, T, M]`` (``[K, M]``), or has no elements
     """
 
     values: Sequence[Tensor]
@@ -46,7 +45,6 @@ class Arguments(NamedTuple):
     target_offsets: Tensor | None
     out_dtype: torch.dtype
     out_scale: Tensor | None
-    want_valid: bool = True
 
 
 def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
@@ -57,10 +55,10 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
 
 
 def resample(a: Arguments) -> tuple[Tensor, Tensor]:
-    """As :func:`fuse`, for one stream; ``valid`` comes without the dimension of the streams, or has no elements."""
+    """As :func:`fuse`, for one stream; ``valid`` comes without the dimension of the streams."""
     if torch.compiler.is_compiling():
         out, valid = torch.ops.robocache.fuse(*a)
-        return out, valid.squeeze(-1) if a.want_valid else valid
+        return out, valid.squeeze(-1)
     return sys.modules["robocache._C"].resample(
         a.values[0],
         a.times[0],
@@ -73,7 +71,6 @@ def resample(a: Arguments) -> tuple[Tensor, Tensor]:
         a.target_offsets,
         a.out_dtype,
         a.out_scale,
-        a.want_valid,
     )
 
 
@@ -124,7 +121,7 @@ def empty_results(a: Arguments) -> tuple[Tensor, Tensor]:
     width = sum(x.shape[-1] for x in a.values)
     return (
         a.targets.new_empty((*a.targets.shape, width), dtype=a.out_dtype),
-        a.targets.new_empty((*a.targets.shape, len(a.values)) if a.want_valid else 0, dtype=torch.bool),
+        a.targets.new_empty((*a.targets.shape, len(a.values)), dtype=torch.bool),
     )
 
 
@@ -151,7 +148,7 @@ def _backward(
     ]
 
 
-_library.check_schema("fuse", Arguments._fields)
+_library.check_schema("fuse", Arguments._fields, "fuse", "resample")
 if _library.available():
     torch.library.register_fake("robocache::fuse", lambda *flat: empty_results(Arguments(*flat)))
     # Checked at run time; while shapes are worked out there is nothing to look at.

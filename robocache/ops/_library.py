@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -49,14 +50,17 @@ def _kernels(key: str) -> frozenset[str]:
 _KERNELS = {"cpu": _kernels("CPU"), "cuda": _kernels("CUDA")}
 
 
-def check_schema(op: str, names: tuple[str, ...]) -> None:
-    """Take an extension whose operator has other arguments for none: it was built from other sources."""
+def check_schema(op: str, names: tuple[str, ...], *doors: str) -> None:
+    """Take an extension whose operator has other arguments, or which lacks one of its ``doors`` (the functions of
+    ``robocache._C``), for none: it was built from other sources."""
     global _REASON
     if not available():
         return
     found = tuple(a.name for a in getattr(torch.ops.robocache, op).default._schema.arguments)
-    if found != names:
-        _REASON = f"the compiled extension is of other sources ({op} takes {', '.join(found)}); build it again"
+    missing = [door for door in doors if not hasattr(sys.modules["robocache._C"], door)]
+    if found != names or missing:
+        what = f"{op} takes {', '.join(found)}" if found != names else f"it has no {missing[0]}"
+        _REASON = f"the compiled extension is of other sources ({what}); build it again"
         _KERNELS.clear()
 
 

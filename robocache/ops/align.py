@@ -156,14 +156,14 @@ def resample_trajectories(
                 validate=validate,
             )
     spec = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
-    arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale, return_valid)
+    arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale)
     if validate:
         look(arguments)
     if _library.has_kernel("fuse", arguments.targets.device):
         out, valid = _fuse.resample(arguments)
     else:
         out, valid = run(arguments)
-        valid = valid.squeeze(-1)  # of no elements where it is not wanted
+        valid = valid.squeeze(-1)
     return (out, valid) if return_valid else out
 
 
@@ -190,7 +190,6 @@ def to_arguments(
     target_offsets: Array | None,
     out_dtype: torch.dtype | None,
     out_scale: Array | float | None,
-    want_valid: bool = True,
 ) -> _fuse.Arguments:
     """The operator's arguments. ``TypeError``, and ``ValueError`` for a number or a mode; shapes are not looked at."""
     if not streams:
@@ -229,7 +228,7 @@ def to_arguments(
     out_dtype = out_dtype or common_dtype(values)
     scale = None if out_scale is None else _scale(out_scale, sum(x.shape[-1] for x in values), targets.device)
     return _fuse.Arguments(
-        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, scale, want_valid
+        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, scale
     )
 
 

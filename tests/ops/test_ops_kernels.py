@@ -371,15 +371,6 @@ def test_without_cuda_the_l2_limit_says_so():
         limit_l2_fetch()
 
 
-@pytest.mark.parametrize("impl", [PUBLIC, REFERENCE], ids=["public", "reference"])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
-def test_valid_is_made_only_where_it_is_wanted(device, impl):
-    values, times, targets = on(device, *dense(1, 3, 50, 40))
-    out, valid = impl.resample(values, times, targets, return_valid=True)
-    assert_same_bits([impl.resample(values, times, targets)], [out])
-    assert valid.shape == targets.shape and valid.dtype == torch.bool
-
-
 @pytest.mark.gpu
 @needs_cuda
 def test_reference_on_cuda_is_the_reference_on_cpu():

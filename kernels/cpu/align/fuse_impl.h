@@ -292,9 +292,7 @@ void fuse_block(const Block& block, const Time* target, int64_t count, const Out
     apply(stream, Rows<V, A>{x + c, stride, s, rows, width, made, direct ? out.width : kColumns}, t, n);
     if (!direct) store_block(scratch, kColumns, block.rows, width, out, block.output_row, stream.column + c);
   }
-  for (int k = 0; k < rows && out.valid; ++k) {
-    out.valid[(block.output_row + k) * out.streams + stream_index] = s[k].valid;
-  }
+  for (int k = 0; k < rows; ++k) out.valid[(block.output_row + k) * out.streams + stream_index] = s[k].valid;
 }
 
 template <class Time>

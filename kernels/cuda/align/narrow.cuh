@@ -140,7 +140,7 @@ __device__ __forceinline__ void quaternion_tile(const Source& s, const Cursor<Ti
   }
   const Tile tile = tile_rows.tile(s);
   if (lane < tile.rows) {
-    tile.flag(lane, valid);
+    tile.valid[lane * tile.streams] = valid;
     store_values<O>(tile, lane, unsigned(s.column), q);
   }
 }
@@ -224,7 +224,7 @@ __device__ __forceinline__ bool narrow_tile(const Source& s, const Cursor<Time>&
     make(values + window.base, s.value_row_stride);  // int64_t
   }
   const Tile tile = tile_rows.tile(s);
-  if (lane < tile.rows) tile.flag(lane, stencil.valid && good);
+  if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid && good;
   __syncwarp();
   write_tile<OutputOf<kOnly, V>>(s, tile, rows);
   return care;

@@ -176,15 +176,11 @@ __device__ Stencil<A, int> stencil_of(const Source& s, const Cursor<Time>& c, co
 // The rows of the output that a warp is at.
 struct Tile {
   char* data;   // the first one's first value
-  bool* valid;  // the first one's flag for the stream, or null
+  bool* valid;  // the first one's flag for the stream
   const float* scale;
   unsigned width, streams;
   int rows;
   DType dtype;
-
-  __device__ void flag(int row, bool good) const {
-    if (valid) valid[row * streams] = good;
-  }
 };
 
 // Which rows those are, until the search is done: fewer registers than a Tile.
@@ -195,7 +191,7 @@ struct TileRows {
 
   __device__ Tile tile(const Source& s) const {
     return {static_cast<char*>(out.data) + row * row_bytes,
-            out.valid ? out.valid + row * out.streams + s.index : nullptr,
+            out.valid + row * out.streams + s.index,
             out.scale,
             unsigned(out.width),
             unsigned(out.streams),

@@ -221,7 +221,7 @@ __device__ __forceinline__ bool wide_tile(const Source& s, const Cursor<Time>& c
   entries[lane] = entry;
   if (mode_of<kOnly>(s) == Mode::cubic && entry.made == Made::two) outer[lane] = outer_of<V>(s, window, stencil);
   const Tile tile = tile_rows.tile(s);
-  if (lane < tile.rows) tile.flag(lane, stencil.valid);
+  if (lane < tile.rows) tile.valid[lane * tile.streams] = stencil.valid;
   __syncwarp();
   if constexpr (kOnly == Mode::linear) {
     const bool both = __all_sync(~0u, entry.made == Made::two);

@@ -65,8 +65,7 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
     if a.out_scale is not None:
         scales = a.out_scale.expand(sum(widths)).split(widths)
     out = torch.cat([store(c, a.out_dtype, s) for c, s in zip(columns, scales, strict=True)], dim=1)
-    flags = torch.stack(valid, dim=1).reshape(*shape, len(columns))
-    return out.reshape(*shape, sum(widths)), flags if a.want_valid else flags.new_empty(0)
+    return out.reshape(*shape, sum(widths)), torch.stack(valid, dim=1).reshape(*shape, len(columns))
 
 
 def _rising(name: str, offsets: Tensor, total: int) -> Tensor:

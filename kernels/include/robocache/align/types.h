@@ -52,7 +52,7 @@ struct Targets {
 
 struct Output {
   void* data;          // [rows, width]
-  bool* valid;         // [rows, streams], or null where nobody asks
+  bool* valid;         // [rows, streams]
   const float* scale;  // [width] or nullptr; only for the 8-bit types: stored = round(value / scale)
   int64_t width;
   int64_t streams;
