@@ -12,7 +12,7 @@ import yaml
 
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import known_episode
+from robocache.config.reading import known_episode
 from robocache.engine.page import Fused, Picture, Recorded, Trace, page
 from robocache.engine.quality import gather
 from robocache.engine.source_types import SourceTypes

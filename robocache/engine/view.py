@@ -11,7 +11,7 @@ import yaml
 
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import known_episode
+from robocache.config.reading import known_episode
 from robocache.engine.report import recorded
 from robocache.errors import ConfigError, OutputError, RoboCacheError
 from robocache.output.dataset import Output
