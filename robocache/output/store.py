@@ -169,16 +169,27 @@ class Store:
     def move(self, name: str, to: str) -> None:
         """Give a file another name, under which it is there before it is gone under the first; at once where it is
         local."""
+        self.move_all({name: to})
+
+    def move_all(self, names: Mapping[str, str]) -> None:
+        """As :meth:`move`, of each name to the other, in their order; on a local disk each folder is synced once."""
+        into, out_of = dict[Path, None](), dict[Path, None]()
+        for name, to in names.items():
+            self._rename(name, to)
+            if self.local:
+                into[Path(self.path(to)).parent] = out_of[Path(self.path(name)).parent] = None
+        for folder in (*into, *(f for f in out_of if f not in into)):
+            _sync_folder(folder)
+
+    def _rename(self, name: str, to: str) -> None:
         with self.writing(name):
-            if not self.local:
+            if self.local:
+                target = Path(self.path(to))
+                _make_folder(target.parent)
+                os.replace(self.path(name), target)
+            else:
                 self.fs.cp_file(self.path(name), self.path(to))
                 self.fs.rm_file(self.path(name))
-                return
-            source, target = Path(self.path(name)), Path(self.path(to))
-            _make_folder(target.parent)
-            os.replace(source, target)
-            _sync_folder(target.parent)
-            _sync_folder(source.parent)
 
     def remove(self, name: str) -> None:
         with self.writing(name), contextlib.suppress(FileNotFoundError):
