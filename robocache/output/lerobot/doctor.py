@@ -84,6 +84,11 @@ def examine(store: Store) -> Examined:
     if walk.held > HELD * max(1, walk.count):
         share, why = walk.held / walk.count, "held samples, or a robot that stands still"
         found.notes.append(f"{share:.1%} of the rows repeat the row before in every feature: {why}")
+    if walk.late:
+        found.notes.append(
+            f"{_named(walk.late)}: so long that float32 rounds stamps by more than {TOLERANCE_S:g} s, LeRobot's "
+            "tolerance for frames of videos; cut it, or raise tolerance_s"
+        )
     found.problems += [f"{_named(episodes)}: {what}" for what, episodes in walk.faults.items()]
     found.problems += _videos(store, listed, sizes, fps)
     return found
@@ -114,6 +119,8 @@ class _Walk:
         self.store, self.fps, self.features, self.tasks = store, fps, features, tasks
         self.count = self.held = 0
         self.faults: dict[str, list[int]] = {}
+        #: Episodes whose stamps, rounded to float32, are further from their frames' than LeRobot's tolerance.
+        self.late: list[int] = []
         self._file, self._rows = "", pa.table({})
 
     def fault(self, what: str, e: Listed) -> None:
@@ -165,9 +172,14 @@ class _Walk:
             if name in rows.column_names and rows[name].to_pylist() != list(range(first, first + n)):
                 self.fault(f"{name} does not count up as it should", e)
         if "timestamp" in rows.column_names and n:
-            stamps = rows["timestamp"].to_numpy().astype(np.float64)
-            if np.abs(stamps - np.arange(n) / self.fps).max() > TOLERANCE_S:
+            stamps = rows["timestamp"].to_numpy()
+            right = np.arange(n) / self.fps
+            # As the column can hold it: after half an hour the steps of float32 are wider than the tolerance.
+            off = np.abs(stamps - right.astype(stamps.dtype)).max()
+            if not off <= TOLERANCE_S:
                 self.fault(f"timestamp is not frame_index / {self.fps:g}, to {TOLERANCE_S:g} s", e)
+            elif e.videos and np.abs(stamps.astype(np.float64) - right).max() > TOLERANCE_S:
+                self.late.append(e.index)
         if "task_index" in rows.column_names and not set(rows["task_index"].to_pylist()) <= self.tasks.keys():
             self.fault("task_index has numbers that the table of tasks lacks", e)
 
