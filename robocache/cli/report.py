@@ -9,7 +9,7 @@ from robocache.cli import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("uri", help="output folder")
+    parser.add_argument("uri", help="output folder, or a LeRobot dataset that anybody made")
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="where it goes (report.html)")
     parser.add_argument(
         "--episode", action="append", metavar="ID", help="one to show row by row (else the first, and the worst)"
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.engine.report import make
-    from robocache.output.dataset import Output
+    from robocache.output.lerobot.others import open_dataset
 
-    made = make(Output.open(args.uri, version=args.version), args.episode)
+    made = make(open_dataset(args.uri, version=args.version), args.episode)
     Path(args.out).write_text(made, encoding="utf-8")
     terminal.say(f"{args.out}: {len(made) / 1e6:.2f} MB, open it in a browser")
     return True

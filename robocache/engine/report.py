@@ -20,6 +20,9 @@ from robocache.errors import InputError, RoboCacheError
 from robocache.formats import list_input, read_episode
 from robocache.output.dataset import Output
 from robocache.output.facts import Facts, labels
+from robocache.output.lerobot.doctor import examine
+from robocache.output.lerobot.footage import Footage
+from robocache.output.lerobot.others import OthersTree
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Column, Rows
 from robocache.output.schema import marks
@@ -36,6 +39,9 @@ def make(output: Output, episodes: Sequence[str] | None = None) -> str:
     """
     facts = Facts.of(output)
     lines = [(g.line, bool(g.failed)) for g in gather(zip(facts.ids, facts.quality, strict=True)).lines()]
+    if isinstance(output, OthersTree):
+        looked = examine(output.store)
+        lines += [*((problem, True) for problem in looked.problems), *((note, False) for note in looked.notes)]
     notes: list[str] = []
     shown = [_shown(output, facts, number, notes) for number in _chosen(facts, episodes)]
     pictures = [p for number in _chosen(facts, episodes)[:1] for p in _pictures(output, facts, number, notes)]
@@ -59,6 +65,11 @@ def _shown(output: Output, facts: Facts, place: int, notes: list[str]) -> Fused:
     rows = Rows.of(output, facts.numbers[place : place + 1])
     times = rows.column("time_ns")
     episode, failure, job = None, "", None
+    if isinstance(output, OthersTree):  # its rows are what was recorded
+        streams = [Recorded("timestamp", times, np.zeros(len(times)))]
+        return Fused(
+            facts.ids[place], float(np.ptp(times)) / 1e9, streams, list(_traces(output, rows, times, None, None))
+        )
     try:
         job = job_from_mapping(yaml.safe_load(output.config))
         episode = recorded(output, job, facts.ids[place])
@@ -129,10 +140,13 @@ def _pictures(output: Output, facts: Facts, place: int, notes: list[str]) -> Ite
     for name in marks(output.schema):
         column = Column.of(output.schema.field(name))
         try:
-            pictures = Pictures.of(column)
+            pictures = Pictures.of(column, Footage(output.videos, output.store.options))
+            values = rows.read_all([column])[name]
         except ValueError:
             continue
-        values = rows.read_all([column])[name]
+        except RoboCacheError as error:
+            notes.append(f"{name} is not shown: {error}")
+            continue
         taken = np.linspace(0, rows.total - 1, _IMAGES).astype(np.int64)
         for row in np.unique(taken):
             try:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from robocache.errors import OutputError
 from robocache.output import layout, tables
@@ -22,6 +25,10 @@ from robocache.output.version import LARGEST, Version, list_versions, refuse_for
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
+
+
+#: Files of statistics that are read at the same time.
+_PARTS = 64
 
 
 class Output:
@@ -63,6 +70,17 @@ class Output:
         data = self._read(name)
         with self._readable(name):
             return data.decode()
+
+    @cached_property
+    def rate(self) -> Fraction | None:
+        """Of its timeline, in Hz; None: it has the stamps of a source."""
+        rate = yaml.safe_load(self.config)["timeline"]["rate_hz"]
+        return None if rate is None else Fraction(rate)
+
+    @cached_property
+    def videos(self) -> dict[str, str]:
+        """The files that its rows refer to: URIs by the paths that stand in the rows."""
+        return {path: uri for record in self.records() for e in record.episodes for path, uri in e.videos.items()}
 
     @cached_property
     def plan(self) -> Plan:
@@ -116,6 +134,32 @@ class Output:
         with self._readable(part), self.opened(part) as opened:
             table = unpacked_arrow(pa.py_buffer(opened.read()))
             return table if columns is None else table.select(columns)
+
+    def rows(self, part: str, begin: int, end: int, names: Sequence[str]) -> tuple[pa.Table, int]:
+        """Columns of the row groups, or record batches, of one of ``parts`` that hold its rows ``begin`` to ``end``,
+        and the number of their first.
+        """
+        from robocache.output.following import following
+
+        with self._readable(part), following(self.store).open_input_file(self.store.path(part)) as file:
+            if layout.part_format(part) == "parquet":
+                return row_groups(pq.ParquetFile(file), begin, end, names)
+            fields = [k for k, name in enumerate(pa.ipc.open_file(file).schema.names) if name in names]
+            arrow = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+            batches, at, first = [], 0, -1
+            for k in range(arrow.num_record_batches):
+                batch = arrow.get_batch(k)
+                if at < end and at + batch.num_rows > begin:
+                    first = at if first < 0 else first
+                    batches.append(batch)
+                at += batch.num_rows
+            return pa.Table.from_batches(batches).select(names), first
+
+    def part_statistics(self) -> Iterator[bytes]:
+        """The statistics of each of ``parts``, as :func:`robocache.output.statistics.decode` takes them."""
+        names = [layout.statistics_name(part) for part in self.parts]
+        for at in range(0, len(names), _PARTS):
+            yield from self.store.read_many(names[at : at + _PARTS])
 
     def dataset(self, split: str | None = None) -> Dataset:
         """Its rows, in order of its episodes, to be scanned with :mod:`pyarrow.dataset`; or those of one split."""
@@ -233,7 +277,7 @@ class Output:
         """``OutputError`` where what lies there is damaged; storage that fails raises an ``OSError`` with a number."""
         try:
             yield
-        except (FileNotFoundError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError, pa.ArrowException) as error:
             raise self.unreadable(name, error) from error
         except OSError as error:
             if error.errno is not None:
@@ -251,3 +295,11 @@ class Output:
         if self.version.number not in list_versions(self.store).kept:
             return OutputError(f"{self.uri}: version {self.version.number} is no longer kept (output.keep_versions)")
         return OutputError(f"{self.uri} has no {name}; a run that ends writes all of {META}, run again")
+
+
+def row_groups(parquet: pq.ParquetFile, begin: int, end: int, names: Sequence[str]) -> tuple[pa.Table, int]:
+    """Columns of the row groups that hold the rows ``begin`` to ``end``, and the number of their first row."""
+    told = parquet.metadata
+    ends = np.cumsum([0, *(told.row_group(k).num_rows for k in range(told.num_row_groups))])
+    first, last = int(np.searchsorted(ends, begin, "right")) - 1, int(np.searchsorted(ends, end, "left"))
+    return parquet.read_row_groups(list(range(first, last)), columns=list(names)).select(list(names)), int(ends[first])

@@ -64,7 +64,8 @@ class Store:
     def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None, *, links: bool = False):
         self.uri, self.links = uri.rstrip("/"), links
         try:
-            self.fs, root = open_storage(uri, storage_options or {})
+            self.options = dict(storage_options or {})
+            self.fs, root = open_storage(uri, self.options)
         except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
             raise OutputError(f"output.uri: {uri!r}: {error}") from error
         self.root = root.rstrip("/")

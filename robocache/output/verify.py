@@ -29,6 +29,7 @@ from robocache.output.layout import (
     STATISTICS,
 )
 from robocache.output.lerobot import doctor, tree
+from robocache.output.lerobot.listing import is_dataset
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.plan import Plan
 from robocache.output.schema import marks
@@ -122,7 +123,7 @@ def _verify(output: Output, asked: int | None) -> Verification:
     late: tuple[str, ...] = ()
     if asked in (None, number) and not busy:
         problems += tree.problems(store)
-        if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not doctor.is_dataset(store):
+        if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not is_dataset(store):
             late = ("there is no LeRobot tree: the last run could not make it, or no row of any episode is for it",)
     around, notes = _around(output, plan, None if damaged else total, busy=busy)
     problems += around
@@ -132,7 +133,7 @@ def _verify(output: Output, asked: int | None) -> Verification:
 
 def _of_others(store: Store) -> Verification | None:
     """A LeRobot dataset that no run has made; None where it is none."""
-    if list_versions(store).newest or not doctor.is_dataset(store):
+    if list_versions(store).newest or not is_dataset(store):
         return None
     e = doctor.examine(store)
     return Verification(

@@ -144,13 +144,13 @@ def _tiles(facts: Facts) -> str:
     seconds = float(np.nansum(facts.seconds))
     time = f"{seconds / 3600:,.1f} h" if seconds >= 7200 else f"{seconds:,.1f} s"
     told = {
-        "version": f"{facts.version}, {facts.made[:16].replace('T', ' ')}",
+        "version": f"{facts.version}, {facts.made[:16].replace('T', ' ')}" if facts.version else facts.made,
         "episodes": f"{len(facts.ids):,}",
         "rows": f"{facts.rows.sum():,}",
         "time": time if facts.rate is not None else "by the stamps of a source",
         "rate": f"{facts.rate} Hz" if facts.rate is not None else "none",
         "size": decimal(facts.size),
-        "quarantined": f"{len(facts.quarantine):,}",
+        **({"quarantined": f"{len(facts.quarantine):,}"} if facts.version else {}),
     }
     return f"<dl>{''.join(f'<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>' for k, v in told.items())}</dl>"
 
@@ -158,7 +158,7 @@ def _tiles(facts: Facts) -> str:
 def _quality(facts: Facts, quality: Sequence[tuple[str, bool]], found: Sequence[Outlier]) -> str:
     names = dict(zip(facts.numbers.tolist(), facts.ids, strict=True))
     kept = float(np.nanmean(facts.kept)) if len(facts.kept) and not np.isnan(facts.kept).all() else 1.0
-    lines = [f"<li>{kept:.1%} of the time recorded is in rows</li>"] if len(facts.ids) else []
+    lines = [f"<li>{kept:.1%} of the time recorded is in rows</li>"] if len(facts.ids) and facts.version else []
     lines += [f"<li>{_BREAKS if failed else ''}{text(line)}</li>" for line, failed in quality]
     lines += [f"<li>{text(f'{names.get(o.episode, o.episode)}: {o.feature}: {o.text}')}</li>" for o in found[:5]]
     if len(found) > 5:
@@ -167,8 +167,8 @@ def _quality(facts: Facts, quality: Sequence[tuple[str, bool]], found: Sequence[
         lines.append(
             f"<li>quarantined: {len(facts.quarantine):,} of {len(facts.ids) + len(facts.quarantine):,} episodes</li>"
         )
-    if len(lines) == 1:
-        lines.append("<li>nothing else was found</li>")
+    if len(lines) <= bool(facts.version):
+        lines.append(f"<li>nothing {'else ' if lines else ''}was found</li>")
     return f"<ul>{''.join(lines)}</ul>"
 
 
@@ -350,11 +350,13 @@ def _left_out(facts: Facts) -> str:
     out = table(("episode", "reason", "the next run tries it again"), quarantined, caption)
     files = ([p["uri"], decimal(int(p["size"])), p.get("what", ""), p.get("remedy", "")] for p in passed[:LISTED])
     out += table(("file", "size", "what", "what would read it"), files, f"Files passed over: {len(passed):,}")
-    return out or "<p>No episode is quarantined.</p>"
+    return out or ("<p>No episode is quarantined.</p>" if facts.version else "")
 
 
 def _run(facts: Facts) -> str:
     r = facts.report
+    if not facts.version:
+        return ""
     if not r:
         return "<p>The last run made another version, or tells nothing.</p>"
     told: list[Sequence[object]] = [
