@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
@@ -221,16 +221,10 @@ class Output:
 
     @contextmanager
     def opened(self, part: str) -> Iterator[IO[bytes]]:
-        """One of ``parts``, wherever it lies now. ``FileNotFoundError`` where it is gone."""
-        with ExitStack() as stack:
-            for place in (part, layout.older_name(part), part):  # it may move, either way, between two looks
-                try:
-                    file = stack.enter_context(self.store.reading(place))
-                    break
-                except FileNotFoundError:
-                    continue
-            else:
-                raise FileNotFoundError(f"{self.uri}/{part}")
+        """One of ``parts``, wherever it lies now, also where it moves while it is read. ``FileNotFoundError`` where it is
+        gone.
+        """
+        with self.store.reading(*layout.ways(part)) as file:
             yield file
 
     def unreadable(self, part: str, error: Exception) -> OutputError:

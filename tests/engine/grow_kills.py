@@ -298,6 +298,9 @@ def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> dict
             changes = max(5, Watch(Path(place.uri)).until(sys.maxsize, pid))
         assert ended(pid) == 0
         seconds = time.monotonic() - began
+        assert not reader or os.waitid(os.P_PID, reader, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, (
+            "the reader ended"
+        )
         reader = reader or forked(lambda: read(place, root / "unbroken", stop, seen))
         step += 1
         print(f"{step} changes, {killed.total()} kills, the last run took {seconds:.1f} s", flush=True)
