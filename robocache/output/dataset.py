@@ -18,7 +18,7 @@ from robocache.errors import OutputError
 from robocache.output import layout, tables
 from robocache.output.documents import mapping, parsed, unpacked, unpacked_arrow
 from robocache.output.layout import EPISODES, META, QUARANTINE, REPORT, STATISTICS
-from robocache.output.manifest import QuarantineRecord, ShardRecord, open_log, read_manifest
+from robocache.output.manifest import PartRecord, QuarantineRecord, ShardRecord, open_log, read_manifest
 from robocache.output.plan import Plan
 from robocache.output.store import Store
 from robocache.output.version import LARGEST, Version, list_versions, refuse_former
@@ -111,12 +111,17 @@ class Output:
         """Names of its files of rows, below ``uri``, in order of their episodes. Once a newer version does without one
         it lies elsewhere: :meth:`table` and :meth:`dataset` find it.
         """
-        return tuple(sorted(self.sizes, key=layout.first_episode))
+        return tuple(sorted(self._records, key=layout.first_episode))
 
-    @cached_property
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each of ``parts``."""
-        return {part.name: part.bytes for record in self.records() for part in record.parts}
+        return {name: part.bytes for name, part in self._records.items()}
+
+    @cached_property
+    def _records(self) -> dict[str, PartRecord]:
+        """By the names of ``parts``."""
+        return {part.name: part for record in self.records() for part in record.parts}
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -126,13 +131,19 @@ class Output:
         with self._part(self.parts[0]) as part:
             return part.schema_arrow if isinstance(part, pq.ParquetFile) else part.schema
 
-    def table(self, part: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one of ``parts``, or some columns of them."""
+    def table(self, part: str, columns: Sequence[str] | None = None, *, max_unpacked_mb: int | None = None) -> pa.Table:
+        """The rows of one of ``parts``, or some columns of them.
+
+        max_unpacked_mb: ``OutputError`` where they take more MiB (None: 128), and more than 64 times the part's bytes
+        """
+        record, most = self._records[part], None if max_unpacked_mb is None else max_unpacked_mb << 20
         with self._part(part) as file:
             if isinstance(file, pq.ParquetFile):
-                return unpacked(file, self.sizes[part], columns)
+                if file.metadata.num_rows != record.rows:
+                    raise ValueError(f"it has {file.metadata.num_rows} rows, the manifest says {record.rows}")
+                return unpacked(file, record.bytes, columns, most=most)
         with self._readable(part), self.opened(part) as opened:
-            table = unpacked_arrow(pa.py_buffer(opened.read()))
+            table = unpacked_arrow(pa.py_buffer(opened.read()), most=most)
             return table if columns is None else table.select(columns)
 
     def rows(self, part: str, begin: int, end: int, names: Sequence[str]) -> tuple[pa.Table, int]:
@@ -221,7 +232,7 @@ class Output:
 
     @contextmanager
     def opened(self, part: str) -> Iterator[IO[bytes]]:
-        """One of ``parts``, wherever it lies now, also where it moves while it is read. ``FileNotFoundError`` where it is
+        """One of ``parts``, wherever it lies now, also where it moves meanwhile. ``FileNotFoundError`` where it is
         gone.
         """
         with self.store.reading(*layout.ways(part)) as file:
