@@ -141,7 +141,7 @@ def test_statistics_are_those_of_the_rows_and_splits_those_it_tells(trees, versi
     np.testing.assert_allclose(found["observation.state"], wanted, rtol=1e-5, atol=1e-6)
     low, high = np.quantile(GRIP, [0.01, 0.99])
     np.testing.assert_allclose(found["grip"], (GRIP[mine] - low) / (high - low) * 2 - 1, atol=0.05)
-    assert all_of(trees[version], episodes=["episode 1"])["episode_index"].tolist() == [1] * 14
+    assert all_of(trees[version], episodes=["episode_000001"])["episode_index"].tolist() == [1] * 14
 
 
 @pytest.fixture
@@ -190,14 +190,14 @@ def test_the_report(trees, tmp_path, version):
     shutil.copytree(trees[version], root)
     assert cli.main(["report", str(root), "-o", str(tmp_path / "page.html")]) == cli.DONE
     page = (tmp_path / "page.html").read_text()
-    for text in (f"LeRobot {version}", "nothing was found", "observation.state[left]", "Episode episode 0", "29"):
+    for text in (f"LeRobot {version}", "nothing was found", "observation.state[left]", "Episode episode_000000", "29"):
         assert text in page, text
     assert "quarantine" not in page and "The run" not in page
     told = json.loads((root / "meta/info.json").read_text())
     (root / "meta/info.json").write_text(json.dumps(told | {"fps": 20}))
     assert cli.main(["report", str(root), "-o", str(tmp_path / "page.html")]) == cli.DONE
     page = (tmp_path / "page.html").read_text()
-    assert "breaks a threshold" in page and "timestamp is not frame_index / 20" in page
+    assert "problem:</strong>" in page and "timestamp is not frame_index / 20" in page
     assert cli.main(["verify", str(root)]) == cli.FAILED
 
 

@@ -97,9 +97,8 @@ class OthersTree(Output):
             yield ShardRecord(number, self.identity, "", (told,), episodes, ())
 
     def _record(self, e: Listed) -> EpisodeRecord:
-        quality = {"valid": dict.fromkeys(self.features, 1.0)}
         videos = {name: f"{self.uri}/{name}" for name, _ in e.videos.values()}
-        return EpisodeRecord(e.index, f"episode {e.index}", (e.file,), e.length, 0, (), {}, quality, videos)
+        return EpisodeRecord(e.index, f"episode_{e.index:06d}", (e.file,), e.length, 0, (), {}, {}, videos)
 
     @cached_property
     def episodes(self) -> pa.Table:
@@ -123,6 +122,13 @@ class OthersTree(Output):
         ]
         rows.sort(key=lambda row: row["episode_index"])
         return pa.Table.from_pylist(rows, schema=tables.EPISODE_SCHEMA)
+
+    @cached_property
+    def filmed(self) -> frozenset[int]:
+        """The episodes of which there are videos."""
+        there = frozenset(self.store.files("videos"))
+        listed = (e for some in self._of_part.values() for e in some)
+        return frozenset(e.index for e in listed if any(name in there for name, _ in e.videos.values()))
 
     @property
     def quarantine(self) -> tuple[QuarantineRecord, ...]:
