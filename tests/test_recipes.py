@@ -4,7 +4,10 @@ and docs/keys.md, which is made of the schema.
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import runpy
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +21,7 @@ import pytest
 import yaml
 
 import robocache
+from robocache import cli
 from robocache.sample import write_samples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +190,61 @@ def test_a_recipe(name, tmp_path, monkeypatch):
     assert found.rows == pytest.approx(rows, abs=2) if rows else found.rows > 0
     output = robocache.Output.open(config["output"]["uri"])
     assert all(sum(e["valid"].values()) > 0 for e in map(yaml.safe_load, output.episodes["quality"].to_pylist()))
+
+
+def own_log(path: Path, start: int) -> None:
+    """A layout that no page of the documents has: JSON, numbers within objects, seconds in a field of its own."""
+    writers = pytest.importorskip("mcap.writer", reason="the mcap package writes the log")
+    number, numbers = {"type": "number"}, {"type": "array", "items": {"type": "number"}}
+    arm = {"type": "object", "properties": {"q": numbers, "gripper_mm": number}}
+    kinds = {
+        "lab/arm": {"type": "object", "properties": {"t": number, "arm": arm, "mode": {"type": "string"}}},
+        "lab/cmd": {"type": "object", "properties": {"target": numbers}},
+    }
+    with open(path, "wb") as file:
+        writer = writers.Writer(file)
+        writer.start()
+        channels = {}
+        for topic, kind in kinds.items():
+            schema = writer.register_schema(topic, "jsonschema", json.dumps(kind).encode())
+            channels[topic] = writer.register_channel(topic, "json", schema)
+        for k in range(300):
+            ns = 10**18 + start * 10**11 + k * 8_000_000
+            q = [math.sin(k / 50 * j) for j in (1, 2, 3)]
+            said: dict[str, Any] = {"t": ns / 1e9, "arm": {"q": q, "gripper_mm": 20.0 + k % 7}, "mode": "teleop"}
+            writer.add_message(channels["lab/arm"], ns, json.dumps(said).encode(), ns)
+            if k % 4 == 0:
+                target = {"target": [math.sin((k + 5) / 50 * j) for j in (1, 2, 3)]}
+                writer.add_message(channels["lab/cmd"], ns, json.dumps(target).encode(), ns)
+        writer.finish()
+
+
+def test_the_readme_from_a_log_to_a_training_loop(tmp_path, monkeypatch, capsys):
+    """As who has read it alone goes: their own log by `init` and the example, the demo's by the code as it stands."""
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    Path("mylogs").mkdir()
+    for k in range(3):
+        own_log(Path(f"mylogs/take_{k}.mcap"), k)
+    assert cli.main(["init", "mylogs/", "-o", "robocache.yaml"]) == cli.DONE
+    assert cli.main(["run", "robocache.yaml"]) == cli.DONE
+    assert "input.stamp can name a field" in capsys.readouterr().out
+    example = runpy.run_path(str(ROOT / "examples/pytorch_dataloader.py"))["main"]
+    assert example(["dataset"]) == 1
+    assert "there are observation.lab.arm.q" in (told := capsys.readouterr().err) and "--state and --action" in told
+    named = ["--state", "observation.lab.arm.q", "--action", "action.lab.cmd.target"]
+    assert example(["dataset", "--steps", "40", "--batch-size", "64", *named]) == 0
+    losses = [float(x) for x in re.findall(r"^step .* loss (\S+) ", capsys.readouterr().out, re.MULTILINE)]
+    assert losses[-1] < losses[0]
+
+    write_samples("sample_logs", episodes=2, seconds=2.0)
+    config, *_ = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    Path("config.yaml").write_text(config)
+    assert cli.main(["run", "config.yaml", "-q"]) == cli.DONE
+    (code,) = re.findall(r"### Train on it\n.*?```python\n(.*?)```", readme, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert 0 < found["loss"].item() < 2
 
 
 def test_every_key(monkeypatch):
