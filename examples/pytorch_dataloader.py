@@ -1,9 +1,10 @@
 """Train a small behaviour-cloning policy on a dataset that `robocache run` made; stop half way, and go on.
 
     python examples/pytorch_dataloader.py [out/demo] [--steps 300] [--batch-size 256] [--checkpoint policy.pt]
+                                          [--state observation.state] [--action action]
 
 After `make demo` it takes the demo's output: 16 rows of joint states to the next 50 commands. The last episode is kept
-for validation.
+for validation. A dataset of yours has its features where you say.
 """
 
 from __future__ import annotations
@@ -103,16 +104,23 @@ class Training:
 
 
 def main(argv: list[str] | None = None) -> int:
+    global STATE, ACTION
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("uri", nargs="?", default="out/demo", help="an output of robocache run")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--checkpoint", type=Path, default=Path("policy.pt"))
+    parser.add_argument("--state", default=STATE, help="the feature that the policy sees")
+    parser.add_argument("--action", default=ACTION, help="the feature that it shall give")
     args = parser.parse_args(argv)
+    STATE, ACTION = args.state, args.action
     try:
         data, held_out = windows(args.uri, validation=False), windows(args.uri, validation=True)
     except OutputError as error:
         print(f"{error}; `make demo` makes out/demo", file=sys.stderr)
+        return 1
+    except ValueError as error:  # no such feature, or a single episode
+        print(f"{error}; --state and --action name others", file=sys.stderr)
         return 1
     began, count = time.perf_counter(), 0
     for batch in data.batches(args.batch_size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,20 +88,34 @@ def _sizes(file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int]) ->
     return known, longest
 
 
-def read_arrow(data: pa.Buffer, refuse: Callable[[int], None], piece: Callable[[int, int], None]) -> pa.Table:
-    """All rows of an Arrow file in memory. ``ValueError``, or an Arrow exception, where it is damaged."""
-    file, held = pa.ipc.open_file(data), 0
-    for rows, size in _record_batches(data):
+def arrow_batches(
+    source: pa.Buffer | IO[bytes], refuse: Callable[[int], None], piece: Callable[[int, int], None]
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """All rows of an Arrow file: its schema and its record batches, read one by one. ``ValueError``, or an Arrow
+    exception, where it is damaged.
+
+    They are read as what they are checked as, one after the other; what the file says at its end of where they are may
+    lead elsewhere.
+    """
+    pa.ipc.open_file(source)
+    held = 0
+    for rows, size in _record_batches(_behind_the_magic(source)):
         piece(rows, size)
         held += size
         refuse(held)
-    return file.read_all()
+    stream = pa.ipc.open_stream(_behind_the_magic(source))
+    return stream.schema, iter(stream)
 
 
-def _record_batches(data: pa.Buffer) -> Iterator[tuple[int, int]]:
+def _behind_the_magic(source: pa.Buffer | IO[bytes]) -> pa.NativeFile:
+    """From there a file is a stream."""
+    stream = pa.BufferReader(source) if isinstance(source, pa.Buffer) else pa.PythonFile(source, mode="r")
+    stream.seek(8)
+    return stream
+
+
+def _record_batches(stream: pa.NativeFile) -> Iterator[tuple[int, int]]:
     """Rows and bytes of each record batch or dictionary once it is unpacked, as its buffers say themselves."""
-    stream = pa.BufferReader(data)
-    stream.seek(8)  # behind the magic; from there a file is a stream
     for message in pa.ipc.MessageReader.open_stream(stream):
         if message.type not in ("record batch", "dictionary"):
             continue

@@ -42,6 +42,6 @@ def test_the_limits_are_those_of_the_code():
     assert (wrapped.MOST_BYTES, wrapped.MOST_RATIO) == (1 << 30, 200)
     assert video.MOST_PIXELS == 64 << 20
     assert schema.Input("").max_unpacked_mb << 20 == compression.MOST_UNPACKED
-    assert (documents.UNPACKED, documents.MOST_GROUP) == (4 << 30, 256 << 20)
+    assert (documents.UNPACKED, documents.LOOKED_AT, documents.MOST_GROUP) == (128 << 20, 4 << 30, 256 << 20)
     assert documents.RATIO == 64
     assert definitions.MAX_FIELDS == 20_000

@@ -112,7 +112,7 @@ def _comment(text: str, indent: int = 0, mark: str = "# ") -> list[str]:
 
 def _flow(value: Any) -> str:
     """A value in one line of YAML, with nothing in it that OmegaConf would interpolate."""
-    from robocache.config.schema import literal
+    from robocache.config.reading import literal
 
     plain = literal(dict(value) if isinstance(value, Mapping) else value)
     text = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)

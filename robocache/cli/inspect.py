@@ -263,7 +263,7 @@ def inspect_recordings(
 
 def inspect_recording(spec: InputSpec, id: str, job: Job | None = None) -> InspectedEpisode:
     """The episode of that id, values included. ``ConfigError`` where there is none."""
-    from robocache.config.schema import known_episode
+    from robocache.config.reading import known_episode
     from robocache.formats import list_episodes
 
     refs = {ref.id: ref for ref in list_episodes(spec)}
@@ -403,7 +403,7 @@ def inspect_output_episode(uri: str, id: str) -> InspectedOutputEpisode:
 
     ``ConfigError`` where the output has no such episode, ``OutputError`` where it is damaged.
     """
-    from robocache.config.schema import known_episode
+    from robocache.config.reading import known_episode
     from robocache.output.dataset import Output
 
     output = Output.open(uri)

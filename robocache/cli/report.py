@@ -1,4 +1,4 @@
-"""``robocache report``: a dataset as one page of HTML for a person to see."""
+"""``robocache report``: a dataset as one page of HTML for a person to see, and as pictures of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from robocache.cli import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("uri", help="output folder")
+    parser.add_argument("uri", help="output folder, or a LeRobot dataset that anybody made")
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="where it goes (report.html)")
+    parser.add_argument(
+        "--png", metavar="FOLDER", help="the page as pictures too, 1280 and 400 pixels wide (by a Chromium on the PATH)"
+    )
     parser.add_argument(
         "--episode", action="append", metavar="ID", help="one to show row by row (else the first, and the worst)"
     )
@@ -21,9 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.engine.report import make
-    from robocache.output.dataset import Output
+    from robocache.output.lerobot.others import open_dataset
 
-    made = make(Output.open(args.uri, version=args.version), args.episode)
+    made = make(open_dataset(args.uri, version=args.version), args.episode)
     Path(args.out).write_text(made, encoding="utf-8")
     terminal.say(f"{args.out}: {len(made) / 1e6:.2f} MB, open it in a browser")
+    if args.png:
+        from robocache.engine.page.shots import shots
+
+        Path(args.png).mkdir(parents=True, exist_ok=True)
+        for width, shot in shots(Path(args.out)).items():
+            path = Path(args.png) / f"report_{width}.png"
+            path.write_bytes(shot.png)
+            terminal.say(f"{path}: {len(shot.png) / 1e6:.2f} MB")
     return True

@@ -8,7 +8,7 @@ from typing import Any
 
 from robocache.config.job import Feature, Job
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import literal
+from robocache.config.reading import literal
 from robocache.engine.prepare import Prepared, Preparer
 from robocache.engine.source_types import resolve
 from robocache.engine.takes import split_takes, take

@@ -17,13 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version", type=int, metavar="N", help="one of those that robocache log lists; else the newest"
     )
+    parser.add_argument(
+        "--max-unpacked-mb", type=int, metavar="N", help="rows of one episode that are held (128, or 64 x its part)"
+    )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.output.verify import verify
 
-    found = verify(args.uri, version=args.version)
+    found = verify(args.uri, version=args.version, max_unpacked_mb=args.max_unpacked_mb)
     if args.json:
         terminal.document(found)
     else:

@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> bool:
     from robocache.engine.view import write_view
-    from robocache.output.dataset import Output
+    from robocache.output.lerobot.others import open_dataset
 
-    notes = write_view(Output.open(args.uri, version=args.version), args.out, args.episode)
+    notes = write_view(open_dataset(args.uri, version=args.version), args.out, args.episode)
     terminal.say(*(f"note: {note}" for note in notes))
     terminal.say(f"{args.out}: {os.path.getsize(args.out) / 1e6:.2f} MB; open it with `rerun {args.out}`")
     return True

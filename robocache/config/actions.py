@@ -10,7 +10,8 @@ from omegaconf import DictConfig, ListConfig
 
 from robocache.config import schema
 from robocache.config.job import Feature, TimelineSpec
-from robocache.config.schema import EXPECTED, Problems, read_section
+from robocache.config.reading import Problems, read_section
+from robocache.config.schema import EXPECTED
 from robocache.features.convert import Convert, Gripper
 from robocache.features.kinematics import ForwardKinematics
 from robocache.ops.rotation_names import rotation_shape

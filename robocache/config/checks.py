@@ -12,7 +12,8 @@ from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 
 from robocache.config.job import ClusterSpec, ComputeSpec, Feature, OutputSpec, TimelineSpec
-from robocache.config.schema import EXPECTED, Problems, did_you_mean
+from robocache.config.reading import Problems, did_you_mean
+from robocache.config.schema import EXPECTED
 from robocache.config.values import at_least, seconds
 from robocache.output.lerobot.features import INDEX
 from robocache.output.schema import EPISODE_ID, INDEX_COLUMNS

@@ -7,19 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robocache.config.job import Feature, FeatureSource
-from robocache.config.schema import (
-    EXPECTED,
-    UNREADABLE,
-    Column,
-    Problems,
-    SingleSource,
-    Source,
-    Sources,
-    key_names,
-    literal,
-    read_section,
-    resolved,
-)
+from robocache.config.reading import UNREADABLE, Problems, key_names, literal, read_section, resolved
+from robocache.config.schema import EXPECTED, Column, SingleSource, Source, Sources
 from robocache.config.steps import read_steps
 from robocache.config.values import limit, parse_duration, parse_period, parsed
 from robocache.formats.base import parse_source

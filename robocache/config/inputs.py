@@ -10,18 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from robocache.config.schema import (
-    EXPECTED,
-    UNREADABLE,
-    Csv,
-    Input,
-    Problems,
-    TimeKeys,
-    did_you_mean,
-    key_names,
-    read_section,
-    resolved,
-)
+from robocache.config.reading import UNREADABLE, Problems, did_you_mean, key_names, read_section, resolved
+from robocache.config.schema import EXPECTED, Csv, Input, TimeKeys
 from robocache.config.values import at_least, parse_rate, parsed
 from robocache.formats.base import CsvSpec, InputSpec, TableTimes
 from robocache.formats.clouds import CloudFiles

@@ -34,17 +34,8 @@ from robocache.config.features import features as read_features
 from robocache.config.features import selected_width
 from robocache.config.inputs import read_input
 from robocache.config.job import Job, QualitySpec, TimelineSpec, TrimSpec
-from robocache.config.schema import (
-    EXPECTED,
-    Config,
-    Problems,
-    Quality,
-    Timeline,
-    Trim,
-    key_names,
-    read_section,
-    reason,
-)
+from robocache.config.reading import Problems, key_names, read_section, reason
+from robocache.config.schema import EXPECTED, Config, Quality, Timeline, Trim
 from robocache.config.segments import read_segments
 from robocache.config.splits import read_splits
 from robocache.config.values import at_least, limit, parse_rate, parsed, seconds

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from robocache.config.inputs import csv_mapping, times_mapping
 from robocache.config.job import Feature, FeatureSource, Job
-from robocache.config.schema import literal
+from robocache.config.reading import literal
 from robocache.config.segments import segments_mapping
 from robocache.config.splits import splits_mapping
 from robocache.config.steps import step_mapping

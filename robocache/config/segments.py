@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from robocache.config.job import Range, SegmentSpec
-from robocache.config.schema import EXPECTED, Problems, Segments
+from robocache.config.reading import Problems
+from robocache.config.schema import EXPECTED, Segments
 from robocache.config.values import duration_text, parse_duration, parsed
 from robocache.formats.base import parse_source
 from robocache.formats.times import iso_to_ns, text_to_ns

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from robocache.config.job import SplitSpec
-from robocache.config.schema import Problems
+from robocache.config.reading import Problems
 
 _RIGHT = (
     "write shares that add up to 1, such as {train: 0.9, val: 0.1}, a list of episode ids for each split, or the path "

@@ -10,7 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from robocache.config import actions, schema
-from robocache.config.schema import EXPECTED, Column, Problems
+from robocache.config.reading import Problems, read_section
+from robocache.config.schema import EXPECTED, Column
 from robocache.config.values import at_least
 from robocache.features.cast import ROUNDED
 from robocache.features.decode import Decode
@@ -76,7 +77,7 @@ def _decode(found: Any, where: str, problems: Problems) -> Decode | None:
     if not OmegaConf.is_dict(found):
         problems.wrong(where, found, "write true, or {resize: [height, width]}")
         return None
-    cfg = schema.read_section(schema.Decode, found, where, problems)
+    cfg = read_section(schema.Decode, found, where, problems)
     if problems.under(where):
         return None
     if cfg.resize and (len(cfg.resize) != 2 or min(cfg.resize) < 1 or max(cfg.resize) > 1 << 14):

@@ -7,7 +7,8 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from robocache.config.schema import EXPECTED, Problems
+from robocache.config.reading import Problems
+from robocache.config.schema import EXPECTED
 from robocache.formats.base import TIME_UNITS
 
 

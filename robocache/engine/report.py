@@ -8,20 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import yaml
 
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import known_episode
+from robocache.config.reading import known_episode
 from robocache.engine.page import Fused, Picture, Recorded, Trace, page
+from robocache.engine.page.overhead import is_cloud, overhead
 from robocache.engine.quality import gather
 from robocache.engine.source_types import SourceTypes
 from robocache.errors import InputError, RoboCacheError
 from robocache.formats import list_input, read_episode
 from robocache.output.dataset import Output
 from robocache.output.facts import Facts, labels
+from robocache.output.lerobot.doctor import examine
+from robocache.output.lerobot.footage import Footage
+from robocache.output.lerobot.others import OthersTree
 from robocache.output.pictures import Pictures
-from robocache.output.rows import Column, Rows
+from robocache.output.rows import Column, Rows, dense
 from robocache.output.schema import marks
 from robocache.types import Episode
 from robocache.video import png
@@ -36,9 +41,13 @@ def make(output: Output, episodes: Sequence[str] | None = None) -> str:
     """
     facts = Facts.of(output)
     lines = [(g.line, bool(g.failed)) for g in gather(zip(facts.ids, facts.quality, strict=True)).lines()]
+    if isinstance(output, OthersTree):
+        looked = examine(output.store)
+        lines += [*((problem, True) for problem in looked.problems), *((note, False) for note in looked.notes)]
     notes: list[str] = []
     shown = [_shown(output, facts, number, notes) for number in _chosen(facts, episodes)]
-    pictures = [p for number in _chosen(facts, episodes)[:1] for p in _pictures(output, facts, number, notes)]
+    pictured = _chosen(facts, episodes)[:1] if episodes is not None else _filmed(output, facts)
+    pictures = [p for number in pictured for p in _pictures(output, facts, number, notes)]
     return page(facts, lines, shown, pictures, list(dict.fromkeys(notes)))
 
 
@@ -54,11 +63,23 @@ def _chosen(facts: Facts, ids: Sequence[str] | None) -> list[int]:
     return sorted({0, int(np.argmin(least))})
 
 
+def _filmed(output: Output, facts: Facts) -> list[int]:
+    """The place of the first episode, or of the first whose videos are there."""
+    filmed = output.filmed if isinstance(output, OthersTree) else frozenset()
+    there = [k for k, number in enumerate(facts.numbers.tolist()) if number in filmed]
+    return (there or [*range(len(facts.ids))])[:1]
+
+
 def _shown(output: Output, facts: Facts, place: int, notes: list[str]) -> Fused:
     """One episode, as it was recorded, where it is still there, and as rows."""
     rows = Rows.of(output, facts.numbers[place : place + 1])
     times = rows.column("time_ns")
     episode, failure, job = None, "", None
+    if isinstance(output, OthersTree):  # its rows are what was recorded
+        streams = [Recorded("timestamp", times, np.zeros(len(times)))]
+        return Fused(
+            facts.ids[place], float(np.ptp(times)) / 1e9, streams, list(_traces(output, rows, times, None, None))
+        )
     try:
         job = job_from_mapping(yaml.safe_load(output.config))
         episode = recorded(output, job, facts.ids[place])
@@ -124,24 +145,43 @@ def _abreast(feature: Any, episode: Episode | None, width: int) -> list[tuple[np
 
 
 def _pictures(output: Output, facts: Facts, place: int, notes: list[str]) -> Iterator[Picture]:
-    """Some images of each camera of an episode, small."""
+    """Some images of each camera of an episode, and clouds from above, small."""
     rows = Rows.of(output, facts.numbers[place : place + 1])
+    footage = Footage(output.videos, output.store.options)
     for name in marks(output.schema):
-        column = Column.of(output.schema.field(name))
+        field = output.schema.field(name)
+        column, cloud, shown = Column.of(field), is_cloud(field), False
         try:
-            pictures = Pictures.of(column)
+            pictures = None if cloud else Pictures.of(column, footage)
         except ValueError:
             continue
-        values = rows.read_all([column])[name]
-        taken = np.linspace(0, rows.total - 1, _IMAGES).astype(np.int64)
-        for row in np.unique(taken):
+        for row in np.unique(np.linspace(0, rows.total - 1, _IMAGES).astype(np.int64)).tolist():
             try:
-                (image,) = pictures.decoded(values[row : row + 1] if column.dtype is not None else values.slice(row, 1))
-                every = max(1, -(-image.shape[2] // _PIXELS))
-                data = png(np.ascontiguousarray(image.transpose(1, 2, 0)[::every, ::every]))
+                found = _row(rows, row, name)
+                image = overhead(field, found[0]) if pictures is None else _small(pictures, column, found)
             except RoboCacheError as error:
                 notes.append(f"{name} is not shown: {error}")
                 break
-            yield Picture(
-                f"{name}, row {row} of {facts.ids[place]}", f"data:image/png;base64,{b64encode(data).decode()}"
-            )
+            if image is None:
+                continue
+            shown = True
+            told = f"{name}, row {row} of {facts.ids[place]}" + (", from above" if cloud else "")
+            yield Picture(told, f"data:image/png;base64,{b64encode(png(image)).decode()}")
+        else:
+            if not shown:
+                notes.append(f"{name} is not shown: {facts.ids[place]} has nothing of it in the rows looked at")
+
+
+def _row(rows: Rows, row: int, name: str) -> pa.ChunkedArray:
+    """One row of an episode, of which little else is read."""
+    at = int(rows.offset[0]) + row
+    table, first = rows.output.rows(rows.parts[int(rows.part[0])], at, at + 1, [name])
+    return table[name].slice(at - first, 1)
+
+
+def _small(pictures: Pictures, column: Column, found: pa.ChunkedArray) -> np.ndarray | None:
+    if found.null_count:
+        return None
+    (image,) = pictures.decoded(dense(found, column) if column.dtype is not None else found)
+    every = max(1, -(-image.shape[2] // _PIXELS))
+    return np.ascontiguousarray(image.transpose(1, 2, 0)[::every, ::every])

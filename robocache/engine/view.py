@@ -11,11 +11,12 @@ import yaml
 
 from robocache.config.job import Job
 from robocache.config.load import job_from_mapping
-from robocache.config.schema import known_episode
+from robocache.config.reading import known_episode
 from robocache.engine.report import recorded
 from robocache.errors import ConfigError, OutputError, RoboCacheError
 from robocache.output.dataset import Output
 from robocache.output.facts import labels
+from robocache.output.lerobot.others import OthersTree
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Column, Rows
 from robocache.output.schema import marks
@@ -41,7 +42,8 @@ def write_view(output: Output, path: str, episodes: Sequence[str] | None = None)
     if not ids:
         raise OutputError(f"{output.uri} holds no episode")
     notes: list[str] = []
-    job = job_from_mapping(yaml.safe_load(output.config))
+    others = isinstance(output, OthersTree)  # whose rows are what was recorded
+    job = None if others else job_from_mapping(yaml.safe_load(output.config))
     for id in episodes or ids[:1]:
         known_episode(id, ids)
     chosen = list(dict.fromkeys(episodes or ids[:1]))
@@ -53,7 +55,7 @@ def write_view(output: Output, path: str, episodes: Sequence[str] | None = None)
         rows = Rows.of(output, table["episode_index"].to_numpy()[[ids.index(id)]])
         episode = None
         try:
-            episode = recorded(output, job, id, payloads=True)
+            episode = None if job is None else recorded(output, job, id, payloads=True)
         except (RoboCacheError, OSError) as error:
             notes.append(f"{id} is shown as rows alone, since its recording cannot be read: {error}")
         panes.append(_episode(recording, output, job, rows, episode, f"episode_{place}" if several else "", id))
@@ -69,7 +71,9 @@ def _blueprint(panes: Sequence[Any]) -> Any:
     return rrb.Blueprint(rrb.Tabs(*panes) if len(panes) > 1 else panes[0], collapse_panels=True)
 
 
-def _episode(recording: Any, output: Output, job: Job, rows: Rows, episode: Episode | None, root: str, id: str) -> Any:
+def _episode(
+    recording: Any, output: Output, job: Job | None, rows: Rows, episode: Episode | None, root: str, id: str
+) -> Any:
     """Write one episode; what shows it: a line a feature, its sources to the left."""
     import rerun.blueprint as rrb
 
@@ -80,7 +84,7 @@ def _episode(recording: Any, output: Output, job: Job, rows: Rows, episode: Epis
         at = f"{root}/raw/{_name(key)}".lstrip("/")
         if told_as := _stream(recording, at, stream.times - start, stream.values):
             told[key] = told_as
-    sources = {job.output.column(f.name): [s.key for s in f.sources] for f in job.features}
+    sources = {job.output.column(f.name): [s.key for s in f.sources] for f in job.features} if job is not None else {}
     lines = []
     for name, mark in marks(output.schema).items():
         column = Column.of(output.schema.field(name))

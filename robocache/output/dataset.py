@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from fractions import Fraction
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from robocache.errors import OutputError
 from robocache.output import layout, tables
 from robocache.output.documents import mapping, parsed, unpacked, unpacked_arrow
 from robocache.output.layout import EPISODES, META, QUARANTINE, REPORT, STATISTICS
-from robocache.output.manifest import QuarantineRecord, ShardRecord, open_log, read_manifest
+from robocache.output.manifest import PartRecord, QuarantineRecord, ShardRecord, open_log, read_manifest
 from robocache.output.plan import Plan
 from robocache.output.store import Store
 from robocache.output.version import LARGEST, Version, list_versions, refuse_former
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
+
+
+#: Files of statistics that are read at the same time.
+_PARTS = 64
 
 
 class Output:
@@ -65,6 +72,17 @@ class Output:
             return data.decode()
 
     @cached_property
+    def rate(self) -> Fraction | None:
+        """Of its timeline, in Hz; None: it has the stamps of a source."""
+        rate = yaml.safe_load(self.config)["timeline"]["rate_hz"]
+        return None if rate is None else Fraction(rate)
+
+    @cached_property
+    def videos(self) -> dict[str, str]:
+        """The files that its rows refer to: URIs by the paths that stand in the rows."""
+        return {path: uri for record in self.records() for e in record.episodes for path, uri in e.videos.items()}
+
+    @cached_property
     def plan(self) -> Plan:
         """Every episode that it knows of, its number and its shard."""
         name = layout.plan_file(self.version.number)
@@ -93,12 +111,17 @@ class Output:
         """Names of its files of rows, below ``uri``, in order of their episodes. Once a newer version does without one
         it lies elsewhere: :meth:`table` and :meth:`dataset` find it.
         """
-        return tuple(sorted(self.sizes, key=layout.first_episode))
+        return tuple(sorted(self._records, key=layout.first_episode))
 
-    @cached_property
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each of ``parts``."""
-        return {part.name: part.bytes for record in self.records() for part in record.parts}
+        return {name: part.bytes for name, part in self._records.items()}
+
+    @cached_property
+    def _records(self) -> dict[str, PartRecord]:
+        """By the names of ``parts``."""
+        return {part.name: part for record in self.records() for part in record.parts}
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -108,14 +131,46 @@ class Output:
         with self._part(self.parts[0]) as part:
             return part.schema_arrow if isinstance(part, pq.ParquetFile) else part.schema
 
-    def table(self, part: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one of ``parts``, or some columns of them."""
+    def table(self, part: str, columns: Sequence[str] | None = None, *, max_unpacked_mb: int | None = None) -> pa.Table:
+        """The rows of one of ``parts``, or some columns of them.
+
+        max_unpacked_mb: ``OutputError`` where they take more MiB (None: 128), and more than 64 times the part's bytes
+        """
+        record, most = self._records[part], None if max_unpacked_mb is None else max_unpacked_mb << 20
         with self._part(part) as file:
             if isinstance(file, pq.ParquetFile):
-                return unpacked(file, self.sizes[part], columns)
+                if file.metadata.num_rows != record.rows:
+                    raise ValueError(f"it has {file.metadata.num_rows} rows, the manifest says {record.rows}")
+                return unpacked(file, record.bytes, columns, most=most)
         with self._readable(part), self.opened(part) as opened:
-            table = unpacked_arrow(pa.py_buffer(opened.read()))
+            table = unpacked_arrow(pa.py_buffer(opened.read()), most=most)
             return table if columns is None else table.select(columns)
+
+    def rows(self, part: str, begin: int, end: int, names: Sequence[str]) -> tuple[pa.Table, int]:
+        """Columns of the row groups, or record batches, of one of ``parts`` that hold its rows ``begin`` to ``end``,
+        and the number of their first.
+        """
+        from robocache.output.following import following
+
+        with self._readable(part), following(self.store).open_input_file(self.store.path(part)) as file:
+            if layout.part_format(part) == "parquet":
+                return row_groups(pq.ParquetFile(file), begin, end, names)
+            fields = [k for k, name in enumerate(pa.ipc.open_file(file).schema.names) if name in names]
+            arrow = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+            batches, at, first = [], 0, -1
+            for k in range(arrow.num_record_batches):
+                batch = arrow.get_batch(k)
+                if at < end and at + batch.num_rows > begin:
+                    first = at if first < 0 else first
+                    batches.append(batch)
+                at += batch.num_rows
+            return pa.Table.from_batches(batches).select(names), first
+
+    def part_statistics(self) -> Iterator[bytes]:
+        """The statistics of each of ``parts``, as :func:`robocache.output.statistics.decode` takes them."""
+        names = [layout.statistics_name(part) for part in self.parts]
+        for at in range(0, len(names), _PARTS):
+            yield from self.store.read_many(names[at : at + _PARTS])
 
     def dataset(self, split: str | None = None) -> Dataset:
         """Its rows, in order of its episodes, to be scanned with :mod:`pyarrow.dataset`; or those of one split."""
@@ -177,16 +232,10 @@ class Output:
 
     @contextmanager
     def opened(self, part: str) -> Iterator[IO[bytes]]:
-        """One of ``parts``, wherever it lies now. ``FileNotFoundError`` where it is gone."""
-        with ExitStack() as stack:
-            for place in (part, layout.older_name(part), part):  # it may move, either way, between two looks
-                try:
-                    file = stack.enter_context(self.store.reading(place))
-                    break
-                except FileNotFoundError:
-                    continue
-            else:
-                raise FileNotFoundError(f"{self.uri}/{part}")
+        """One of ``parts``, wherever it lies now, also where it moves meanwhile. ``FileNotFoundError`` where it is
+        gone.
+        """
+        with self.store.reading(*layout.ways(part)) as file:
             yield file
 
     def unreadable(self, part: str, error: Exception) -> OutputError:
@@ -233,7 +282,7 @@ class Output:
         """``OutputError`` where what lies there is damaged; storage that fails raises an ``OSError`` with a number."""
         try:
             yield
-        except (FileNotFoundError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError, pa.ArrowException) as error:
             raise self.unreadable(name, error) from error
         except OSError as error:
             if error.errno is not None:
@@ -251,3 +300,11 @@ class Output:
         if self.version.number not in list_versions(self.store).kept:
             return OutputError(f"{self.uri}: version {self.version.number} is no longer kept (output.keep_versions)")
         return OutputError(f"{self.uri} has no {name}; a run that ends writes all of {META}, run again")
+
+
+def row_groups(parquet: pq.ParquetFile, begin: int, end: int, names: Sequence[str]) -> tuple[pa.Table, int]:
+    """Columns of the row groups that hold the rows ``begin`` to ``end``, and the number of their first row."""
+    told = parquet.metadata
+    ends = np.cumsum([0, *(told.row_group(k).num_rows for k in range(told.num_row_groups))])
+    first, last = int(np.searchsorted(ends, begin, "right")) - 1, int(np.searchsorted(ends, end, "left"))
+    return parquet.read_row_groups(list(range(first, last)), columns=list(names)).select(list(names)), int(ends[first])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robocache.parquet import read_arrow, read_parquet
+from robocache.parquet import arrow_batches, read_parquet
 
-#: What a file of rows, which may be far smaller, is unpacked to at most, and so many times its own size.
-UNPACKED, RATIO = 4 << 30, 64
+#: What a file of rows, which may be far smaller, is unpacked to at most, or else so many times its own size: to be held
+#: all at once, and to be looked at piece by piece.
+UNPACKED, LOOKED_AT, RATIO = 128 << 20, 4 << 30, 64
 #: What its rows that are kept together, a row group or a record batch, unpack to: a run cuts them at 64 MB or so.
 MOST_GROUP = 256 << 20
 
@@ -47,21 +48,54 @@ def count(value: Any, what: str) -> int:
     return value
 
 
-def unpacked(file: pq.ParquetFile, size: int, columns: Iterable[str] | None = None) -> pa.Table:
-    """All rows of a Parquet file of ``size`` bytes, or of some columns; refused once they are far more than those."""
-    return read_parquet(file, None if columns is None else list(columns), partial(_refuse, size), piece=_refuse_group)
+def unpacked(
+    file: pq.ParquetFile, size: int, columns: Iterable[str] | None = None, *, most: int | None = None
+) -> pa.Table:
+    """All rows of a Parquet file of ``size`` bytes, or of some columns; refused where they take far more than those."""
+    return read_parquet(file, None if columns is None else list(columns), _limit(size, most), piece=_limit_group(size))
 
 
-def unpacked_arrow(data: pa.Buffer) -> pa.Table:
+def unpacked_arrow(data: pa.Buffer, *, most: int | None = None) -> pa.Table:
     """All rows of an Arrow file, likewise."""
-    return read_arrow(data, partial(_refuse, data.size), _refuse_group)
+    schema, batches = arrow_batches(data, _limit(data.size, most), _limit_group(data.size))
+    return pa.Table.from_batches(list(batches), schema)
 
 
-def _refuse_group(rows: int, size: int) -> None:
-    if rows > 1 and size > MOST_GROUP:
-        raise ValueError(f"{rows} rows of it are kept together and unpack to {size} bytes, a run keeps some 64 MB so")
+def pieces(file: IO[bytes], size: int, format: str, rows: int) -> Iterator[pa.Table]:
+    """All rows of a part of ``size`` bytes, one row group or record batch at a time: far more than can be held."""
+    limit = _limit(size, LOOKED_AT)
+    if format == "arrow":
+        _, batches = arrow_batches(file, limit, _limit_group(size))
+        yield from (pa.Table.from_batches([batch]) for batch in batches)
+        return
+    opened, before = pq.ParquetFile(file), 0
+    if opened.metadata.num_rows != rows:
+        raise ValueError(f"it has {opened.metadata.num_rows} rows, the manifest says {rows}")
+    for group in range(opened.num_row_groups):
+        few = partial(_limit_group(size), opened.metadata.row_group(group).num_rows)
+        table = read_parquet(opened, None, few, [group], piece=_limit_group(size))
+        limit(before := before + table.nbytes)
+        yield table
 
 
-def _refuse(size: int, held: int) -> None:
-    if held > (most := max(UNPACKED, RATIO * size)):
-        raise ValueError(f"its {size} bytes unpack to {held} or more, at most {most} are taken from them")
+def most_held(size: int, most: int | None) -> int:
+    """How many bytes of rows are held that came out of ``size`` bytes: ``most``, or in proportion to them."""
+    return max(UNPACKED if most is None else most, RATIO * size)
+
+
+def _limit(size: int, most: int | None) -> Callable[[int], None]:
+    allowed = most_held(size, most)
+
+    def refuse(held: int) -> None:
+        if held > allowed:
+            raise ValueError(f"its {size} bytes unpack to {held} or more, at most {allowed} are taken from them")
+
+    return refuse
+
+
+def _limit_group(size: int) -> Callable[[int, int], None]:
+    def refuse(rows: int, held: int) -> None:
+        if held > MOST_GROUP and (rows > 1 or held > RATIO * size):
+            raise ValueError(f"{rows} rows of it are kept together and unpack to {held} bytes, a run keeps 64 MB so")
+
+    return refuse

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from robocache.errors import OutputError
-from robocache.output import layout, statistics
+from robocache.output import statistics
 from robocache.output.dataset import Output
 from robocache.output.manifest import QuarantineRecord
 from robocache.output.statistics import Moments, Statistics
@@ -33,8 +32,6 @@ _UNITS = {
 }
 #: How near a factor must be, as a difference of logarithms.
 _NEAR = 0.5
-#: Files of statistics that are read at the same time.
-_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one version.
+    """Of one version; 0 is a dataset that no run has made, of which ``made`` says what it is.
 
     ids, rows, splits: of each of E episodes; numbers: their ``episode_index`` ``[E]``
     rate:     of the timeline; None: it has the stamps of a source
@@ -105,7 +102,6 @@ class Facts:
         quality = tuple(json.loads(text or "{}") for text in table["quality"].to_pylist())
         names = dict.fromkeys(name for q in quality for name in q.get("valid", ()))
         valid = {n: np.array([q.get("valid", {}).get(n, np.nan) for q in quality], np.float64) for n in names}
-        rate = yaml.safe_load(output.config)["timeline"]["rate_hz"]
         try:
             report = output.report
         except (OutputError, FileNotFoundError):  # a run is at work, or none has ended well
@@ -114,7 +110,7 @@ class Facts:
             output.uri,
             output.version.number,
             output.version.made,
-            None if rate is None else Fraction(rate),
+            output.rate,
             output.version.size,
             table["episode_index"].to_numpy(),
             tuple(table["id"].to_pylist()),
@@ -150,21 +146,18 @@ def _streams(table: pa.Table) -> tuple[StreamFacts, ...]:
 
 
 def _features(output: Output) -> tuple[FeatureFacts, ...]:
-    names = [layout.statistics_name(part) for part in output.parts]
     each: dict[str, list[Moments]] = {}
     total: dict[str, Statistics] = {}
-    for at in range(0, len(names), _PARTS):
-        try:
-            for data in output.store.read_many(names[at : at + _PARTS]):
-                found, together = statistics.moments(data)
-                total = statistics.merged([total, together])
-                for name, moments in found.items():
-                    each.setdefault(name, []).append(moments)
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{output.uri}: the statistics of a part cannot be read ({error}); "
-                "`robocache verify` says what is damaged"
-            ) from error
+    try:
+        for data in output.part_statistics():
+            found, together = statistics.moments(data)
+            total = statistics.merged([total, together])
+            for name, moments in found.items():
+                each.setdefault(name, []).append(moments)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{output.uri}: the statistics of a part cannot be read ({error}); `robocache verify` says what is damaged"
+        ) from error
     out = []
     for name in output.schema.names:
         if name in each:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from robocache.output import layout
@@ -22,16 +24,13 @@ class _Following(fs.FSSpecHandler):
         self._native = fs.LocalFileSystem() if store.local else None
 
     def open_input_file(self, path: str) -> Any:
-        name = path[len(self.store.root) + 1 :]
-        for place in (self.store.place(name), self.store.place(layout.older_name(name))):
-            try:
-                return self._open(place)
-            except FileNotFoundError:
-                pass
-        return self._open(path)  # back again meanwhile
-
-    def _open(self, path: str) -> Any:
-        return super().open_input_file(path) if self._native is None else self._native.open_input_file(path)
+        places = layout.ways(path[len(self.store.root) + 1 :])
+        if self._native is None:
+            return pa.PythonFile(self.store.first(*places), mode="r")
+        for place in map(self.store.place, places[:-1]):
+            with contextlib.suppress(FileNotFoundError):
+                return self._native.open_input_file(place)
+        return self._native.open_input_file(path)
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
         """Parts are files, wherever they lie."""

@@ -100,6 +100,11 @@ def older_name(part: str) -> str:
     return f"{OLDER}/_{_base(part)}.old"
 
 
+def ways(part: str) -> tuple[str, str, str]:
+    """Where to look for it, one after the other: it may be moved between two looks, either way."""
+    return part, older_name(part), part
+
+
 def places(newest: Iterable[str], kept: Iterable[str]) -> set[str]:
     """Where the parts of the newest version and of others that are kept lie, and the statistics of all of them."""
     newest, kept = set(newest), set(kept)

@@ -18,12 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robocache.errors import OutputError
 from robocache.output import layout
 from robocache.output.dataset import Output
 from robocache.types import StreamType, numpy_type
+from robocache.video import FRAME
 
 #: A block is the rows of neighbouring episodes, of about this many bytes; so many must go into the cache.
 BLOCK_BYTES, BLOCKS = 8 << 20, 16
@@ -34,7 +34,7 @@ _TEXT_BYTES = 64
 @dataclass(frozen=True)
 class Column:
     """A column of an output: ``shape`` of one row; ``dtype``: None where it holds no numbers of one shape, and its rows
-    are Arrow's; ``image``, ``encoding``: what its schema says of itself
+    are Arrow's; ``image``, ``encoding``: what its schema says of itself; ``refers``: to frames of videos
     """
 
     name: str
@@ -43,6 +43,7 @@ class Column:
     text: bool = False
     image: bool = False
     encoding: str = ""
+    refers: bool = False
 
     @classmethod
     def of(cls, told: pa.Field) -> Column:
@@ -58,6 +59,7 @@ class Column:
             pa.types.is_string(element),
             about["kind"] == "image" or (encoded and about["kind"] in (None, "image")),
             about["encoding"] or "",
+            told.type == FRAME,
         )
 
     @property
@@ -106,7 +108,8 @@ class Rows:
                     if episode.index in wanted:
                         found.append((part.name, at, episode.rows, episode.index))
                     at += episode.rows
-        found.sort(key=lambda f: (layout.first_episode(f[0]), f[0], f[1]))
+        order = {name: k for k, name in enumerate(output.parts)}
+        found.sort(key=lambda f: (order[f[0]], f[1]))
         parts = tuple(dict.fromkeys(f[0] for f in found))
         number = {name: k for k, name in enumerate(parts)}
         of, offset, rows, index = np.array([(number[f[0]], *f[1:]) for f in found], np.int64).reshape(-1, 4).T
@@ -140,7 +143,7 @@ class Rows:
         begin, end = int(self.offset[first]), int(self.offset[last - 1] + counts[-1])
         # Where the rows are said to be is held against the rows: a wrong episode would train without a word.
         names = list(dict.fromkeys(["episode_index", *(c.name for c in columns)]))
-        table, skipped = _read_part(self.output, part, begin, end, names)
+        table, skipped = self.output.rows(part, begin, end, names)
         pieces = [table.slice(int(o) - skipped, int(n)) for o, n in zip(self.offset[first:last], counts, strict=True)]
         whole = pa.concat_tables(pieces) if end - begin != counts.sum() else table.slice(begin - skipped, end - begin)
         expected = np.repeat(self.episodes[first:last], counts)
@@ -197,37 +200,6 @@ def dense(column: pa.ChunkedArray | pa.Array, told: Column) -> np.ndarray:
     if missing is not None:
         out[missing] = np.nan if told.dtype.kind == "f" else 0
     return out
-
-
-def _read_part(output: Output, part: str, begin: int, end: int, names: list[str]) -> tuple[pa.Table, int]:
-    """A table that holds these rows of the part, and which of the part's rows is its first."""
-    from robocache.output.following import following
-
-    try:
-        with following(output.store).open_input_file(output.store.path(part)) as file:
-            if layout.part_format(part) == "parquet":
-                parquet = pq.ParquetFile(file)
-                told = parquet.metadata
-                ends = np.cumsum([0, *(told.row_group(k).num_rows for k in range(told.num_row_groups))])
-                groups = _overlapping(ends, begin, end)
-                return parquet.read_row_groups(groups, columns=names).select(names), int(ends[groups[0]])
-            fields = [k for k, name in enumerate(pa.ipc.open_file(file).schema.names) if name in names]
-            arrow = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
-            batches, at, first = [], 0, -1
-            for k in range(arrow.num_record_batches):
-                batch = arrow.get_batch(k)
-                if at < end and at + batch.num_rows > begin:
-                    first = at if first < 0 else first
-                    batches.append(batch)
-                at += batch.num_rows
-            return pa.Table.from_batches(batches).select(names), first
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise output.unreadable(part, error) from error
-
-
-def _overlapping(ends: np.ndarray, begin: int, end: int) -> list[int]:
-    first, last = int(np.searchsorted(ends, begin, "right")) - 1, int(np.searchsorted(ends, end, "left"))
-    return list(range(first, last))
 
 
 @dataclass(frozen=True)

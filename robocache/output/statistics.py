@@ -53,19 +53,28 @@ class Statistics:
     @classmethod
     def of(cls, values: np.ndarray, *, rows: int | None = None, points: int = DIGEST) -> Statistics:
         """Of numbers or truth values ``[n, D]``, n may be 0. They stand for ``rows`` rows (default: n)."""
+        return cls.exactly(values, rows=rows, points=points)[0]
+
+    @classmethod
+    def exactly(
+        cls, values: np.ndarray, *, rows: int | None = None, points: int = DIGEST
+    ) -> tuple[Statistics, np.ndarray]:
+        """As :meth:`of`, and ``QUANTILES`` of just these values, float64 ``[len(QUANTILES), D]``, linear between them
+        as numpy's default; NaN where none is finite. Both come of one sort.
+        """
         n, width = values.shape
         rows = n if rows is None else rows
         finite = np.isfinite(values) if values.dtype.kind == "f" else None
         if finite is None or finite.all():
-            return cls(rows, *_columns(np.ascontiguousarray(values.T), rows, points))
-        each = [
-            _columns(kept[None, :], len(kept) * rows / n, points)
-            for kept in (values[finite[:, d], d] for d in range(width))
-        ]
+            quantiles, found = _columns(np.ascontiguousarray(values.T), rows, points)
+            return cls(rows, *found), quantiles
+        kept = (values[finite[:, d], d] for d in range(width))
+        quantiles, each = zip(*(_columns(k[None, :], len(k) * rows / n, points) for k in kept), strict=True)
         longest = max(found[-1].shape[1] for found in each)
         digests = [_padded(found[-2], found[-1], longest) for found in each]
         plain = zip(*(found[:-2] for found in each), strict=True)
-        return cls(rows, *map(np.concatenate, plain), *map(np.concatenate, zip(*digests, strict=True)))
+        joined = cls(rows, *map(np.concatenate, plain), *map(np.concatenate, zip(*digests, strict=True)))
+        return joined, np.hstack(quantiles)
 
     def agrees(self, other: Statistics) -> bool:
         """Same counts, and the same numbers but for their last bits, which are not the same on every machine."""
@@ -176,12 +185,16 @@ def _numbers(values: np.ndarray | pa.Array | pa.ChunkedArray) -> np.ndarray | No
     return array.to_numpy(zero_copy_only=False).reshape(shape)
 
 
-def _columns(columns: np.ndarray, rows: float, points: int) -> tuple[np.ndarray, ...]:
-    """counts, min, max, mean, m2, points and weights of ``[D, n]`` finite numbers that stand for ``rows`` rows."""
+def _columns(columns: np.ndarray, rows: float, points: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Their quantiles; and counts, min, max, mean, m2, points and weights of ``[D, n]`` finite numbers that stand for
+    ``rows`` rows.
+    """
     width, n = columns.shape
     if n == 0:
         zero, none = np.zeros(width), np.zeros((width, 0))
-        return zero, np.full(width, np.inf), np.full(width, -np.inf), zero, zero, none, none
+        found = (zero, np.full(width, np.inf), np.full(width, -np.inf), zero, zero, none, none)
+        return np.full((len(QUANTILES), width), np.nan), found
+    below, above, share_above = _between(n)
     share = rows / n
     if columns.dtype in (np.uint8, np.bool_) and n > 256:  # sorting by counting
         most = 256 if columns.dtype == np.uint8 else 2
@@ -191,9 +204,14 @@ def _columns(columns: np.ndarray, rows: float, points: int) -> tuple[np.ndarray,
         m2 = (seen * np.square(levels - mean[:, None])).sum(axis=1) * share
         digest = _spread(levels, seen, points)
         low, high = has.argmax(axis=1).astype(float), most - 1.0 - has[:, ::-1].argmax(axis=1)
-        return np.full(width, float(rows)), low, high, mean, m2, digest[0], digest[1] * share
+        upper = np.cumsum(seen, axis=1)[None]
+        first, second = ((upper <= ranks[:, None, None]).sum(axis=2).astype(float) for ranks in (below, above))
+        quantiles = first + (second - first) * share_above[:, None]
+        return quantiles, (np.full(width, float(rows)), low, high, mean, m2, digest[0], digest[1] * share)
     wide = np.sort(columns, axis=1).astype(np.float64)
     low, high = wide[:, 0].copy(), wide[:, -1].copy()
+    first, second = wide[:, below].T, wide[:, above].T
+    quantiles = first + (second - first) * share_above[:, None]
     starts, sizes = _clusters(n, points)
     weights = sizes * share
     middles = np.add.reduceat(wide, starts, axis=1) / sizes
@@ -202,7 +220,15 @@ def _columns(columns: np.ndarray, rows: float, points: int) -> tuple[np.ndarray,
     m2 = np.square(wide, out=wide).sum(axis=1) * share
     if columns.dtype.itemsize < 4 or columns.dtype == np.float32:  # more digits would be none of the column's
         middles = middles.astype(np.float32).astype(np.float64)
-    return np.full(width, float(rows)), low, high, mean, m2, middles, np.broadcast_to(weights, middles.shape)
+    weights = np.broadcast_to(weights, middles.shape)
+    return quantiles, (np.full(width, float(rows)), low, high, mean, m2, middles, weights)
+
+
+def _between(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which of ``n`` numbers in their order each of ``QUANTILES`` lies, and how near the upper one."""
+    at = np.array(QUANTILES) * (n - 1)
+    below = np.floor(at).astype(np.int64)
+    return below, np.minimum(below + 1, n - 1), at - below
 
 
 def _spread(levels: np.ndarray, seen: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:

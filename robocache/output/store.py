@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,7 +64,8 @@ class Store:
     def __init__(self, uri: str, storage_options: Mapping[str, Any] | None = None, *, links: bool = False):
         self.uri, self.links = uri.rstrip("/"), links
         try:
-            self.fs, root = open_storage(uri, storage_options or {})
+            self.options = dict(storage_options or {})
+            self.fs, root = open_storage(uri, self.options)
         except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
             raise OutputError(f"output.uri: {uri!r}: {error}") from error
         self.root = root.rstrip("/")
@@ -133,10 +134,24 @@ class Store:
             return self.fs.cat_file(place)
 
     @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[IO[bytes]]:
-        """The file, to read from its beginning to its end."""
-        with self._asking(name), self.fs.open(self.place(name), "rb", block_size=PIECE) as file:
+    def reading(self, *names: str) -> Iterator[IO[bytes]]:
+        """The file, to read; under whichever of ``names`` it is, the first of them first. It may be given another of
+        them at any time, and reading goes on: its bytes are the same. ``FileNotFoundError`` where there is none.
+        """
+        with self._asking(names[0]), self.first(*names) as file:
             yield file
+
+    def first(self, *names: str) -> IO[bytes]:
+        """As :meth:`reading`, to be closed by who asked for it."""
+        if self.local or len(names) == 1:  # an open local file stays what it is
+            return self._first(names)
+        return io.BufferedReader(_Moving(lambda: self._first(names)), 1 << 20)
+
+    def _first(self, names: Sequence[str]) -> IO[bytes]:
+        for name in names[:-1]:
+            with contextlib.suppress(FileNotFoundError):
+                return self.fs.open(self.place(name), "rb", block_size=PIECE)
+        return self.fs.open(self.place(names[-1]), "rb", block_size=PIECE)
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Whole files, at the same time where the storage is remote."""
@@ -169,16 +184,27 @@ class Store:
     def move(self, name: str, to: str) -> None:
         """Give a file another name, under which it is there before it is gone under the first; at once where it is
         local."""
+        self.move_all({name: to})
+
+    def move_all(self, names: Mapping[str, str]) -> None:
+        """As :meth:`move`, of each name to the other, in their order; on a local disk each folder is synced once."""
+        into, out_of = dict[Path, None](), dict[Path, None]()
+        for name, to in names.items():
+            self._rename(name, to)
+            if self.local:
+                into[Path(self.path(to)).parent] = out_of[Path(self.path(name)).parent] = None
+        for folder in (*into, *(f for f in out_of if f not in into)):
+            _sync_folder(folder)
+
+    def _rename(self, name: str, to: str) -> None:
         with self.writing(name):
-            if not self.local:
+            if self.local:
+                target = Path(self.path(to))
+                _make_folder(target.parent)
+                os.replace(self.path(name), target)
+            else:
                 self.fs.cp_file(self.path(name), self.path(to))
                 self.fs.rm_file(self.path(name))
-                return
-            source, target = Path(self.path(name)), Path(self.path(to))
-            _make_folder(target.parent)
-            os.replace(source, target)
-            _sync_folder(target.parent)
-            _sync_folder(source.parent)
 
     def remove(self, name: str) -> None:
         with self.writing(name), contextlib.suppress(FileNotFoundError):
@@ -351,6 +377,41 @@ def _below(folder: str, cut: int) -> Iterator[tuple[str, int]]:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     yield entry.path[cut:], entry.stat(follow_symlinks=False).st_size
+
+
+class _Moving(io.RawIOBase):
+    """A file of an object store, where to have opened one keeps nothing: it is opened anew where it has gone."""
+
+    def __init__(self, open_file: Callable[[], IO[bytes]]):
+        self._open, self._file, self._at = open_file, open_file(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset, whence = offset + self._at, io.SEEK_SET
+        self._at = self._file.seek(offset, whence)
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        try:
+            data = self._file.read(len(into))
+        except FileNotFoundError:
+            self._file.close()
+            self._file = self._open()
+            self._file.seek(self._at)
+            data = self._file.read(len(into))
+        into[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _Slices:

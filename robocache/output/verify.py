@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections import Counter
+import tempfile
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from robocache.output.layout import (
     STATISTICS,
 )
 from robocache.output.lerobot import doctor, tree
+from robocache.output.lerobot.listing import is_dataset
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.plan import Plan
 from robocache.output.schema import marks
@@ -68,22 +70,35 @@ class _DamageError(Exception):
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError, MemoryError)
 
 
+#: Bytes of a part that are hashed at once.
+_BLOCK = 1 << 20
+_CHANGED = "{} sha256 is not the manifest's: changed or damaged; delete it and run again"
+
+
 def _told(error: BaseException) -> str:
     return str(error).partition("\n")[0][:300] or type(error).__name__
 
 
-def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Verification:
+def verify(
+    uri: str,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    version: int | None = None,
+    max_unpacked_mb: int | None = None,
+) -> Verification:
     """Check one version of an output (None: the newest) against its own plan and manifest: checksums, sizes, row
     counts, that each part holds the rows of its episodes in order, that each planned episode is in the output or in the
     quarantine, once, that the tables made from the manifest say what it says, and that there is no file that does not
     belong. Right during a run too. ``OutputError`` where ``uri`` is no output at all, or has no such version.
+
+    max_unpacked_mb: MiB of rows of one episode that are held; None: 128, or 64 times the bytes of its part
     """
     if version is None and (found_there := _of_others(Store(uri, storage_options, links=True))) is not None:
         return found_there
     output = Output.open(uri, storage_options, version=version)
     number = output.version.number
     try:
-        found = _verify(output, asked=version)
+        found = _verify(output, version, None if max_unpacked_mb is None else max_unpacked_mb << 20)
     except (*_DAMAGES, RoboCacheError) as error:
         found = Verification(number, 0, 0, 0, 0, 0, (f"{META} cannot be read: {_told(error)}",))
     if found.problems and number < (there := list_versions(output.store)).newest and number not in there.kept:
@@ -91,7 +106,7 @@ def verify(uri: str, storage_options: Mapping[str, Any] | None = None, *, versio
     return found
 
 
-def _verify(output: Output, asked: int | None) -> Verification:
+def _verify(output: Output, asked: int | None, most: int | None) -> Verification:
     number, store = output.version.number, output.store
     busy = store.exists(LOCK)
     found: Counter[str] = Counter()
@@ -110,7 +125,7 @@ def _verify(output: Output, asked: int | None) -> Verification:
             )
         for part, episodes in record.by_part():
             try:
-                total = statistics.merged([total, _check_part(output, part, episodes)])
+                total = statistics.merged([total, _check_part(output, part, episodes, most)])
             except _DamageError as error:
                 problems.append(f"{part.name}: {error}")
                 damaged = True
@@ -122,7 +137,7 @@ def _verify(output: Output, asked: int | None) -> Verification:
     late: tuple[str, ...] = ()
     if asked in (None, number) and not busy:
         problems += tree.problems(store)
-        if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not doctor.is_dataset(store):
+        if any(p.startswith(layout.TREE_PARTS) for p in output.parts) and not is_dataset(store):
             late = ("there is no LeRobot tree: the last run could not make it, or no row of any episode is for it",)
     around, notes = _around(output, plan, None if damaged else total, busy=busy)
     problems += around
@@ -132,7 +147,7 @@ def _verify(output: Output, asked: int | None) -> Verification:
 
 def _of_others(store: Store) -> Verification | None:
     """A LeRobot dataset that no run has made; None where it is none."""
-    if list_versions(store).newest or not doctor.is_dataset(store):
+    if list_versions(store).newest or not is_dataset(store):
         return None
     e = doctor.examine(store)
     return Verification(
@@ -228,64 +243,106 @@ def _coverage_problems(plan: Plan, places: Counter[tuple[int, str]]) -> Iterator
         yield f"episode {index} ({id}): in the manifest but not in the plan"
 
 
-def _check_part(output: Output, part: PartRecord, of: Sequence[EpisodeRecord]) -> dict[str, Statistics]:
+def _check_part(
+    output: Output, part: PartRecord, of: Sequence[EpisodeRecord], most: int | None
+) -> dict[str, Statistics]:
     """The statistics of its episodes together. ``_DamageError`` where it, or they, are not what its record says."""
-    data = _checked(lambda: _read_part(output, part), part.sha256, part.bytes)
-    beside = _checked(lambda: output.store.read(layout.statistics_name(part.name)), part.statistics)
-    try:
-        if layout.part_format(part.name) == "arrow":
-            table = documents.unpacked_arrow(pa.py_buffer(data))
-        else:
-            file = pq.ParquetFile(pa.BufferReader(data))
-            if file.metadata.num_rows != part.rows:
-                raise ValueError(f"it has {file.metadata.num_rows} rows, the manifest says {part.rows}")
-            table = documents.unpacked(file, len(data))
-        episodes, frames = (table.column(c).to_numpy() for c in ("episode_index", "frame_index"))
-        each, together = statistics.decode(beside)
-    except _DAMAGES as error:
-        raise _DamageError(f"cannot be decoded ({_told(error)})") from error
-    if len(episodes) != part.rows:
-        raise _DamageError(f"its {len(episodes)} rows are not the {part.rows} of episodes {[e.index for e in of]}")
-    wanted_episodes = np.concatenate([np.full(e.rows, e.index) for e in of] or [np.empty(0, np.int64)])
-    wanted_frames = np.concatenate([np.arange(e.rows) for e in of] or [np.empty(0, np.int64)])
-    if not np.array_equal(episodes, wanted_episodes):
-        raise _DamageError(f"its {len(episodes)} rows are not those of episodes {[e.index for e in of]}")
-    if not np.array_equal(frames, wanted_frames):
-        raise _DamageError("frame_index does not count up from 0 in every episode")
-    at = 0
-    for e in of:
-        try:
-            same = _same(each.get(e.index, {}), _statistics_of(table.slice(at, e.rows)))
-        except _DAMAGES as error:
-            raise _DamageError(f"its columns are not those of an output ({_told(error)})") from error
-        if not same:
-            raise _DamageError(f"the statistics of episode {e.index} are not those of its rows")
-        at += e.rows
+    with _copied(output, part) as file:
+        beside = _checked(lambda: output.store.read(layout.statistics_name(part.name)), part.statistics)
+        with _decoding("cannot be decoded"):
+            each, together = statistics.decode(beside)
+        rows = _Rows(of, each, documents.most_held(part.bytes, most))
+        with _decoding("cannot be decoded"):
+            for piece in documents.pieces(file, part.bytes, layout.part_format(part.name), part.rows):
+                rows.take(piece)
+        rows.end()
     if not _same(together, statistics.merged(each.values())):
         raise _DamageError("its statistics are not what those of its episodes add up to")
     return together
 
 
-def _read_part(output: Output, part: PartRecord) -> bytes:
-    """Once it is known to be as large as the manifest says."""
-    with output.opened(part.name) as file:
-        size = file.seek(0, io.SEEK_END)
-        if size != part.bytes:
-            raise _DamageError(f"{size} bytes, the manifest says {part.bytes}")
-        file.seek(0)
-        return file.read()
+@contextlib.contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGES as error:
+        raise _DamageError(f"{what} ({_told(error)})") from error
 
 
-def _checked(read: Callable[[], bytes], sha256: str, size: int | None = None) -> bytes:
+class _Rows:
+    """The rows of a part as they come, piece by piece: what is held of them is one episode.
+
+    each: the statistics of each episode; most: bytes of one that are held
+    """
+
+    def __init__(self, of: Sequence[EpisodeRecord], each: Mapping[int, Mapping[str, Statistics]], most: int):
+        self.indexes = [e.index for e in of]
+        self.left, self.each, self.most = deque(e for e in of if e.rows), each, most
+        self.held: list[pa.Table] = []
+        self.count = self.bytes = 0
+
+    def take(self, rows: pa.Table) -> None:
+        at = 0
+        while at < rows.num_rows:
+            if not self.left:
+                raise _DamageError(f"it has more rows than episodes {self.indexes}")
+            episode = self.left[0]
+            piece = rows.slice(at, episode.rows - self.count)
+            if (piece["episode_index"].to_numpy() != episode.index).any():
+                raise _DamageError(f"its rows are not those of episodes {self.indexes}")
+            if not np.array_equal(piece["frame_index"].to_numpy(), np.arange(self.count, self.count + len(piece))):
+                raise _DamageError("frame_index does not count up from 0 in every episode")
+            at, self.count, self.bytes = at + len(piece), self.count + len(piece), self.bytes + piece.nbytes
+            if self.bytes > self.most:
+                raise _DamageError(
+                    f"rows of episode {episode.index} unpack to {self.bytes} bytes or more, at most {self.most} are "
+                    "held; --max-unpacked-mb allows more"
+                )
+            self.held.append(piece)
+            if self.count == episode.rows:
+                self._compare(self.left.popleft())
+
+    def _compare(self, episode: EpisodeRecord) -> None:
+        with _decoding("its columns are not those of an output"):
+            same = _same(self.each.get(episode.index, {}), _statistics_of(pa.concat_tables(self.held)))
+        if not same:
+            raise _DamageError(f"the statistics of episode {episode.index} are not those of its rows")
+        self.held, self.count, self.bytes = [], 0, 0
+
+    def end(self) -> None:
+        if self.left:
+            raise _DamageError(f"it has fewer rows than episodes {self.indexes}")
+
+
+@contextlib.contextmanager
+def _copied(output: Output, part: PartRecord) -> Iterator[IO[bytes]]:
+    """The bytes of a part, once they are known to be its record's: the file, or what has come of it over a network."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(output.opened(part.name))
+            if (size := file.seek(0, io.SEEK_END)) != part.bytes:
+                raise _DamageError(f"{size} bytes, the manifest says {part.bytes}")
+            file.seek(0)
+            copy = None if output.store.local else stack.enter_context(tempfile.TemporaryFile())
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                if copy is not None:
+                    copy.write(block)
+            if digest.hexdigest() != part.sha256:
+                raise _DamageError(_CHANGED.format("its"))
+            yield file if copy is None else copy
+    except (OSError, OutputError, MemoryError) as error:
+        raise _DamageError(f"cannot be read ({error})") from error
+
+
+def _checked(read: Callable[[], bytes], sha256: str) -> bytes:
     try:
         data = read()
     except (OSError, OutputError, MemoryError) as error:
         raise _DamageError(f"cannot be read ({error})") from error
-    if size is not None and len(data) != size:
-        raise _DamageError(f"{len(data)} bytes, the manifest says {size}")
     if hashlib.sha256(data).hexdigest() != sha256:
-        of = "its" if size is not None else "its statistics'"
-        raise _DamageError(f"{of} sha256 is not the manifest's: changed or damaged; delete it and run again")
+        raise _DamageError(_CHANGED.format("its statistics'"))
     return data
 
 

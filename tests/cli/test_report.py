@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import time
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cloud_kit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +20,8 @@ from engine_kit import config, write_parquet
 import robocache
 from robocache import cli
 from robocache.engine.page import page
+from robocache.engine.page.overhead import is_cloud, overhead
+from robocache.engine.page.shots import BROWSERS, shots
 from robocache.engine.run import run
 from robocache.output.facts import Facts, FeatureFacts, StreamFacts, outliers
 from robocache.output.manifest import QuarantineRecord
@@ -199,3 +204,53 @@ def test_a_large_dataset_makes_a_small_page():
     made = page(facts, [("a topic is late", True)])
     assert len(made) < 3_000_000 and time.perf_counter() - began < 20
     assert "the first 100" in Page(made).text
+
+
+def test_pictures_of_it(faults, tmp_path, monkeypatch, capsys):
+    """As wide as asked for, nothing beside the window, and the browser says nothing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROME", raising=False)
+    asked = ["report", str(faults / "out"), "-o", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")]
+    assert cli.main(asked) == cli.USAGE
+    assert "install Chromium" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_drawn_by_chromium(faults, tmp_path):
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("no Chromium on the PATH")
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(faults / "out"), "-o", str(page), "--png", str(tmp_path / "png")]) == cli.DONE
+    for width, shot in shots(page).items():
+        assert (shot.overflow, shot.complaints) == (0, ())
+        size = np.frombuffer((tmp_path / f"png/report_{width}.png").read_bytes()[16:24], ">u4")
+        assert size[0] == width and size[1] > 2000
+        broken = page.with_name("broken.html")
+    broken.write_text(
+        page.read_text().replace("<main>", '<main><img src="https://example.org/x.png"><pre>' + "x" * 900)
+    )
+    (shot,) = shots(broken, [400]).values()
+    assert shot.overflow > 0 and "Content Security Policy" in " ".join(shot.complaints)
+
+
+def test_clouds_from_above():
+    """Voxels, dense and sparse, and points: x to the right, y upwards."""
+    voxels = {"voxels": json.dumps({"shape": [6, 4, 2]})}
+    grid = np.zeros((6, 4, 2), bool)
+    grid[0, 3] = grid[5, 0, 1] = True
+    dense = pa.array([grid.tolist()], pa.list_(pa.list_(pa.list_(pa.bool_(), 2), 4), 6))
+    places = [np.argwhere(grid).tolist()]
+    sparse = pa.StructArray.from_arrays([pa.array(places, pa.list_(pa.list_(pa.int32(), 3)))], ["coordinates"])
+    for column in (dense, sparse):
+        image = overhead(pa.field("v", column.type, metadata=voxels), column[0])
+        corners = image[0, 0], image[-1, -1], image[0, -1], image[-1, 0]
+        assert image.shape[1] * 4 == image.shape[0] * 6 and image.shape[1] >= 160
+        assert corners[0].sum() < corners[1].sum() < corners[2].sum() and (corners[2] == corners[3]).all()
+    points = {"x": np.array([0, 0.01, 9.9, 10]), "y": np.array([0, 0, 4.9, 5]), "z": np.zeros(4)}
+    cloud = pa.array([cloud_kit.pcd({k: v.astype(np.float32) for k, v in points.items()})])
+    field = pa.field("c", pa.binary(), metadata={"kind": '"cloud"', "encoding": '"pcd"'})
+    assert is_cloud(field)
+    image = overhead(field, cloud[0])
+    left, right = (image[:, half].sum(axis=(1, 2)).argmin() for half in (slice(0, 20), slice(-20, None)))
+    assert left > right and image.shape[1] > 1.8 * image.shape[0]
+    assert overhead(field, pa.array([None], pa.binary())[0]) is None

@@ -18,7 +18,16 @@ from robocache.sample import write_samples
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 #: config -> episodes that its recording has
-REAL = {"husky": 1, "screw_sindy": 1, "g1_inspire": 60, "robomimic": 10, "sawyer": 2, "kinect": 1, "vlp16": 1}
+REAL = {
+    "husky": 1,
+    "tilt_laser": 1,
+    "screw_sindy": 1,
+    "g1_inspire": 60,
+    "robomimic": 10,
+    "sawyer": 2,
+    "kinect": 1,
+    "vlp16": 1,
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,6 +1,6 @@
 """A dataset grows by runs that are killed at random moments, while a reader opens it in a loop.
 
-    python grow_kills.py FOLDER --kills 200 [--a-change 5] [--store local|s3|ray] [--seed 7]
+    python grow_kills.py FOLDER --kills 200 [--a-change 5] [--store local|s3|ray] [--seed 7] [--table FILE]
 
 Each change of the input or the config is followed by runs that are killed (the process itself, or in ray mode by turns
 one of its workers) and one that is not. The same changes with one run each, in local mode, make FOLDER/unbroken; what
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -212,9 +213,9 @@ class Watch:
         return len(self.seen)
 
 
-def read(place: Place, unbroken: Path, stop: Path) -> None:
+def read(place: Place, unbroken: Path, stop: Path, seen: Path) -> None:
     """Until told to stop: whatever version there is, it is the one that unbroken runs have made, whole, its rows are
-    those that its table counts, and none is older than one seen before.
+    those that its table counts, and none is older than one seen before. ``seen``: where to write how often it looked.
     """
     looks: Counter[int] = Counter()
     last = 0
@@ -231,7 +232,8 @@ def read(place: Place, unbroken: Path, stop: Path) -> None:
                 raise
         last = number
         looks[number] += 1
-    print(f"the reader looked {sum(looks.values())} times and saw {len(looks)} versions", flush=True)
+    print(f"the reader looked {looks.total()} times and saw {len(looks)} versions", flush=True)
+    seen.write_text(json.dumps({"looks": looks.total(), "versions_seen": len(looks)}))
 
 
 def look(place: Place, output: Output, made: Version) -> None:
@@ -265,9 +267,11 @@ def run_soon(job: Job, **told: bool) -> None:
     run(job, **told)
 
 
-def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> None:
+def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> dict[str, object]:
+    """What came of it."""
     rng, when = random.Random(seed), random.Random(seed + 1)
     input, unbroken, stop = Input(root / "logs", root / "aside", rng), Place(str(root / "unbroken")), root / "stop"
+    seen = root / "seen.json"
     input.begin()
     reader, step, killed, seconds, changes = 0, -1, Counter[str](), 5.0, 10
     while killed.total() < kills:
@@ -294,7 +298,10 @@ def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> None
             changes = max(5, Watch(Path(place.uri)).until(sys.maxsize, pid))
         assert ended(pid) == 0
         seconds = time.monotonic() - began
-        reader = reader or forked(lambda: read(place, root / "unbroken", stop))
+        assert not reader or os.waitid(os.P_PID, reader, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, (
+            "the reader ended"
+        )
+        reader = reader or forked(lambda: read(place, root / "unbroken", stop, seen))
         step += 1
         print(f"{step} changes, {killed.total()} kills, the last run took {seconds:.1f} s", flush=True)
     stop.touch()
@@ -304,6 +311,8 @@ def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> None
     assert sorted(one) == sorted(other), set(one) ^ set(other)
     assert [name for name in one if one[name] != other[name]] == []
     print(f"{killed.total()} killed ({dict(killed)}) over {step} changes; {len(one)} files are the same", flush=True)
+    counts = {"kills": killed.total(), "of": dict(killed), "changes": step, "files_the_same": len(one)}
+    return counts | json.loads(seen.read_text())
 
 
 def main() -> None:
@@ -313,10 +322,15 @@ def main() -> None:
     parser.add_argument("--a-change", type=int, default=5)
     parser.add_argument("--store", choices=("local", "s3", "ray"), default="local")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--table", type=Path, help="add a line of JSON to this file")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     with place(args.store, args.folder) as where:
-        grow(args.folder, args.kills, args.a_change, args.seed, where)
+        row = {"harness": "grow_kills", "store": args.store, "seed": args.seed}
+        row |= grow(args.folder, args.kills, args.a_change, args.seed, where)
+    if args.table:
+        with args.table.open("a") as table:
+            table.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

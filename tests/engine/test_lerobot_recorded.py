@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,11 @@ import pytest
 from engine_kit import do
 from tree_kit import job, loaded, write
 
+import robocache
 from robocache.formats import InputSpec
+from robocache.output.verify import Verification, verify
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 COLUMNS = ("observation.state", "action", "timestamp", "frame_index", "episode_index", "index", "task_index")
 
@@ -69,11 +75,48 @@ def test_gr1_whose_clock_begins_a_frame_late(data_dir, tmp_path):
         np.testing.assert_allclose(found[key], shipped[key], atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_last_of_a_hundred_thousand_frames(tmp_path):
     rng = np.random.default_rng(0)
     write(tmp_path / "logs/0.parquet", 0, {"q": rng.random((100_000, 3)).astype(np.float32)})
     do(job(tmp_path / "logs", tmp_path / "out", features={"observation.state": "q"}))
     stamps = loaded(tmp_path / "out")["timestamp"].to_numpy()
     assert len(stamps) == 100_000 and stamps[-1] == np.float32(99_999 / 20)
+    assert examined(tmp_path / "out").problems == ()
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_many_short_episodes(tmp_path, count):
+    rng = np.random.default_rng(0)
+    states = [rng.random((int(rng.integers(2, 30)), 3)).astype(np.float32) for _ in range(count)]
+    for i, state in enumerate(states):
+        write(tmp_path / f"logs/{i:04d}.parquet", i, {"q": state})
+    do(job(tmp_path / "logs", tmp_path / "out", features={"observation.state": "q"}))
+    rows = loaded(tmp_path / "out")
+    assert rows["observation.state"].to_pylist() == np.concatenate(states).tolist()
+    assert rows["episode_index"].to_pylist() == [i for i, state in enumerate(states) for _ in state]
+    found = examined(tmp_path / "out")
+    assert (found.problems, found.episodes, found.rows) == ((), count, rows.num_rows)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["husky", "tilt_laser"])
+def test_bags_as_lerobot(name, data_dir, tmp_path, monkeypatch):
+    """Each valid row of a run of another format is a row of the tree, which the doctor finds nothing wrong with."""
+    monkeypatch.setenv("ROBOCACHE_TEST_DATA", str(data_dir))
+    config, told = str(CONFIGS / f"{name}.yaml"), {"lerobot": ["output.format=lerobot", "output.lerobot.invalid=drop"]}
+    for format in ("parquet", "lerobot"):
+        robocache.run(config, [f"output.uri={tmp_path / format}", *told.get(format, [])])
+    plain, rows = pq.read_table(tmp_path / "parquet/data"), loaded(tmp_path / "lerobot")
+    names = [n for n in rows.column_names if f"{n}.valid" in plain.column_names]
+    kept = plain.filter(pa.array(np.logical_and.reduce([plain[f"{n}.valid"].to_numpy() for n in names])))
+    assert len(names) >= 5 and rows.num_rows == kept.num_rows > 0.9 * plain.num_rows
+    assert all(rows[n].to_pylist() == kept[n].to_pylist() for n in names)
+    assert examined(tmp_path / "lerobot").problems == ()
+
+
+def examined(out: Path) -> Verification:
+    """What the doctor says of the tree once nothing tells that it is ours."""
+    shutil.rmtree(out / "meta/robocache")
+    found = verify(str(out))
+    assert found.lerobot == "v3.0"
+    return found

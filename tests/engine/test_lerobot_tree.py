@@ -346,7 +346,7 @@ def test_a_crash_at_every_change_of_the_tree(tmp_path, monkeypatch):
         shutil.copytree(start, out)
         with monkeypatch.context() as patch, writing(the_job(out)) as output:
             left = iter(range(n - 1, -1, -1))
-            for name in ("write", "move", "remove"):
+            for name in ("write", "_rename", "remove"):
                 patch.setattr(store.Store, name, burning(getattr(store.Store, name), left))
             try:
                 finalise(the_job(out), output, output.standing.version)

@@ -48,7 +48,9 @@ def test_messages_without_a_header_say_so_once(tmp_path):
     path = record(
         tmp_path / "a.mcap", {"/x": ("std_msgs/msg/Float64", [(t, make("std_msgs/msg/Float64", 0.5)) for t in TIMES])}
     )
-    assert stream(path, "/x.data").notes == ("std_msgs/Float64 has no header stamp: log time",)
+    assert stream(path, "/x.data").notes == (
+        "std_msgs/Float64 has no header stamp: log time; input.stamp can name a field",
+    )
     assert stream(path, Source("/x.data", "log")).notes == ()
 
 
@@ -110,7 +112,7 @@ def test_stamps_of_json(tmp_path, spell):
 def test_numbers_of_json_keep_every_digit(tmp_path):
     path = write_json(tmp_path / "a.mcap", ['{"t": 1311868163.869712345, "x": 1}', '{"t": 1311868164, "x": 2}'])
     assert stream(path, Source("/j.x", "t:s")).times.tolist() == [1311868163869712345, 1311868164000000000]
-    assert stream(path, "/j.x").notes == ("its messages have no header stamp: log time",)
+    assert stream(path, "/j.x").notes == ("its messages have no header stamp: log time; input.stamp can name a field",)
 
 
 @pytest.mark.parametrize("unit, scale", [("s", 9), ("ms", 6), ("us", 3), ("ns", 0)])

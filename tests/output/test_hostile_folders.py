@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -154,9 +155,10 @@ def linked_meta(out: Path) -> None:
 def bomb(out: Path) -> None:
     """A part whose few bytes are rows without end, by a record that says so, with the right checksum."""
     count = 3_000_000
-    zeros = pa.array([0] * 1000, pa.int64())
-    columns = {name: pa.chunked_array([zeros] * (count // 1000)) for name in ("episode_index", "frame_index", "x")}
-    pq.write_table(pa.table(columns), part(out, 1), compression="zstd")
+    ones = np.ones(count, np.int64)
+    columns = {"episode_index": ones, "frame_index": np.arange(count), "x": ones}
+    few = {"use_dictionary": ["episode_index", "x"], "column_encoding": {"frame_index": "DELTA_BINARY_PACKED"}}
+    pq.write_table(pa.table(columns), part(out, 1), compression="zstd", row_group_size=200_000, **few)
     data = part(out, 1).read_bytes()
 
     def edit(found: dict) -> None:
@@ -284,6 +286,7 @@ def test_what_is_refused_once_it_is_asked_for(out, name, capsys):
     make(out)
     in_verify = {
         "a part without end": "the manifest says",
+        "a bomb": "rows of episode 1 unpack to",
         "a quarantine of a deep nest": "its lines are not",
     }
     assert_told(out, in_verify.get(name, what), capsys)

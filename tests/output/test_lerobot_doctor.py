@@ -70,6 +70,23 @@ def test_a_sound_one_is_whole(tree, capsys):
     assert "LeRobot v3.0: 3 episodes, 13 rows" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_long_episode_whose_stamps_float32_rounds(tree):
+    """Exact as far as the column can be; where there are videos, their frames are then out of LeRobot's tolerance."""
+    n = 70_001
+    table = {"episode_index": np.zeros(n, np.int64), "frame_index": np.arange(n), "index": np.arange(n)}
+    table |= {"timestamp": (np.arange(n) / 30).astype(np.float32), "task_index": np.zeros(n, np.int64)}
+    table["x"] = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2 * n, np.float32)), 2)
+    pq.write_table(pa.table(table), tree / ROWS)
+    episode = {k: v[:1] for k, v in pq.read_table(tree / EPISODES).to_pydict().items() if not k.startswith("stats")}
+    pq.write_table(pa.table(episode | {"length": [n], "dataset_to_index": [n]}), tree / EPISODES)
+    change_info(total_episodes=1, total_frames=n, splits={"train": "0:1"})(tree)
+    assert verify(str(tree)).problems == ()
+    late = change_rows("timestamp", lambda stamps: [*stamps[:-1], stamps[-1] + 0.01])
+    late(tree)
+    (problem,) = verify(str(tree)).problems
+    assert problem.startswith("episode 0: timestamp is not frame_index / 30")
+
+
 def change_rows(name: str, column: Callable[[list], list]) -> Callable[[Path], None]:
     def change(tree: Path) -> None:
         table = pq.read_table(tree / ROWS)

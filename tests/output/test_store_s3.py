@@ -234,3 +234,19 @@ def test_a_refused_head_has_no_body(s3):
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith((b"HTTP/1.0 500", b"HTTP/1.1 500"))
     assert answer.partition(b"\r\n\r\n")[2] == b""
+
+
+def test_a_file_that_is_moved_while_it_is_read(s3, out):
+    """Between its opening and its first byte, and then back, as where a run sweeps and is undone."""
+    out.write("data/a", b"0123456789")
+    with out.reading("data/a", "old/a", "data/a") as file:
+        out.move("data/a", "old/a")
+        assert file.read(4) == b"0123"
+        assert file.seek(-1, 2) == 9 and file.read() == b"9"
+        assert file.seek(2) == 2 and file.seek(1, 1) == 3 and file.read(2) == b"34"
+    with out.reading("data/a", "old/a", "data/a") as file:
+        out.move("old/a", "data/a")
+        assert file.read() == b"0123456789"
+    out.remove("data/a")
+    with pytest.raises(FileNotFoundError, match=r"s3://.*/out/data/a"), out.reading("data/a", "old/a") as file:
+        file.read()

@@ -143,6 +143,19 @@ def test_a_timeline_without_a_rate(logs):
             assert bool(tensors["q_is_pad"][row, k]) == (not stamps[mine[0]] <= target <= stamps[mine[-1]])
 
 
+def test_on_s3(s3, outputs):
+    """Blocks from there as from here, and on after a stop."""
+    for name in ("parquet", "packed"):
+        how = {"delta_steps": {ACTION: range(5)}, "columns": [ACTION, "instruction"], "cache_mb": 0.01}
+        here = robocache.Dataset(outputs[name], **how)
+        there = robocache.Dataset(s3.put(Path(outputs[name]), name), storage_options=s3.options, **how)
+        wanted, stopped, again = (d.batches(40, seed=3, threads=1) for d in (here, there, there))
+        found = list(itertools.islice(stopped, 4))
+        again.load_state_dict(stopped.state_dict())
+        for a, b in zip([*found, *again], wanted, strict=True):
+            assert torch.equal(a[ACTION], b[ACTION]) and a["instruction"] == b["instruction"]
+
+
 def test_images_are_decoded_when_asked(outputs):
     plain = robocache.Dataset(outputs["parquet"])
     assert "image" not in plain[0]
@@ -262,6 +275,27 @@ def test_worker_processes_keep_the_order(outputs):
     assert windows_of(DataLoader(batches, batch_size=None, num_workers=1)) == alone[3:]
     sampled = DataLoader(dataset, batch_size=30, sampler=dataset.sampler(seed=1), num_workers=2)
     assert windows_of(sampled) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_and_workers_stopped_after_any_batch(outputs, world):
+    """0, 1 and 2 worker processes, and after the stop another number of them: each window once, the rest the same."""
+    dataset = robocache.Dataset(outputs["parquet"], columns=[ACTION], cache_mb=0.01)
+    seen = []
+    for rank in range(world):
+        make = lambda r=rank: dataset.batches(60, seed=4, rank=r, world=world)  # noqa: E731
+        alone = windows_of(make())
+        seen += [w for batch in alone for w in batch]
+        for workers, others in itertools.product((0, 1, 2), (0, 1, 2)):
+            for stop in range(len(alone)):
+                first, again = make(), make()
+                loader = DataLoader(first, batch_size=None, num_workers=workers)
+                begun = windows_of(itertools.islice(loader, stop))
+                again.load_state_dict(first.state_dict(batch=stop))
+                rest = windows_of(DataLoader(again, batch_size=None, num_workers=others))
+                assert begun + rest == alone, (rank, workers, others, stop)
+    assert len(seen) == len(set(seen)) == len(dataset)
 
 
 def test_stateful_dataloader(outputs):

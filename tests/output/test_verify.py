@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engine_kit import META, do, folder, job, part, write_shards
+from engine_kit import META, do, folder, job, part, write_recordings, write_shards
 
 from robocache.engine.run import run
 from robocache.errors import OutputError
-from robocache.output import statistics
+from robocache.output import documents, parts, statistics
+from robocache.output.dataset import Output
 from robocache.output.layout import statistics_name
 from robocache.output.verify import verify
 
@@ -302,3 +303,26 @@ def test_damaged_statistics_stop_a_rerun_with_advice(out, tmp_path):
         run(again)
     beside(out, 1).unlink()
     do(again)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_an_episode_of_many_pieces_is_held_and_others_are_not(tmp_path, monkeypatch, format):
+    """Row groups that no episode fills; and what is held of them has a limit."""
+    monkeypatch.setattr(parts, "GROUP_BYTES", 2000)
+    logs = write_recordings(tmp_path / "logs", 2, samples=2000)
+    out = tmp_path / "out"
+    rows = do(job(logs, out, output__format=format)).rows
+    name = Output.open(str(out)).parts[0]
+    if format == "parquet":
+        assert pq.ParquetFile(out / name).num_row_groups > 6
+    else:
+        with pa.ipc.open_file(str(out / name)) as file:
+            assert file.num_record_batches > 6
+    monkeypatch.setattr(documents, "RATIO", 0)
+    assert problems(out) == ""
+    monkeypatch.setattr(documents, "UNPACKED", 30_000)
+    assert "rows of episode 0 unpack to" in problems(out) and "--max-unpacked-mb allows more" in problems(out)
+    assert verify(str(out), max_unpacked_mb=1).problems == ()
+    with pytest.raises(OutputError, match=r"bytes unpack to \d+ or more, at most 30000 are taken"):
+        Output.open(str(out)).table(name)
+    assert Output.open(str(out)).table(name, max_unpacked_mb=1).num_rows == rows

@@ -24,6 +24,7 @@ DRAWN, LISTED = 8, 100
 #: What the page may load: nothing but what is in it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _BREAKS = '<strong class="sign">breaks a threshold:</strong> '
+_PROBLEM = '<strong class="sign">problem:</strong> '
 #: Characters of a cell that stay on one line.
 _SHORT = 28
 #: Steps of a stream are drawn from a tenth of the usual one to ten times it.
@@ -121,8 +122,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str, *
         return ""
     names = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     whole = (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table><caption>{text(caption)}'
-        f"</caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>"
+        f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table>'
+        f"<caption><span>{text(caption)}</span></caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
     return f"<details><summary>{text(caption)}</summary>{whole}</details>" if closed else whole
 
@@ -144,13 +145,13 @@ def _tiles(facts: Facts) -> str:
     seconds = float(np.nansum(facts.seconds))
     time = f"{seconds / 3600:,.1f} h" if seconds >= 7200 else f"{seconds:,.1f} s"
     told = {
-        "version": f"{facts.version}, {facts.made[:16].replace('T', ' ')}",
+        "version": f"{facts.version}, {facts.made[:16].replace('T', ' ')}" if facts.version else facts.made,
         "episodes": f"{len(facts.ids):,}",
         "rows": f"{facts.rows.sum():,}",
         "time": time if facts.rate is not None else "by the stamps of a source",
         "rate": f"{facts.rate} Hz" if facts.rate is not None else "none",
         "size": decimal(facts.size),
-        "quarantined": f"{len(facts.quarantine):,}",
+        **({"quarantined": f"{len(facts.quarantine):,}"} if facts.version else {}),
     }
     return f"<dl>{''.join(f'<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>' for k, v in told.items())}</dl>"
 
@@ -158,8 +159,9 @@ def _tiles(facts: Facts) -> str:
 def _quality(facts: Facts, quality: Sequence[tuple[str, bool]], found: Sequence[Outlier]) -> str:
     names = dict(zip(facts.numbers.tolist(), facts.ids, strict=True))
     kept = float(np.nanmean(facts.kept)) if len(facts.kept) and not np.isnan(facts.kept).all() else 1.0
-    lines = [f"<li>{kept:.1%} of the time recorded is in rows</li>"] if len(facts.ids) else []
-    lines += [f"<li>{_BREAKS if failed else ''}{text(line)}</li>" for line, failed in quality]
+    lines = [f"<li>{kept:.1%} of the time recorded is in rows</li>"] if len(facts.ids) and facts.version else []
+    sign = _BREAKS if facts.version else _PROBLEM
+    lines += [f"<li>{sign if failed else ''}{text(line)}</li>" for line, failed in quality]
     lines += [f"<li>{text(f'{names.get(o.episode, o.episode)}: {o.feature}: {o.text}')}</li>" for o in found[:5]]
     if len(found) > 5:
         lines.append(f"<li>{len(found) - 5} more outliers are under Features</li>")
@@ -167,8 +169,8 @@ def _quality(facts: Facts, quality: Sequence[tuple[str, bool]], found: Sequence[
         lines.append(
             f"<li>quarantined: {len(facts.quarantine):,} of {len(facts.ids) + len(facts.quarantine):,} episodes</li>"
         )
-    if len(lines) == 1:
-        lines.append("<li>nothing else was found</li>")
+    if len(lines) <= bool(facts.version):
+        lines.append(f"<li>nothing {'else ' if lines else ''}was found</li>")
     return f"<ul>{''.join(lines)}</ul>"
 
 
@@ -211,15 +213,16 @@ def _coverage(facts: Facts) -> str:
         worst = int(np.nanargmin(share))
         words = f"{np.nanmean(share):.1%} on average, least {share[worst]:.1%} in {facts.ids[worst]}"
         figures.append(draw.figure(shown(name), shown(words), draw.shares(share), height=14, low=shown(words)))
-    rows = ([facts.ids[k], facts.splits[k], f"{facts.rows[k]:,}", f"{facts.kept[k]:.1%}",
+    rows = ([facts.ids[k], facts.splits[k], f"{facts.rows[k]:,}", *([f"{facts.kept[k]:.1%}"] if facts.version else []),
              *(f"{share[k]:.1%}" for share in facts.valid.values())]
             for k in np.argsort(_least(facts), kind="stable")[:LISTED])  # fmt: skip
-    caption = "Episodes, those with the least valid rows first"
+    caption = "Episodes, those with the least valid rows first" if facts.valid else "Episodes"
     if len(facts.ids) > LISTED:
         caption += f", {LISTED} of {len(facts.ids):,}"
     told = "<p>Valid rows of each feature, an episode a column from left to right; a lower, darker bar is less.</p>"
-    body = f'<div class="grid">{"".join(figures)}</div>'
-    return told + body + table(("episode", "split", "rows", "kept", *facts.valid), rows, caption, closed=True)
+    body = f'{told}<div class="grid">{"".join(figures)}</div>' if figures else ""
+    head = ("episode", "split", "rows", *(["kept"] if facts.version else []), *facts.valid)
+    return body + table(head, rows, caption, closed=True)
 
 
 def _least(facts: Facts) -> np.ndarray:
@@ -350,11 +353,13 @@ def _left_out(facts: Facts) -> str:
     out = table(("episode", "reason", "the next run tries it again"), quarantined, caption)
     files = ([p["uri"], decimal(int(p["size"])), p.get("what", ""), p.get("remedy", "")] for p in passed[:LISTED])
     out += table(("file", "size", "what", "what would read it"), files, f"Files passed over: {len(passed):,}")
-    return out or "<p>No episode is quarantined.</p>"
+    return out or ("<p>No episode is quarantined.</p>" if facts.version else "")
 
 
 def _run(facts: Facts) -> str:
     r = facts.report
+    if not facts.version:
+        return ""
     if not r:
         return "<p>The last run made another version, or tells nothing.</p>"
     told: list[Sequence[object]] = [

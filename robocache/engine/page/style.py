@@ -30,8 +30,8 @@ img{max-width:100%;height:auto;border-radius:3px;display:block}
 .dots{fill:none;stroke:var(--b);stroke-width:3;stroke-linecap:round;vector-effect:non-scaling-stroke}
 .s4{fill:#a6d5f0}.s3{fill:#56b4e9}.s2{fill:#0072b2}.s1{fill:#8a3b00}.s0{fill:#5c1a00}.sx{fill:none}
 .wide{overflow-x:auto;margin:10px 0}table{border-collapse:collapse;font-size:.85rem}
-caption{display:block;position:sticky;left:0;max-width:calc(100vw - 36px);text-align:left;font-weight:600;
-padding:4px 0}
+caption{text-align:left;font-weight:600;padding:4px 0}
+caption span{position:sticky;left:0;display:inline-block;max-width:calc(100vw - 36px)}
 th,td{padding:4px 10px 4px 0;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 th{text-align:left;font-weight:600}td{white-space:nowrap}
 .words{white-space:normal;min-width:14rem;max-width:34rem;overflow-wrap:anywhere;text-align:left}

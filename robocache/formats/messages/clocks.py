@@ -67,7 +67,7 @@ def find_clock(root: Struct, columns: Columns, stamp: str, where: str) -> Clock:
         keys, unit = _stamp_of(struct, key)
         if keys:
             return Clock(keys, unit, "header", _frame(struct, key))
-    return Clock(kind="log", note=f"{root.name} has no header stamp: log time")
+    return Clock(kind="log", note=f"{root.name} has no header stamp: log time; input.stamp can name a field")
 
 
 def _stamp_of(struct: Struct, key: Key) -> tuple[tuple[Key, ...], str]:

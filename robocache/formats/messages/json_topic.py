@@ -173,7 +173,9 @@ class _Signal:
             return Clock(kind=self._stamp), None
         if self._stamp == "header":
             if not self._stamped and self._kept:
-                return Clock(kind="log", note="its messages have no header stamp: log time"), None
+                return Clock(
+                    kind="log", note="its messages have no header stamp: log time; input.stamp can name a field"
+                ), None
             return Clock(kind="header"), np.array(self._stamps, np.int64)
         return Clock(kind=str(self._clock_path).lstrip(".")), np.array(self._stamps, np.int64)
 

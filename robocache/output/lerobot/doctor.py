@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.features import INDEX
+from robocache.output.lerobot.listing import Listed, listed_episodes, tasks_of
 from robocache.output.store import Store
 from robocache.video import times
 
@@ -38,28 +39,6 @@ class Examined:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An episode as the tree lists it.
-
-    start:  the number of its first row; None where that is not told
-    videos: by camera its file and where it begins in it, in seconds
-    stats:  by feature
-    """
-
-    index: int
-    length: int
-    file: str
-    start: int | None
-    videos: Mapping[str, tuple[str, float]]
-    stats: Mapping[str, Mapping[str, Any]]
-
-
-def is_dataset(store: Store) -> bool:
-    """Whether there is a tree at all."""
-    return store.exists(layout.INFO)
-
-
 def examine(store: Store) -> Examined:
     """All of its rows are read; of videos the times of frames (with the extra ``video``), no pixels."""
     found = Examined()
@@ -67,7 +46,7 @@ def examine(store: Store) -> Examined:
         info = json.loads(store.read(layout.INFO))
         found.version, fps = str(info["codebase_version"]), float(info["fps"])
         features = dict(info["features"])
-        listed, tasks = list(_listed(store, info)), _tasks(store, found.version)
+        listed, tasks = list(listed_episodes(store, info)), tasks_of(store, found.version)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{layout.INFO} and the tables beside it cannot be read"
         found.problems.append(f"{what} ({type(error).__name__}: {error})")
@@ -84,6 +63,11 @@ def examine(store: Store) -> Examined:
     if walk.held > HELD * max(1, walk.count):
         share, why = walk.held / walk.count, "held samples, or a robot that stands still"
         found.notes.append(f"{share:.1%} of the rows repeat the row before in every feature: {why}")
+    if walk.late:
+        found.notes.append(
+            f"{_named(walk.late)}: so long that float32 rounds stamps by more than {TOLERANCE_S:g} s, LeRobot's "
+            "tolerance for frames of videos; cut it, or raise tolerance_s"
+        )
     found.problems += [f"{_named(episodes)}: {what}" for what, episodes in walk.faults.items()]
     found.problems += _videos(store, listed, sizes, fps)
     return found
@@ -114,6 +98,8 @@ class _Walk:
         self.store, self.fps, self.features, self.tasks = store, fps, features, tasks
         self.count = self.held = 0
         self.faults: dict[str, list[int]] = {}
+        #: Episodes whose stamps, rounded to float32, are further from their frames' than LeRobot's tolerance.
+        self.late: list[int] = []
         self._file, self._rows = "", pa.table({})
 
     def fault(self, what: str, e: Listed) -> None:
@@ -165,9 +151,14 @@ class _Walk:
             if name in rows.column_names and rows[name].to_pylist() != list(range(first, first + n)):
                 self.fault(f"{name} does not count up as it should", e)
         if "timestamp" in rows.column_names and n:
-            stamps = rows["timestamp"].to_numpy().astype(np.float64)
-            if np.abs(stamps - np.arange(n) / self.fps).max() > TOLERANCE_S:
+            stamps = rows["timestamp"].to_numpy()
+            right = np.arange(n) / self.fps
+            # As the column can hold it: after half an hour the steps of float32 are wider than the tolerance.
+            off = np.abs(stamps - right.astype(stamps.dtype)).max()
+            if not off <= TOLERANCE_S:
                 self.fault(f"timestamp is not frame_index / {self.fps:g}, to {TOLERANCE_S:g} s", e)
+            elif e.videos and np.abs(stamps.astype(np.float64) - right).max() > TOLERANCE_S:
+                self.late.append(e.index)
         if "task_index" in rows.column_names and not set(rows["task_index"].to_pylist()) <= self.tasks.keys():
             self.fault("task_index has numbers that the table of tasks lacks", e)
 
@@ -199,64 +190,6 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray | None:
     if array.null_count or len(array) % n or not len(array):
         return None
     return array.to_numpy(zero_copy_only=False).reshape(n, -1)
-
-
-def _listed(store: Store, info: Mapping[str, Any]) -> Iterator[Listed]:
-    """The episodes, in the order of the tables."""
-    cameras = [name for name, f in info["features"].items() if f.get("dtype") == "video"]
-    if str(info["codebase_version"]).startswith("v3"):
-        for name in store.files("meta/episodes"):
-            if name.endswith(".parquet"):
-                for row in pq.ParquetFile(pa.BufferReader(store.read(name))).read().to_pylist():
-                    yield _of_table(row, info, cameras)
-        return
-    numbers = {}
-    if store.exists(layout.STATISTICS_LINES):
-        numbers = {row["episode_index"]: row["stats"] for row in _lines(store, layout.STATISTICS_LINES)}
-    chunk = int(info.get("chunks_size") or layout.CHUNK)
-    for row in _lines(store, layout.EPISODE_LINES):
-        i = int(row["episode_index"])
-        keys = {"episode_index": i, "episode_chunk": i // chunk, "chunk_index": i // chunk, "file_index": i}
-        # Some templates name folders that no writer has made.
-        usual = {"data_path": layout.rows_name(False, 0, i), **{c: layout.video_name(False, c, 0, i) for c in cameras}}
-        file = info["data_path"].format(**keys)
-        named = {c: info["video_path"].format(video_key=c, **keys) for c in cameras}
-        videos = {c: (at if store.exists(at) else usual[c], 0.0) for c, at in named.items()}
-        yield Listed(
-            i,
-            int(row["length"]),
-            file if store.exists(file) else usual["data_path"],
-            None,
-            videos,
-            numbers.get(i, {}),
-        )
-
-
-def _of_table(row: Mapping[str, Any], info: Mapping[str, Any], cameras: Sequence[str]) -> Listed:
-    stats: dict[str, dict[str, Any]] = {}
-    for key, value in row.items():
-        if key.startswith("stats/") and value is not None:
-            feature, _, what = key.removeprefix("stats/").rpartition("/")
-            stats.setdefault(feature, {})[what] = value
-    videos = {}
-    for c in cameras:
-        at = {key: row[f"videos/{c}/{key}"] for key in ("chunk_index", "file_index")}
-        videos[c] = (info["video_path"].format(video_key=c, **at), float(row[f"videos/{c}/from_timestamp"]))
-    file = info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-    start = row.get("dataset_from_index")
-    return Listed(int(row["episode_index"]), int(row["length"]), file, start, videos, stats)
-
-
-def _lines(store: Store, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.read(name).splitlines() if line.strip()]
-
-
-def _tasks(store: Store, version: str) -> dict[int, str]:
-    if not version.startswith("v3"):
-        return {int(row["task_index"]): str(row["task"]) for row in _lines(store, layout.TASK_LINES)}
-    table = pq.ParquetFile(pa.BufferReader(store.read(layout.TASKS))).read()
-    (text,) = [name for name in table.column_names if name != "task_index"]
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
 
 
 def _videos(store: Store, listed: Sequence[Listed], sizes: Mapping[str, int], fps: float) -> Iterator[str]:

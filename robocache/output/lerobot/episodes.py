@@ -15,6 +15,7 @@ from robocache.output.lerobot.options import TreeSpec
 from robocache.output.lerobot.reading import read_columns
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.schema import marks
+from robocache.types import frame_times
 
 #: Shares in a record are rounded to six digits: of more rows than this, one could be invalid at a share of 1.
 _TOLD_ROWS = 1_000_000
@@ -26,6 +27,7 @@ class TreeEpisode:
 
     id, number:  those of the output (its ``episode_index``, which may have gaps)
     part, at, rows: where its rows are: a part and its sha256, the first row, how many
+    start_ns:    when the first row that is kept was
     kept:        runs of its rows that are in the tree, from and to, counted from its first
     tasks:       what was to be done, and in how many of the rows that are kept, one after another
     videos:      the files that its rows refer to, see :class:`EpisodeRecord`
@@ -93,7 +95,7 @@ def survey(output: Output, spec: TreeSpec) -> Survey:
                             part.sha256,
                             at,
                             record.rows,
-                            record.start_ns,
+                            record.start_ns + int(frame_times(np.array([kept[0][0]]), spec.fps)[0]),
                             splits.get(record.index, ""),
                             kept,
                             _tasks(columns, record, at, kept, spec),

@@ -25,17 +25,9 @@ def of_rows(values: np.ndarray, points: int) -> tuple[dict[str, np.ndarray], Sta
     flat = values.reshape(-1, last)
     if flat.dtype.itemsize < 4 and flat.dtype.kind == "f":
         flat = flat.astype(np.float32)
-    merging = Statistics.of(flat, rows=len(values), points=points)
+    merging, quantiles = Statistics.exactly(flat, rows=len(values), points=points)
     if not len(flat):
         return summary(merging), merging
-    wide = flat.astype(np.float64)
-    finite = np.isfinite(wide)
-    if finite.all():
-        quantiles = np.quantile(wide, QUANTILES, axis=0)
-    else:
-        quantiles = np.full((len(QUANTILES), last), np.nan)
-        for d in np.flatnonzero(finite.any(axis=0)):
-            quantiles[:, d] = np.quantile(wide[finite[:, d], d], QUANTILES)
     none = merging.counts == 0
     std = np.sqrt(np.divide(merging.m2, merging.counts, out=np.zeros(last), where=~none))
     numbers = [np.where(none, np.nan, x) for x in (merging.min, merging.max, merging.mean, std)]

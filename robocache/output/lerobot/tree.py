@@ -27,6 +27,9 @@ from robocache.output.lerobot.reading import read_episodes
 from robocache.output.lerobot.units import Looked, Tree, Unit, cut
 from robocache.output.store import Store
 
+#: Files that take their places between two looks at whether the folder is still ours.
+_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Record:
@@ -225,9 +228,10 @@ class _Swap:
                 moves[INFO] = held
             else:
                 self.store.remove(INFO)
-            for name in (n for n in moves if n != INFO):
+            waiting = [(at, name) for name, at in moves.items() if name != INFO]
+            for some in range(0, len(waiting), _AT_ONCE):
                 self.writer.check()
-                self.store.move(moves[name], name)
+                self.store.move_all(dict(waiting[some : some + _AT_ONCE]))
             self.store.remove_all(strays)
             if INFO in moves:
                 self.store.move(moves[INFO], INFO)

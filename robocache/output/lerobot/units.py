@@ -35,7 +35,7 @@ from robocache.output.statistics import Statistics
 from robocache.video import depth
 
 #: Of how a unit's files are made; raised whenever the same rows would give other bytes.
-LAYOUT = 2
+LAYOUT = 3
 #: Episodes a unit has at most: the files of a chunk in v2.1.
 MOST = 1000
 
@@ -186,7 +186,7 @@ class Tree:
         return list(dict.fromkeys([f.column for f in taken] + [f.valid for f in taken if f.valid]))
 
     def _encode(self, tables: Sequence[pa.Table]) -> pa.Buffer:
-        return parts.encode(tables, "parquet", self.spec.codec)
+        return parts.encode(tables, "parquet", self.spec.codec, plainly=True)
 
     def _episodes(
         self, unit: Unit, told: Sequence[Mapping[str, Mapping[str, np.ndarray]]], reels: Mapping[str, Reel]

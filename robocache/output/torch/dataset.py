@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from robocache.ops.normalize import STATISTICS, Normalization
-from robocache.output.dataset import Output
 from robocache.output.gather import gather
+from robocache.output.lerobot.footage import Footage
+from robocache.output.lerobot.others import open_dataset
 from robocache.output.order import Order
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Cached, Column, Mapped, Rows, Store, Whole, block_bytes
@@ -36,14 +35,16 @@ _TOGETHER_BYTES, _TOGETHER_WINDOWS = 64 << 20, 1 << 16
 
 
 class Dataset(torch.utils.data.Dataset):
-    """The windows of the output of ``robocache run`` at ``uri``, one around each row: map-style, for a ``DataLoader``,
-    or as :meth:`batches`. The version is that of the opening, whatever runs do meanwhile.
+    """The windows of the output of ``robocache run`` at ``uri``, or of a LeRobot dataset that anybody made, one around
+    each row: map-style, for a ``DataLoader``, or as :meth:`batches`. The version is that of the opening, whatever runs
+    do meanwhile.
 
     delta_steps:      by feature, which rows, seen from the window's own: ``{"action": range(50)}``
     delta_timestamps: the same in seconds, as LeRobot has it: ``{"observation.state": [-0.02, 0.0]}``. On a timeline
                       with a rate a time must be that of a row, to ``tolerance_s``; else the nearest row is taken
     columns:          which features; None: all that are numbers or text, and what ``decode`` names
-    decode:           features of images, which come as uint8 ``[3, height, width]``; the extra ``video`` decodes
+    decode:           features of images, or of frames of videos, which come as uint8 ``[3, height, width]``; the extra
+                      ``video`` decodes
     normalize:        a mode of :func:`robocache.normalize` for all features of floats (``"mean_std"``), or by feature a
                       mode, ``"openpi.q01_q99"`` (convention and mode), or ``{"mode", "convention", "mask"}``
     statistics:       by feature, in place of those of the output, which are of all of its episodes
@@ -86,11 +87,10 @@ class Dataset(torch.utils.data.Dataset):
         version: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ):
-        self.output = Output.open(uri, storage_options, version=version)
+        self.output = open_dataset(uri, storage_options, version=version)
         self.rows = Rows.of(self.output, chosen_episodes(self.output, episodes, split))
         self.device, self._fill = torch.device(device or "cpu"), fill
-        rate = yaml.safe_load(self.output.config)["timeline"]["rate_hz"]
-        self.rate: Fraction | None = None if rate is None else Fraction(rate)
+        self.rate = self.output.rate
         self._keys = self._named(columns, decode)
         self._keys |= self._windowed(delta_timestamps or {}, delta_steps or {}, tolerance_s)
         self._keys |= self._normalised(normalize, statistics)
@@ -126,7 +126,11 @@ class Dataset(torch.utils.data.Dataset):
             columns = [name for name in known if name in plain or name in decode]
         keys = {n: Key(Column.of(schema.field(n)), None) for n in _INDEX if n in schema.names}
         for name in dict.fromkeys((*columns, *decode)):
-            pictures = Pictures.of(known[name]) if name in decode else None
+            pictures = None
+            if name in decode:
+                refers = known[name].refers
+                footage = Footage(self.output.videos, self.output.store.options) if refers else None
+                pictures = Pictures.of(known[name], footage)
             keys[name] = Key(known[name], None, mark[name], pictures=pictures)
         return keys
 
