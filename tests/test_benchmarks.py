@@ -113,7 +113,7 @@ def test_right_on_a_gpu(who, name, dtype):
 
 
 def test_what_a_baseline_cannot_do_is_said():
-    assert "cubic" in BASELINES["pytorch eager"].unsupported(case_of("dense", mode="cubic"), "cpu")
+    assert "cubic" in BASELINES["pytorch eager"].unsupported(case_of("jagged", mode="cubic"), "cpu")
     assert BASELINES["cupy"].unsupported(case_of("dense"), "cpu")
 
 

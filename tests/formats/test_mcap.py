@@ -443,6 +443,26 @@ def test_metadata_records_are_the_episodes(tmp_path):
     assert episode.metadata == {"task": {"text": "fold", "success": "true"}, "robot": {"name": "ur5"}}
 
 
+def test_what_is_attached_is_told_and_not_read(tmp_path):
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        channel = writer.register_channel("/x", "json", 0)
+        writer.add_attachment(1, 2, "calibration.yaml", "text/yaml", b"fx: 600\n" * 1000)
+        writer.add_message(channel, 1, b'{"q": 1}', 1)
+        writer.add_attachment(3, 4, "\x1b[31mred", "", b"")
+        writer.finish()
+    episode = read(InputSpec((str(path),)), "/x.q")
+    assert episode.metadata == {
+        "attachments": {
+            "calibration.yaml": {"media_type": "text/yaml", "bytes": 8000},
+            "\x1b[31mred": {"media_type": "", "bytes": 0},
+        }
+    }
+    assert episode.streams["/x.q"].values.tolist() == [[1]]
+
+
 def test_ros1_messages_go_through_the_same_decoder(tmp_path):
     """No padding, no encapsulation, no NUL; a header that counts."""
     ros1 = rosbags_types.get_typestore(rosbags_types.Stores.ROS1_NOETIC)

@@ -18,7 +18,7 @@ from robocache.formats.messages.log import Channel
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = 0x03, 0x04, 0x05, 0x06, 0x07, 0x08
-STATISTICS, METADATA, METADATA_INDEX, DATA_END, FOOTER = 0x0B, 0x0C, 0x0D, 0x0F, 0x02
+ATTACHMENT_INDEX, STATISTICS, METADATA, METADATA_INDEX, DATA_END, FOOTER = 0x0A, 0x0B, 0x0C, 0x0D, 0x0F, 0x02
 RECORD = struct.Struct("<BQ")  # opcode, content length: how every record begins
 _FOOTER = struct.Struct("<BQQQI")  # record, summary_start, summary_offset_start, summary_crc
 _DATA_END = struct.Struct("<BQI")  # record, data_section_crc
@@ -56,6 +56,7 @@ class Summary:
 
     message_counts: by channel, as the statistics record has them; None where there is none
     metadata:       where Metadata records are: file offset and length, by the index of them
+    attachments:    name, media type and bytes of each attachment, by the index of them
     """
 
     uri: str
@@ -65,6 +66,7 @@ class Summary:
     data_end: int
     data_crc: int
     metadata: tuple[tuple[int, int], ...] = ()
+    attachments: tuple[tuple[str, str, int], ...] = ()
 
 
 class Fields:
@@ -176,6 +178,7 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     channels: list[tuple[int, int, str, str]] = []
     chunks: list[ChunkIndex] = []
     metadata: list[tuple[int, int]] = []
+    attachments: list[tuple[str, str, int]] = []
     counts: dict[int, int] | None = None
     for opcode, content in _records(data, uri):
         where = f"{uri}: summary record {opcode:#04x}"
@@ -190,6 +193,10 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
             channels.append((fields.integer(2), fields.integer(2), fields.text(), fields.text()))
         elif opcode == METADATA_INDEX:
             metadata.append((fields.integer(8), fields.integer(8)))
+        elif opcode == ATTACHMENT_INDEX:
+            fields.take(32)  # where it is, how long its record, when logged and created
+            size = fields.integer(8)
+            attachments.append((fields.text(), fields.text(), size))
         elif opcode == STATISTICS:
             fields.take(42)  # totals and time range; only the counts by channel serve here
             counts = fields.counts()
@@ -204,7 +211,7 @@ def _parse_summary(data: bytes, uri: str, data_end: int, data_crc: int) -> Summa
     for before, after in pairwise(chunks):
         if after.start < before.end:
             raise InputError(f"{uri}: chunks at bytes {before.start} and {after.start} overlap; the file is damaged")
-    return Summary(uri, found, tuple(chunks), counts, data_end, data_crc, tuple(metadata))
+    return Summary(uri, found, tuple(chunks), counts, data_end, data_crc, tuple(metadata), tuple(attachments))
 
 
 def read_metadata(file: BinaryIO, summary: Summary) -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from robocache.types import FileStamp
 
 class McapReader(LogReader):
     """MCAP files. Only the chunks that hold the topics asked for are read. Metadata: that of the files' Metadata
-    records, by their names.
+    records, by their names, and what is attached: ``attachments``, by name media type and bytes. Their data is not read.
     """
 
     name: ClassVar[str] = "mcap"
@@ -92,4 +92,7 @@ class _McapPart(Part):
             yield _McapPart(self._file, one, verify=self._verify, salvage=self._salvage).messages(channels)
 
     def metadata(self) -> dict[str, Any]:
-        return read_metadata(self._file, self._summary)
+        found: dict[str, Any] = dict(read_metadata(self._file, self._summary))
+        if attached := self._summary.attachments:
+            found.setdefault("attachments", {name: {"media_type": kind, "bytes": n} for name, kind, n in attached})
+        return found
