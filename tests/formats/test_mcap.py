@@ -460,7 +460,7 @@ def test_what_is_attached_is_told_and_not_read(tmp_path):
             "\x1b[31mred": {"media_type": "", "bytes": 0},
         }
     }
-    assert episode.streams["/x.q"].values.tolist() == [[1]]
+    assert episode.streams["/x.q"].values.tolist() == [1]
 
 
 def test_ros1_messages_go_through_the_same_decoder(tmp_path):
