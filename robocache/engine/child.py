@@ -59,7 +59,7 @@ class Child:
 
     def __init__(self, limits: Limits = Limits(), start: Callable[[socket.socket], Process] | None = None):
         self._limits = limits
-        self._process: Process | None = None  # until it has one
+        self._process: Process | None = None
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
