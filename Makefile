@@ -37,7 +37,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 # Two processes, whatever the machine has: some tests start processes of their own, and a Ray cluster.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 test: $(VENV)/.tools
 	$(PYTEST) $(PYTEST_ARGS)
 

@@ -35,9 +35,9 @@ def take_turns(cases: Mapping[str, Callable[[], object]], repetitions: int, *, w
     order = list(cases)
     for repetition in range(-warm_up, repetitions):
         for name in order:
-            cpu, begin = _cpu_seconds(), time.perf_counter()
+            cpu, begin = cpu_seconds(), time.perf_counter()
             cases[name]()
-            wall, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu
+            wall, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
             if repetition >= 0:
                 timings[name].wall.append(wall)
                 timings[name].cpu.append(cpu)
@@ -45,7 +45,7 @@ def take_turns(cases: Mapping[str, Callable[[], object]], repetitions: int, *, w
     return timings
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """User and system time of this process and of the children it has waited for."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)

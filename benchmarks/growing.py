@@ -1,6 +1,6 @@
 """What a rerun costs once a dataset is there: nothing new, one recording at the front, in the middle, corrected, gone.
 
-    python benchmarks/growing.py [--files 5000] [--json FILE]
+    python benchmarks/growing.py [--files 5000] [--csv FILE]
 
 Small recordings (CSV, 100 rows), so that what is measured is listing, planning and committing rather than aligning.
 """
@@ -8,12 +8,12 @@ Small recordings (CSV, 100 rows), so that what is measured is listing, planning 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import tempfile
 import time
 from pathlib import Path
+
+from common import cpu_seconds, machine, write_csv
 
 from robocache import Output, run, verify
 
@@ -31,7 +31,7 @@ def indexes(out: Path) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--json", type=Path, help="where to write what was measured")
+    parser.add_argument("--csv", type=Path, help="where to write what was measured")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="robocache-growing-"))
     logs, out = folder / "logs", folder / "out"
@@ -58,24 +58,24 @@ def main() -> None:
     for what, change in changes:
         change()
         parts = {p.name for p in (out / "data").glob("*")} if out.exists() else set()
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), cpu_seconds()
         summary = run(config, prune=what == "one withdrawn")
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu
         written = len({p.name for p in (out / "data").glob("*")} - parts)
         now = indexes(out)
         moved = sum(now.get(id, index) != index for id, index in before.items())
         before = now
-        results.append({"what": what, "seconds": round(seconds, 2), "parts": summary.parts, "written": written})
-        results[-1] |= {"moved": moved, "version": summary.version, "episodes": summary.episodes}
+        row = {"what": what, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "parts": summary.parts}
+        row |= {"written": written, "indexes_changed": moved, "version": summary.version, "episodes": summary.episodes}
+        results.append(row | {"files": args.files} | machine("robocache", "pyarrow"))
         print(
-            f"{what:26s} {seconds:7.2f} s  {written:4d} of {summary.parts} parts written, {moved} indexes changed",
+            f"{what:26s} {seconds:7.2f} s ({cpu:.2f} of CPU)  {written:4d} of {summary.parts} parts written, {moved} "
+            "indexes changed",
             flush=True,
         )
     assert verify(str(out)).problems == ()
     shutil.rmtree(folder)
-    if args.json:
-        machine = {"machine": platform.machine(), "python": platform.python_version(), "files": args.files}
-        args.json.write_text(json.dumps({**machine, "results": results}, indent=1) + "\n")
+    write_csv(args.csv, results)
 
 
 if __name__ == "__main__":

@@ -52,16 +52,18 @@ def config_of(args: argparse.Namespace) -> tuple[str, list[str]]:
 
 
 def run(args: argparse.Namespace) -> bool:
-    from robocache.cli.progress import display
-    from robocache.config.load import load_job
-    from robocache.engine.run import run
-
     if args.dry_run:
         from robocache.cli import plan
 
         return plan.run(args)
-    job = load_job(*config_of(args))
-    with display(quiet=args.level > logging.INFO) as progress:
+    from robocache.cli.progress import display
+
+    path, overrides = config_of(args)
+    with display(quiet=args.level > logging.INFO) as progress:  # before what takes a second to import
+        from robocache.config.load import load_job
+        from robocache.engine.run import run
+
+        job = load_job(path, overrides)
         summary = run(job, overwrite=args.overwrite, prune=args.prune, progress=progress)
     if args.json:
         terminal.document(summary)

@@ -59,10 +59,11 @@ class Child:
 
     def __init__(self, limits: Limits = Limits(), start: Callable[[socket.socket], Process] | None = None):
         self._limits = limits
+        self._process: Process | None = None
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = spawn(_MAIN, theirs) if start is None else start(theirs)
         try:
+            with theirs:
+                self._process = spawn(_MAIN, theirs) if start is None else start(theirs)
             send(self._socket, (sys.path, limits, logger.getEffectiveLevel()))
             if receive(self._socket) is not True:
                 raise EOFError
@@ -93,8 +94,9 @@ class Child:
 
     def close(self) -> None:
         """End it, whatever it is at; a thread that waits for its answer gets ``EndedError``."""
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -102,6 +104,7 @@ class Child:
         return bool(select.select([self._socket], [], [], timeout)[0])
 
     def _ended(self, what: str, key: str) -> Exception:
+        assert self._process is not None
         code = self._process.wait()
         if code == -signal.SIGXCPU:
             return DeadlineError(f"{what} has used {self._limits.seconds:g} s of processor time ({key})")

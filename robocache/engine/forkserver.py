@@ -37,10 +37,12 @@ class ForkServer:
             self._process = spawn(_MAIN, theirs)
         send(self._socket, (sys.path, tuple(modules)))
 
-    def ready(self) -> bool:
-        """Whether it has imported its modules. ``WorkersError`` where it has ended instead."""
+    def ready(self, timeout: float | None = 0.0) -> bool:
+        """Whether it has imported its modules, or does within so many seconds (None: however long it takes).
+        ``WorkersError`` where it has ended instead.
+        """
         with self._lock:
-            if not self._ready and select.select([self._socket], [], [], 0.0)[0]:
+            if not self._ready and select.select([self._socket], [], [], timeout)[0]:
                 try:
                     self._ready = bool(receive(self._socket))
                 except (EOFError, OSError):

@@ -1,11 +1,16 @@
-"""Which episodes of a shard kill the process that works on them, or hold it up? Tried in processes of their own."""
+"""Which episodes of a shard kill the process that works on them, or hold it up? Tried in processes of their own, forked
+from one that has imported what they need: an import of torch takes longer than most episodes.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import partial
 
 from robocache.engine.child import Child, EndedError
 from robocache.engine.deadline import DeadlineError
+from robocache.engine.forkserver import ForkServer
 from robocache.engine.process import Blamed, Processor
 from robocache.engine.shards import Shard
 
@@ -16,6 +21,17 @@ def deadly_episodes(processor: Processor, shard: Shard, blamed: Blamed, deaths: 
 
     ``WorkersError`` where no process can be started.
     """
+    server = ForkServer(["robocache.engine.worker", *({"ray.cloudpickle"} & sys.modules.keys())])
+    try:
+        server.ready(None)
+        return _tried(processor, shard, blamed, deaths, partial(Child, start=server.fork))
+    finally:
+        server.close()
+
+
+def _tried(
+    processor: Processor, shard: Shard, blamed: Blamed, deaths: int, started: Callable[[], Child]
+) -> dict[int, str]:
     seconds = processor.job.cluster.shard_deadline
     found: dict[int, str] = {}
     child: Child | None = None
@@ -25,7 +41,7 @@ def deadly_episodes(processor: Processor, shard: Shard, blamed: Blamed, deaths: 
         died: list[str] = []  # how, while doing nothing but this one
         alone = child is None
         while len(died) < deaths:
-            child = child or Child()
+            child = child or started()
             try:
                 one = Shard(shard.index, (index,), (ref,))
                 child.ask(partial(_process, processor, one), f"processing {ref.id}", seconds, "cluster.shard_deadline")

@@ -125,6 +125,10 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def alive(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 @contextlib.contextmanager
 def serving(work: Callable[[Callable[[str], None]], object]) -> Iterator[tuple[str, int]]:
     """A process that says a line once it is ready, and is ended afterwards: the line and the process."""
@@ -207,7 +211,7 @@ class Watch:
 
     def until(self, changes: int, pid: int) -> int:
         """Until there were so many of them, or the process has ended; how many there were."""
-        while len(self.seen) < changes and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while len(self.seen) < changes and alive(pid):
             time.sleep(0.002)
             self.seen |= self._now() - self.begun
         return len(self.seen)
@@ -267,14 +271,15 @@ def run_soon(job: Job, **told: bool) -> None:
     run(job, **told)
 
 
-def grow(root: Path, kills: int, a_change: int, seed: int, place: Place) -> dict[str, object]:
+def grow(root: Path, kills: int, a_change: int, seed: int, place: Place, minutes: float) -> dict[str, object]:
     """What came of it."""
+    end = time.monotonic() + 60 * minutes
     rng, when = random.Random(seed), random.Random(seed + 1)
     input, unbroken, stop = Input(root / "logs", root / "aside", rng), Place(str(root / "unbroken")), root / "stop"
     seen = root / "seen.json"
     input.begin()
     reader, step, killed, seconds, changes = 0, -1, Counter[str](), 5.0, 10
-    while killed.total() < kills:
+    while killed.total() < kills and time.monotonic() < end:
         told = input.change(step) if step >= 0 else {}
         assert ended(started(unbroken, input, told)) == 0
         for k in range(a_change if step >= 0 else 0):
@@ -322,12 +327,16 @@ def main() -> None:
     parser.add_argument("--a-change", type=int, default=5)
     parser.add_argument("--store", choices=("local", "s3", "ray"), default="local")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--minutes", type=float, default=1e9, help="no change is begun after so many")
     parser.add_argument("--table", type=Path, help="add a line of JSON to this file")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     with place(args.store, args.folder) as where:
         row = {"harness": "grow_kills", "store": args.store, "seed": args.seed}
-        row |= grow(args.folder, args.kills, args.a_change, args.seed, where)
+        try:
+            row |= grow(args.folder, args.kills, args.a_change, args.seed, where, args.minutes)
+        finally:
+            (args.folder / "stop").touch()  # the reader, too
     if args.table:
         with args.table.open("a") as table:
             table.write(json.dumps(row) + "\n")

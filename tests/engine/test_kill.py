@@ -164,6 +164,23 @@ def test_a_reader_in_a_loop_while_runs_that_grow_a_dataset_are_killed(tmp_path, 
     assert int(re.findall(r"(\d+) killed", done.stdout)[0]) >= kills
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_a_call_or_a_request_that_fails_or_is_the_last(tmp_path, store):
+    """See fault_points.py."""
+    for package in ("s3fs", "moto.moto_server.werkzeug_app") if store == "s3" else ():
+        pytest.importorskip(package, reason=f"{package} is missing")
+    script = Path(__file__).with_name("fault_points.py")
+    words = [sys.executable, str(script), str(tmp_path / "work"), "--faults", "40", "--store", store]
+    path = os.pathsep.join(map(str, (ROOT, script.parent, script.parents[1])))
+    done = subprocess.run(words, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["faults"] >= 40 and counts["highest"] > 60
+    assert counts["ended"].keys() >= {"crash, stopped", "error, stopped", "error, done"}
+
+
 def crash(folder: Path, *options: str) -> list[str]:
     """The folders in which it did: see crash_points.py."""
     script = Path(__file__).with_name("crash_points.py")

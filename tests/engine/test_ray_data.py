@@ -34,7 +34,7 @@ from robocache import AlignEpisodes, EpisodeDatasource, episode_rows, read_episo
 from robocache.engine.ray import data as ray_data  # noqa: E402
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster(ray_cluster):
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -260,7 +260,7 @@ def test_a_single_table_needs_no_prefix(tmp_path: Path) -> None:
 def test_csv_damage(tmp_path: Path) -> None:
     lines = "".join(f"{i * 1000},{i * 0.5},{i},text{i}\n" for i in range(300))
     path = csv(tmp_path / "a.csv", "time_ns,x,n,label\n" + lines)
-    seen = outcomes(path, ["x", "n", "label", "[x,n]"], tries=200)
+    seen = outcomes(path, ["x", "n", "label", "[x,n]"], tries=80)
     assert set(seen) == {"read", "refused"}, seen
 
 
@@ -275,7 +275,7 @@ def test_parquet_damage(tmp_path: Path, compression: str) -> None:
         "episode_index": np.arange(n) // 200,
     }
     path = parquet(tmp_path / "a.parquet", table, compression=compression, row_group_size=150, write_page_checksum=True)
-    seen = outcomes(path, ["x", "v", "label", "[x,episode_index]"], tries=150)
+    seen = outcomes(path, ["x", "v", "label", "[x,episode_index]"], tries=80)
     assert set(seen) == {"read", "refused"}, seen
 
 

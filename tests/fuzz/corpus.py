@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,8 +179,77 @@ def _lease(folder: Path) -> list[Path]:
     return [folder / "lease"]
 
 
+def _bare(path: Path, name: str, schema: tuple[str, bytes], encoding: str, sent: list[bytes]) -> Path:
+    """A log whose messages lie open, behind no checksum and in no chunk, so that what is changed of them is read."""
+    from mcap.writer import Writer
+
+    with path.open("wb") as file:
+        writer = Writer(file, use_chunking=False, enable_crcs=False)
+        writer.start()
+        channel = writer.register_channel("/all", encoding, writer.register_schema(name, *schema))
+        for k, data in enumerate(sent):
+            writer.add_message(channel, 1_700_000_000_000_000_000 + k, data, 1_700_000_000_000_000_000 + k)
+        writer.finish()
+    return path
+
+
+def _idl_of(folder: Path, *forms: str) -> list[Path]:
+    """Of DDS, in XCDR2."""
+    import test_cdr
+
+    made = []
+    for form in forms:
+        types, text = test_cdr.classes(test_cdr.FORMS[form]), test_cdr.IDL % {"ext": f"@{form}"}
+        if form == "mutable":
+            text = text.replace("@mutable union", "@final union")
+        kind = {"final": 7, "appendable": 9, "mutable": 11}[form]
+        sent = [test_cdr.message(types, k).serialize(use_version_2=True) for k in range(6)]
+        sent = [bytes([0, kind]) + data[2:] for data in sent]
+        made.append(_bare(folder / f"{form}.mcap", "robot::All", ("omgidl", text.encode()), "cdr", sent))
+    return made
+
+
+def _ros2idl(folder: Path) -> list[Path]:
+    line = "=" * 80
+    text = (
+        f"{line}\nIDL: sensor/msg/State\nmodule sensor {{ module msg {{ typedef double double__3[3];\n"
+        "struct State { builtin_interfaces::msg::Time stamp; double__3 position; sequence<uint8> data; }; }; };\n"
+        f"{line}\nIDL: builtin_interfaces/msg/Time\nmodule builtin_interfaces {{ module msg {{ struct Time {{ "
+        "int32 sec; uint32 nanosec; }; }; };\n"
+    )
+    sent = [struct.pack("<4xiIdddI2s", 1_700_000_000 + k, 5, k, 2 * k, 3 * k, 2, b"ab") for k in range(6)]
+    sent = [b"\0\1\0\0" + data[4:] for data in sent]
+    return [_bare(folder / "a.mcap", "sensor/msg/State", ("ros2idl", text.encode()), "cdr", sent)]
+
+
+def _wstring(folder: Path) -> list[Path]:
+    made = []
+    for unit, encoding in ((2, "utf-16-le"), (4, "utf-32-le")):
+        sent = []
+        for k, word in enumerate(("links", "", "größer", "右")):
+            body = struct.pack("<I", len(word)) + word.encode(encoding)
+            sent.append(b"\0\1\0\0" + body + bytes(-len(body) % 8) + struct.pack("<d", k))
+        schema = ("ros2msg", b"wstring<=20 label\nfloat64 x\n")
+        made.append(_bare(folder / f"{unit}.mcap", "robot/msg/Label", schema, "cdr", sent))
+    return made
+
+
+def _flatbuffer(folder: Path) -> list[Path]:
+    import test_flatbuffer as kit
+
+    return [
+        _bare(
+            folder / f"{name}.mcap", f"foxglove.{name}", ("flatbuffer", kit.schema(name)), "flatbuffer",
+            [make(k) for k in range(6)],
+        )
+        for name, make in (("PoseInFrame", kit.pose), ("CompressedImage", kit.image))
+    ]  # fmt: skip
+
+
 WRITERS: dict[str, Callable[[Path], list[Path]]] = {
     "mcap": _mcap, "rosbag1": _rosbag1, "rosbag2": _rosbag2, "ulog": _ulog, "hdf5": _hdf5, "zarr": _zarr,
     "numpy": _numpy, "rlds": _rlds, "csv": _csv, "parquet": _parquet, "lerobot": _lerobot, "pcd": _pcd, "las": _las,
+    "ros2idl": _ros2idl, "omgidl": lambda folder: _idl_of(folder, "final"), "wstring": _wstring,
+    "xcdr2": lambda folder: _idl_of(folder, "appendable", "mutable"), "flatbuffer": _flatbuffer,
     "output": _output, "config": _config, "lease": _lease,
 }  # fmt: skip

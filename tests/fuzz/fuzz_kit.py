@@ -263,10 +263,16 @@ def measured(call: Callable[[], Answer]) -> tuple[Answer, float, int]:
     return answer, took, int(peak[1]) * 1024 if peak else 0
 
 
+#: Encodings of messages and of their schemas, and the container that their seeds are in.
+WITHIN = dict.fromkeys(("ros2idl", "omgidl", "xcdr2", "wstring", "flatbuffer"), "mcap")
+
+
 def call_of(seed: Seed, root: Path) -> Callable[[], Answer]:
     others = {"output": read_output, "config": read_config, "lease": read_lease}
     other = (others | {"image": read_image, "video": read_video}).get(seed.target)
-    return partial(other, str(root)) if other else partial(read_recording, str(root), seed.target)
+    return (
+        partial(other, str(root)) if other else partial(read_recording, str(root), WITHIN.get(seed.target, seed.target))
+    )
 
 
 # ---- a session ------------------------------------------------------------------------------------------------------
