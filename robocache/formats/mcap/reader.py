@@ -18,7 +18,7 @@ from robocache.types import FileStamp
 
 class McapReader(LogReader):
     """MCAP files. Only the chunks that hold the topics asked for are read. Metadata: that of the files' Metadata
-    records, by their names, and what is attached: ``attachments``, by name media type and bytes. Their data is not read.
+    records, by their names, and what is attached: ``attachments``, by name media type and bytes. Its data is not read.
     """
 
     name: ClassVar[str] = "mcap"
