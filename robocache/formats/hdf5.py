@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -43,6 +44,8 @@ from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, Stre
 MAX_ATTRIBUTE = 16_384
 #: Episodes at the top of a file, as ManiSkill names them.
 _TRAJECTORY = re.compile(r"traj_[0-9]+")
+#: How a value of variable length lies in a dataset: its length, and where in which heap it is.
+_REFERENCE = struct.Struct("<IQI")
 #: robomimic's count of the samples of all episodes of a file, which is no fact about one of them.
 _OF_ALL = "total"
 #: Soft links that lead to one another; libhdf5 allows as many.
@@ -65,21 +68,21 @@ class Hdf5Reader(Reader):
         """One episode for each group below ``data``, or each ``traj_N`` at the top, in natural order; without such
         groups the file is one."""
         (file,) = files
-        with _open(file, spec) as root:
+        with _open(file, spec) as (root, raw):
             data = _item(root, "data", file.uri)
             keys = [f"data/{name}" for name in _groups(data)] if isinstance(data, h5py.Group) else []
             keys = keys or _groups(root, _TRAJECTORY)
             if not keys:
                 return [EpisodeRef(id, self.name, (file,), nbytes=file.size)]
             share = file.size // len(keys)
-            chosen = _selected(root, keys, spec.select, file.uri)
+            chosen = _selected(root, raw, keys, spec.select, file.uri)
         return [EpisodeRef(f"{id}#{key}", self.name, (file,), key, share) for key in chosen]
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every dataset with a row for each time (with a rate, every dataset), every single value and attribute."""
-        with _open(ref.files[0], spec) as root:
+        with _open(ref.files[0], spec) as (root, raw):
             group = _group(root, ref)
-            clock = _Clock(group, ref, spec)
+            clock = _Clock(group, raw, ref, spec)
             found = []
             for path, dataset in _datasets(group).items():
                 rows = _rows(dataset)
@@ -87,7 +90,7 @@ class Hdf5Reader(Reader):
                 if clock.times is not None and rows not in (1, len(clock.times)):
                     continue
                 try:
-                    _check_size(dataset, ref.files[0], f"{clock.where}: {path!r}")
+                    _check_size(dataset, raw, f"{clock.where}: {path!r}")
                 except InputError as error:
                     found.append(StreamInfo(path, type_name(dataset) + shape, (), np.empty(0, np.int64), str(error)))
                 else:
@@ -102,14 +105,14 @@ class Hdf5Reader(Reader):
         """From the datasets' types and shapes, and of bytes from their first rows (encoded images are told by these).
         The time that the config names must be there."""
         types = {}
-        with _open(ref.files[0], spec) as root:
+        with _open(ref.files[0], spec) as (root, raw):
             group = _group(root, ref)
-            _Clock(group, ref, spec, read=False)
+            _Clock(group, raw, ref, spec, read=False)
             for source in sources:
                 where = f"{_where(ref)}: {source.path!r}"
                 found = _find(group, source.path, where)
                 if isinstance(found, _Data):
-                    _check_size(found.dataset, ref.files[0], where)
+                    _check_size(found.dataset, raw, where)
                     types[source.key] = kind_of(found.dataset, found.selector, where).type
                 elif found is not None:
                     types[source.key] = Stream(np.zeros(1, np.int64), attribute_samples(found.value, where).values).type
@@ -118,14 +121,14 @@ class Hdf5Reader(Reader):
     def read(self, ref: EpisodeRef, sources: Sequence[Source], spec: InputSpec) -> Episode:
         """Read the named sources. A dataset of several rows, but not one for each time, is an ``InputError``."""
         streams = {}
-        with _open(ref.files[0], spec) as root:
+        with _open(ref.files[0], spec) as (root, raw):
             group = _group(root, ref)
-            clock = _Clock(group, ref, spec)
+            clock = _Clock(group, raw, ref, spec)
             for source in sources:
                 where = f"{_where(ref)}: {source.path!r}"
                 found = _find(group, source.path, where)
                 if found is not None:
-                    samples = _samples(found, ref.files[0], where)
+                    samples = _samples(found, raw, where)
                     times = clock.of(source.path, len(samples.values))
                     streams[source.key] = Stream(times, samples.values, samples.about, notes=samples.notes)
             metadata = _attributes(group)
@@ -137,7 +140,7 @@ class Hdf5Reader(Reader):
 class _Clock:
     """The times of an episode's datasets: one or two datasets' for all, or a rate's for each."""
 
-    def __init__(self, group: Any, ref: EpisodeRef, spec: InputSpec, *, read: bool = True):
+    def __init__(self, group: Any, raw: HeapCheckedFile, ref: EpisodeRef, spec: InputSpec, *, read: bool = True):
         self.where = _where(ref)
         named = spec.times.named if spec.times else ()
         self.source = " + ".join(name for name, _ in named)
@@ -153,7 +156,7 @@ class _Clock:
                 raise MissingError(f"{where} is not a dataset there; {_listing(group)}")
             if not read:
                 continue
-            values = _samples(found, ref.files[0], where).values
+            values = _samples(found, raw, where).values
             if not isinstance(values, np.ndarray):
                 raise InputError(f"{where}: times must be numbers, found {values.type}")
             one_column = values.ndim == 2 and values.shape[1] == 1
@@ -192,10 +195,13 @@ class _Attribute(NamedTuple):
 
 
 @contextmanager
-def _open(file: FileStamp, spec: InputSpec) -> Iterator[Any]:
+def _open(file: FileStamp, spec: InputSpec) -> Iterator[tuple[Any, HeapCheckedFile]]:
+    """The file's root group, and its bytes."""
     # Through a file object: remote storage, no lock on the file, and storage errors arrive as they were raised.
-    with open_file(file, spec) as stream, h5py.File(HeapCheckedFile(stream), "r") as root:
-        yield root
+    with open_file(file, spec) as stream:
+        checked = HeapCheckedFile(stream)
+        with h5py.File(checked, "r") as root:
+            yield root, checked
 
 
 def _groups(parent: Any, called: re.Pattern[str] = re.compile(".*", re.DOTALL)) -> list[str]:
@@ -224,13 +230,13 @@ def _item(group: Any, path: str, where: str, links: int = 0) -> Any:
     return found
 
 
-def _selected(root: Any, keys: Sequence[str], select: Sequence[str], uri: str) -> list[str]:
+def _selected(root: Any, raw: HeapCheckedFile, keys: Sequence[str], select: Sequence[str], uri: str) -> list[str]:
     """The episodes that ``input.select`` names: by a filter key below ``mask``, or as :func:`select_episodes` does."""
     masks = _item(root, "mask", uri)
     known = {}
     for name in masks if isinstance(masks, h5py.Group) else ():
         if isinstance(mask := _item(masks, name, uri), h5py.Dataset):
-            _check_place(mask, f"{uri}: mask/{name}")
+            _check_size(mask, raw, f"{uri}: mask/{name}")
             known[str(name)] = [item.decode() if isinstance(item, bytes) else str(item) for item in mask[()]]
     names = {key.rpartition("/")[2]: key for key in keys}
     for item in select:
@@ -268,10 +274,10 @@ def _find(group: Any, source: str, where: str) -> _Data | _Attribute | None:
     return None
 
 
-def _samples(found: _Data | _Attribute, file: FileStamp, where: str) -> Samples:
+def _samples(found: _Data | _Attribute, raw: HeapCheckedFile, where: str) -> Samples:
     if isinstance(found, _Attribute):
         return attribute_samples(found.value, where)
-    _check_size(found.dataset, file, where)
+    _check_size(found.dataset, raw, where)
     return read_samples(found.dataset, found.selector, where)
 
 
@@ -292,15 +298,47 @@ def _check_place(dataset: Any, where: str) -> None:
             )
 
 
-def _check_size(dataset: Any, file: FileStamp, where: str) -> None:
+def _check_size(dataset: Any, raw: HeapCheckedFile, where: str) -> None:
+    """``InputError`` where libhdf5 would take memory out of proportion to the file, or not survive what is there."""
     if dataset.shape is None:
         raise InputError(f"{where}: holds no value at all")
     _check_place(dataset, where)
-    packed = file.size if dataset.is_virtual else dataset.id.get_storage_size()
+    _check_pieces(dataset, raw, where)
+    packed = raw.size if dataset.is_virtual else dataset.id.get_storage_size()
     if dataset.chunks:  # libhdf5 unpacks one whole, however few rows are asked for
         chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
         refuse_bomb(f"{where}: kept in pieces of {dataset.chunks}", chunk, packed, MOST_CHUNK)
     refuse_bomb(where, max(dataset.nbytes, 8 * _rows(dataset)), packed)  # with the times of its rows
+
+
+def _check_pieces(dataset: Any, raw: HeapCheckedFile, where: str) -> None:
+    """``InputError`` where a packed chunk is shorter than its checksum (libhdf5 reads before its begin), or a value of
+    variable length claims more than the file has (libhdf5 takes that memory first)."""
+    lengths = h5py.check_string_dtype(dataset.dtype) or h5py.check_vlen_dtype(dataset.dtype)
+    variable = dataset.dtype.kind == "O" and lengths is not None
+    wide = dataset.file.id.get_create_plist().get_sizes()[0] == 8  # addresses of 8 bytes, as all but special files have
+    variable &= wide
+    if dataset.is_virtual or not (variable or dataset.fletcher32):
+        return
+    filters = dataset.id.get_create_plist().get_nfilters() if dataset.chunks else 0
+    places: list[tuple[int, int]] = []  # bytes of the values as they lie
+    if dataset.chunks is None:
+        if (offset := dataset.id.get_offset()) is not None:
+            places.append((offset, dataset.size * _REFERENCE.size))
+    else:
+        chunks: list[Any] = []
+        dataset.id.chunk_iter(chunks.append)
+        for chunk in chunks:
+            if dataset.fletcher32 and chunk.filter_mask == 0 and chunk.size <= 4:
+                raise InputError(f"{where}: a chunk of {chunk.size} bytes with a checksum of 4; the file is damaged")
+            if not filters:
+                places.append((chunk.byte_offset, chunk.size))
+    for offset, size in places if variable else ():
+        for length, _, _ in _REFERENCE.iter_unpack(raw.at(offset, size // _REFERENCE.size * _REFERENCE.size)):
+            if length > raw.size:
+                raise InputError(
+                    f"{where}: a value of {length} elements in a file of {raw.size} bytes; the file is damaged"
+                )
 
 
 def _datasets(group: Any) -> dict[str, Any]:

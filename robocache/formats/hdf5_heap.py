@@ -25,6 +25,21 @@ class HeapCheckedFile:
     def __init__(self, stream: BinaryIO):
         self._stream = stream
 
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from an offset on; libhdf5's place in the file stays where it is."""
+        position = self._stream.tell()
+        self._stream.seek(offset)
+        data = self._stream.read(size)
+        self._stream.seek(position)
+        return data
+
+    @property
+    def size(self) -> int:
+        position = self._stream.tell()
+        end = self._stream.seek(0, 2)
+        self._stream.seek(position)
+        return end
+
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
 
@@ -59,6 +74,9 @@ def _walk(stream: BinaryIO, at: int) -> None:
     if len(head) < _HEADER.size:
         return  # cut off: libhdf5 says so itself
     _, _, size = _HEADER.unpack(head)
+    end = stream.seek(0, 2)
+    if at + size > end:  # libhdf5 would take that much memory before it finds out
+        raise InputError(f"HDF5 heap at byte {at}: claims {size} bytes, the file ends after {end - at}; damaged")
     position = _HEADER.size
     while position + _OBJECT.size <= size:
         stream.seek(at + position)

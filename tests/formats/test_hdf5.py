@@ -163,6 +163,55 @@ def test_a_heap_that_libhdf5_would_never_leave_is_refused(demos: Path) -> None:
         read_episode(ref, ["obs/text"], spec(demos))
 
 
+def test_a_heap_that_claims_more_than_the_file_has_is_refused(demos: Path) -> None:
+    content = bytearray(demos.read_bytes())
+    (ref, *_) = listed(demos)
+    for match in re.finditer(rb"GCOL\x01", content):
+        content[match.start() + 8 : match.start() + 16] = (4 << 30).to_bytes(8, "little")
+    demos.write_bytes(content)
+    with pytest.raises(InputError, match="claims 4294967296 bytes, the file ends after"):
+        read_episode(ref, ["obs/text"], spec(demos))
+
+
+@pytest.mark.parametrize("user_block", [0, 512])
+@pytest.mark.parametrize("chunks", [None, (7,)])
+@pytest.mark.parametrize("kind", ["text", "list"])
+def test_a_value_that_claims_more_than_the_file_has_is_refused(tmp_path, user_block, chunks, kind):
+    """libhdf5 would take that memory before it looks; what is whole is read all the same."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", userblock_size=user_block) as file:
+        dtype = h5py.string_dtype() if kind == "text" else h5py.vlen_dtype(np.int32)
+        words = file.create_dataset("words", (20,), dtype, chunks=chunks)
+        for i in range(20):
+            words[i] = f"word {i}" if kind == "text" else np.arange(i + 1)
+        at = words.id.get_chunk_info(1).byte_offset if chunks else words.id.get_offset()
+    (ref,) = listed(path)
+    assert len(read_episode(ref, ["words"], spec(path)).streams["words"].values) == 20
+    content = bytearray(path.read_bytes())
+    content[at : at + 4] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"a value of 2147483648 elements in a file of {len(content)} bytes"):
+        read_episode(ref, ["words"], spec(path))
+
+
+def test_a_chunk_shorter_than_its_checksum_is_refused(tmp_path: Path) -> None:
+    """libhdf5 2.0 reads before its begin, and the process ends."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        x = file.create_dataset("x", data=np.arange(600.0).reshape(200, 3), chunks=(50, 3), fletcher32=True)
+        size = x.id.get_chunk_info(1).size
+    (ref,) = listed(path)
+    assert len(read_episode(ref, ["x"], spec(path)).streams["x"].values) == 200
+    content = bytearray(path.read_bytes())
+    key = size.to_bytes(4, "little") + bytes(4) + (50).to_bytes(8, "little")  # of the B-tree: size, filters, place
+    assert content.count(key) == 1
+    at = content.index(key)
+    content[at : at + 4] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a chunk of 0 bytes with a checksum of 4"):
+        read_episode(ref, ["x"], spec(path))
+
+
 def test_damage(demos: Path) -> None:
     sources = ["actions", "obs/pose", "obs/text", "obs/jpeg", "obs/done"]
     seen = outcomes(demos, sources, tries=60, times=TableTimes("t"))
