@@ -28,7 +28,7 @@ _UNCOMPRESSED = struct.Struct("<8xQ")  # behind the compressed size
 _MOST_METADATA = 1 << 24
 #: What helps where a file was cut off.
 SALVAGE = "re-index it with `mcap recover`, or set input.salvage: true to read what is whole of it"
-_TAIL = 64 * 1024  # first read from the end: one request is enough for most summaries
+_TAIL = 8 * 1024  # first read from the end: the summary of some 30 chunks and their schemas; longer ones take another
 
 
 @dataclass(frozen=True, slots=True)
