@@ -27,15 +27,15 @@ DECODE = KERNELS / "decode"
 def architectures(source: str) -> tuple[str, ...]:
     """nvcc's flags for the cards that a CUDA source is compiled for.
 
-    ``NAME_smXY.cu`` holds instructions of that one generation and is compiled for it alone. The others have two
-    intermediate codes, one for the cards before Hopper and one from there on, where a kernel may overlap with the one
-    before it; from these comes machine code for each card, and the later one itself for cards to come.
-    ROBOCACHE_CUDA_ARCH=90 builds them for one card.
+    ``NAME_smXY.cu`` holds instructions of that one generation and is compiled for it alone. The others use nothing
+    newer than the oldest card has: machine code for each card from one intermediate code, which halves the build, and
+    that code itself for cards to come. Those of ``align`` have a second one from Hopper on, where a kernel may overlap
+    with the one before it. ROBOCACHE_CUDA_ARCH=90 builds them for one card.
     """
     if special := re.search(r"_sm(\d+)\.cu$", source):
         return (f"-gencode=arch=compute_{special[1]}a,code=sm_{special[1]}a",)
     wanted = [int(a) for a in os.environ.get("ROBOCACHE_CUDA_ARCH", ",".join(ARCHITECTURES)).split(",")]
-    virtual = {a: 90 if a >= 90 else 80 for a in wanted}
+    virtual = {a: 90 if a >= 90 and "align" in Path(source).parts else 80 for a in wanted}
     latest = max(virtual.values())
     codes = [*((virtual[a], f"sm_{a}") for a in wanted), (latest, f"compute_{latest}")]
     return tuple(f"-gencode=arch=compute_{v},code={code}" for v, code in codes)

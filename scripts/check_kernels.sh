@@ -15,15 +15,18 @@ if [ -n "${CUTLASS_INCLUDE:-}" ]; then sources+=("$prototypes/wgmma.cu"); else
   echo "$prototypes/wgmma.cu was not compiled: set CUTLASS_INCLUDE to CUTLASS' include folder"
 fi
 check() {
-  local source=$1 special log codes=() more=()
+  local source=$1 special log virtual codes=() more=()
   special=$(sed -n 's/.*_sm\([0-9]*\)\.cu$/\1a/p' <<<"$source")
-  log=$work/$(tr / _ <<<"$source").log
+  log=$work/$(basename "$source").log
   if [[ $source == "$prototypes"/* ]]; then
     special=90a
     more=(--expt-relaxed-constexpr ${CUTLASS_INCLUDE:+-I"$CUTLASS_INCLUDE"})
   fi
   if [ -n "$special" ]; then codes=("-gencode=arch=compute_$special,code=sm_$special"); else
-    for a in "${archs[@]}"; do codes+=("-gencode=arch=compute_$((a < 90 ? 80 : 90)),code=sm_$a"); done
+    for a in "${archs[@]}"; do
+      if [[ $source == cuda/align/* ]] && [ "$a" -ge 90 ]; then virtual=90; else virtual=80; fi
+      codes+=("-gencode=arch=compute_$virtual,code=sm_$a")
+    done
   fi
   nvcc -std=c++20 -O3 -fmad=false -I. -Iinclude ${more[@]+"${more[@]}"} "${codes[@]}" -Xptxas -v -c "$source" -o "$log.o" >"$log" 2>&1 ||
     { cat "$log"; return 1; }
