@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -45,7 +44,7 @@ MAX_ATTRIBUTE = 16_384
 #: Episodes at the top of a file, as ManiSkill names them.
 _TRAJECTORY = re.compile(r"traj_[0-9]+")
 #: How a value of variable length lies in a dataset: its length, and where in which heap it is.
-_REFERENCE = struct.Struct("<IQI")
+_REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("object", "<u4")])
 #: robomimic's count of the samples of all episodes of a file, which is no fact about one of them.
 _OF_ALL = "total"
 #: Soft links that lead to one another; libhdf5 allows as many.
@@ -314,31 +313,32 @@ def _check_size(dataset: Any, raw: HeapCheckedFile, where: str) -> None:
 def _check_pieces(dataset: Any, raw: HeapCheckedFile, where: str) -> None:
     """``InputError`` where a packed chunk is shorter than its checksum (libhdf5 reads before its begin), or a value of
     variable length claims more than the file has (libhdf5 takes that memory first)."""
-    lengths = h5py.check_string_dtype(dataset.dtype) or h5py.check_vlen_dtype(dataset.dtype)
-    variable = dataset.dtype.kind == "O" and lengths is not None
-    wide = dataset.file.id.get_create_plist().get_sizes()[0] == 8  # addresses of 8 bytes, as all but special files have
-    variable &= wide
+    variable = dataset.dtype.kind == "O" and (
+        h5py.check_string_dtype(dataset.dtype) or h5py.check_vlen_dtype(dataset.dtype)
+    )
     if dataset.is_virtual or not (variable or dataset.fletcher32):
         return
-    filters = dataset.id.get_create_plist().get_nfilters() if dataset.chunks else 0
-    places: list[tuple[int, int]] = []  # bytes of the values as they lie
+    places: list[tuple[int, int]] = []  # bytes of the values as they lie, where no filter has packed them
     if dataset.chunks is None:
         if (offset := dataset.id.get_offset()) is not None:
-            places.append((offset, dataset.size * _REFERENCE.size))
+            places.append((offset, dataset.size * _REFERENCE.itemsize))
     else:
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
         for chunk in chunks:
             if dataset.fletcher32 and chunk.filter_mask == 0 and chunk.size <= 4:
                 raise InputError(f"{where}: a chunk of {chunk.size} bytes with a checksum of 4; the file is damaged")
-            if not filters:
-                places.append((chunk.byte_offset, chunk.size))
-    for offset, size in places if variable else ():
-        for length, _, _ in _REFERENCE.iter_unpack(raw.at(offset, size // _REFERENCE.size * _REFERENCE.size)):
-            if length > raw.size:
-                raise InputError(
-                    f"{where}: a value of {length} elements in a file of {raw.size} bytes; the file is damaged"
-                )
+        if dataset.id.get_create_plist().get_nfilters() == 0:
+            places = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    if not variable or dataset.file.id.get_create_plist().get_sizes()[0] != 8:  # as wide as addresses mostly are
+        return
+    for offset, size in places:
+        data = raw.at(offset, size)
+        lengths = np.frombuffer(data, _REFERENCE, len(data) // _REFERENCE.itemsize)["length"]
+        if (longest := int(lengths.max(initial=0))) > raw.size:
+            raise InputError(
+                f"{where}: a value of {longest} elements in a file of {raw.size} bytes; the file is damaged"
+            )
 
 
 def _datasets(group: Any) -> dict[str, Any]:

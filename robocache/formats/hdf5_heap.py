@@ -24,21 +24,16 @@ class HeapCheckedFile:
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
+        self.size = stream.seek(0, 2)
+        stream.seek(0)
 
     def at(self, offset: int, size: int) -> bytes:
-        """Bytes from an offset on; libhdf5's place in the file stays where it is."""
+        """Bytes from an offset on, as far as there are; libhdf5's place in the file stays where it is."""
         position = self._stream.tell()
         self._stream.seek(offset)
-        data = self._stream.read(size)
+        data = self._stream.read(min(size, self.size))
         self._stream.seek(position)
         return data
-
-    @property
-    def size(self) -> int:
-        position = self._stream.tell()
-        end = self._stream.seek(0, 2)
-        self._stream.seek(position)
-        return end
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
@@ -65,16 +60,15 @@ class HeapCheckedFile:
             at = start + match.start()
             position = self._stream.tell()
             self._stream.seek(at)
-            _walk(self._stream, at)
+            _walk(self._stream, at, self.size)
             self._stream.seek(position)
 
 
-def _walk(stream: BinaryIO, at: int) -> None:
+def _walk(stream: BinaryIO, at: int, end: int) -> None:
     head = stream.read(_HEADER.size)
     if len(head) < _HEADER.size:
         return  # cut off: libhdf5 says so itself
     _, _, size = _HEADER.unpack(head)
-    end = stream.seek(0, 2)
     if at + size > end:  # libhdf5 would take that much memory before it finds out
         raise InputError(f"HDF5 heap at byte {at}: claims {size} bytes, the file ends after {end - at}; damaged")
     position = _HEADER.size
