@@ -40,12 +40,14 @@ from baselines.cpu_baseline import (
     with_scipy,
     with_torch,
 )
+from bytes_model import blocks_of
 
 from robocache.ops import StreamSpec, _library, fuse_multimodal
 
 STREAMS = {"joints": (7, 200), "wrench": (6, 1000), "imu": (6, 400), "pose": (7, 100)}  # columns, Hz
 RATE_HZ = 50
 WIDTH = sum(width for width, _ in STREAMS.values())
+LINE = 64  # bytes of a cache line
 MEMCPY = "memcpy of the inputs"
 START_NS = 1_700_000_000_000_000_000  # stamps are times of day, as in a recording
 TOLERANCE = 2e-5  # values lie in about [-4, 4]; float32 here, float64 there
@@ -94,12 +96,7 @@ def memcpy(streams: Streams) -> Callable[[], None]:
 
 
 def needed_bytes(streams: Streams, targets: np.ndarray, case: str) -> int:
-    """Of the cache lines (64 bytes) that the targets' samples and stamps lie in, of the targets and of the results."""
-
-    def lines(rows: np.ndarray, row_bytes: int) -> int:
-        begin, end = rows * row_bytes // 64, (rows * row_bytes + row_bytes - 1) // 64
-        touched = np.unique(np.concatenate([begin + k for k in range(int((end - begin).max()) + 1)]))
-        return 64 * len(touched)
+    """Of the cache lines that the targets' samples and stamps lie in, of the targets and of the results."""
 
     total = targets.nbytes + targets.size * (WIDTH * 4 + len(streams))
     for values, times in streams.values():
@@ -111,7 +108,8 @@ def needed_bytes(streams: Streams, targets: np.ndarray, case: str) -> int:
             else:
                 after = np.searchsorted(times[b], targets[b], side="right").clip(1, samples - 1)
                 rows = np.unique(np.concatenate([after - 1, after]))
-            total += lines(rows, values.shape[-1] * 4) + lines(rows, 8)
+            used = torch.from_numpy(rows)
+            total += LINE * (blocks_of(used, values.shape[-1] * 4, 0, LINE) + blocks_of(used, 8, 0, LINE))
     return total
 
 
