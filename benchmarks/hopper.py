@@ -30,11 +30,12 @@ from common import CsvLog
 from gpu_common import Bench
 from torch import Tensor
 
+from robocache.ops import limit_l2_fetch
+
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "kernels"
 FLAGS = ["-std=c++20", "-O3", "-fmad=false", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr"]
 SHIPPED = "shipped"
-FETCH_LIMIT = 5  # cudaLimitMaxL2FetchGranularity
 TILE, WINDOW = 64, 144  # of hopper/wgmma.cu
 
 Variant = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -137,18 +138,17 @@ def banded(batch: Batch) -> Variant:
 
 
 def fetch(size: int) -> Variant:
-    runtime = ctypes.CDLL("libcudart.so.13")
-
     def run(batch: Batch) -> tuple[Tensor, Tensor]:
-        if runtime.cudaDeviceSetLimit(FETCH_LIMIT, ctypes.c_size_t(size)):
-            raise RuntimeError(f"no limit of {size} bytes on this card")
+        limit_l2_fetch(size)
         return batch.aligned()
 
     return run
 
 
-def techniques(folder: Path, cutlass: Path | None) -> dict[str, tuple[list[str], dict[str, Variant]]]:
-    """Each one's cases (as ``load`` finds them) and variants."""
+def techniques(folder: Path, cutlass: Path | None, misfits: Tensor) -> dict[str, tuple[list[str], dict[str, Variant]]]:
+    """Each one's cases (as ``load`` finds them) and variants. ``misfits`` counts the targets that the matrix products
+    leave out, as their samples are not among their tile's.
+    """
     bulk, cluster = build("bulk", folder).bulk_linear, build("cluster", folder).cluster_linear
     found: dict[str, tuple[list[str], dict[str, Variant]]] = {
         "bulk": (
@@ -169,7 +169,6 @@ def techniques(folder: Path, cutlass: Path | None) -> dict[str, tuple[list[str],
     }
     if cutlass is not None:
         wgmma = build("wgmma", folder, f"-I{cutlass}").wgmma_linear
-        misfits = torch.zeros(1, dtype=torch.int32, device="cuda")
         at = ctypes.c_void_p(misfits.data_ptr())
         found["wgmma"] = (
             ["S4096 T2048 D128 linear bf16"],
@@ -179,11 +178,7 @@ def techniques(folder: Path, cutlass: Path | None) -> dict[str, tuple[list[str],
                 "4 taps": prototype(wgmma, 4, 1, at),
             },
         )
-        _MISFITS.append(misfits)
     return found
-
-
-_MISFITS: list[Tensor] = []
 
 
 def difference(found: Tensor, right: Tensor) -> float:
@@ -204,7 +199,13 @@ def copy_of(technique: str, batch: Batch) -> Batch:
 
 
 def measure(
-    technique: str, case: Case, variants: dict[str, Variant], bench: Bench, log: CsvLog, repetitions: int
+    technique: str,
+    case: Case,
+    variants: dict[str, Variant],
+    misfits: Tensor,
+    bench: Bench,
+    log: CsvLog,
+    repetitions: int,
 ) -> None:
     where = gpu_common.environment("cuda")
     batch = input_of(technique, case)
@@ -225,8 +226,8 @@ def measure(
         same = torch.equal(flags, valid)
         if exact and (off[name] != 0 or not same):
             sys.exit(f"{technique}, {name}, {case.name} {case.dtype}: off by {off[name]}, flags equal: {same}")
-    if any(int(m) for m in _MISFITS):
-        sys.exit(f"{case.name}: {[int(m) for m in _MISFITS]} targets outside their tile's samples")
+    if int(misfits):
+        sys.exit(f"{case.name}: {int(misfits)} targets outside their tile's samples")
     if technique == "wgmma":
         variants = {**variants, "cublas, matrix given": banded(batch)}
         off["cublas, matrix given"] = float("nan")
@@ -245,7 +246,7 @@ def measure(
             found, _ = bench.measure({name: Batch.aligned}, sets, repetitions)
             times |= found
             copies[name], _ = bench.copy()
-        fetch(64)(batch)
+        limit_l2_fetch(64)
     else:
         times, _ = bench.measure(calls, sets, repetitions)
     shipped = times["64 bytes" if technique == "fetch" else SHIPPED]
@@ -283,7 +284,8 @@ def main() -> int:
     if torch.cuda.get_device_capability() < (9, 0):
         sys.exit("these need compute capability 9.0")
     with tempfile.TemporaryDirectory() as own:
-        found = techniques(args.libraries or Path(own), args.cutlass)
+        misfits = torch.zeros(1, dtype=torch.int32, device="cuda")
+        found = techniques(args.libraries or Path(own), args.cutlass, misfits)
         log = None if args.profile else CsvLog(args.out)
         bench = Bench("cuda")
         for technique, (names, variants) in found.items():
@@ -294,7 +296,7 @@ def main() -> int:
                 cases = cases[:1]
             for case in cases:
                 if log is not None:
-                    measure(technique, case, variants, bench, log, args.repetitions)
+                    measure(technique, case, variants, misfits, bench, log, args.repetitions)
                     continue
                 batch = input_of(technique, case)
                 calls = [Batch.aligned, *variants.values()]
