@@ -57,7 +57,7 @@ def fuse(arguments: Arguments) -> tuple[Tensor, Tensor]:
 def resample(a: Arguments) -> tuple[Tensor, Tensor]:
     """As :func:`fuse`, for one stream; ``valid`` comes without the dimension of the streams."""
     if torch.compiler.is_compiling():
-        out, valid = torch.ops.robocache.fuse(*a)
+        out, valid = fuse(a)
         return out, valid.squeeze(-1)
     return sys.modules["robocache._C"].resample(
         a.values[0],

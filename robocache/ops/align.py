@@ -34,7 +34,8 @@ import operator
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,6 +50,7 @@ Array: TypeAlias = Tensor | np.ndarray
 
 _MODE_INDEX = {name: index for index, name in enumerate(MODES)}
 _TURN = 2 * math.pi
+_HERE = nullcontext()  # the current stream
 
 
 class StreamSpec(NamedTuple):
@@ -101,20 +103,11 @@ def fuse_multimodal(
     ``ValueError``: shapes, dtypes or devices that do not fit, an unknown mode, a number without meaning in the times'
     dtype, unsorted times (naming the row). ``TypeError``: something that is no array, or no number.
     """
-    if stream is not None:
-        with _on(stream, (target_times, target_offsets, out_scale, *(x for s in streams for x in (s[0], s[1], s[3])))):
-            return fuse_multimodal(
-                streams,
-                target_times,
-                target_offsets=target_offsets,
-                out_dtype=out_dtype,
-                out_scale=out_scale,
-                validate=validate,
-            )
-    arguments = to_arguments(streams, target_times, target_offsets, out_dtype, out_scale)
-    if validate:
-        look(arguments)
-    return run(arguments)
+    with _HERE if stream is None else _on(stream, (target_times, target_offsets, out_scale, *chain(*streams))):
+        arguments = to_arguments(streams, target_times, target_offsets, out_dtype, out_scale)
+        if validate:
+            look(arguments)
+        return run(arguments)
 
 
 def resample_trajectories(
@@ -139,31 +132,16 @@ def resample_trajectories(
     ``[B+1]``; target_times ``[B, T]`` or jagged ``[K]`` with target_offsets ``[B+1]``. Returns ``[B, T, D]``
     (``[K, D]``), and with ``return_valid`` also bool ``[B, T]`` (``[K]``). Everything else is as there.
     """
-    if stream is not None:
-        with _on(stream, (source_data, source_times, source_offsets, target_times, target_offsets, out_scale)):
-            return resample_trajectories(
-                source_data,
-                source_times,
-                target_times,
-                mode=mode,
-                source_offsets=source_offsets,
-                target_offsets=target_offsets,
-                max_gap=max_gap,
-                period=period,
-                out_dtype=out_dtype,
-                out_scale=out_scale,
-                return_valid=return_valid,
-                validate=validate,
-            )
     spec = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
-    arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale)
-    if validate:
-        look(arguments)
-    if _library.has_kernel("fuse", arguments.targets.device):
-        out, valid = _fuse.resample(arguments)
-    else:
-        out, valid = run(arguments)
-        valid = valid.squeeze(-1)
+    with _HERE if stream is None else _on(stream, (*spec, target_times, target_offsets, out_scale)):
+        arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale)
+        if validate:
+            look(arguments)
+        if _library.has_kernel("fuse", arguments.targets.device):
+            out, valid = _fuse.resample(arguments)
+        else:
+            out, valid = run(arguments)
+            valid = valid.squeeze(-1)
     return (out, valid) if return_valid else out
 
 
