@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
@@ -230,13 +230,11 @@ class Output:
             return None
         return data if hashlib.sha256(data).hexdigest() == self.version.tables.get(name) else None
 
-    @contextmanager
-    def opened(self, part: str) -> Iterator[IO[bytes]]:
+    def opened(self, part: str) -> AbstractContextManager[IO[bytes]]:
         """One of ``parts``, wherever it lies now, also where it moves meanwhile. ``FileNotFoundError`` where it is
         gone.
         """
-        with self.store.reading(*layout.ways(part)) as file:
-            yield file
+        return self.store.reading(*layout.ways(part))
 
     def unreadable(self, part: str, error: Exception) -> OutputError:
         """What to say where one of ``parts`` cannot be read because of ``error``."""

@@ -30,7 +30,7 @@ from robocache.output.layout import (
     STATISTICS,
 )
 from robocache.output.lerobot import doctor, tree
-from robocache.output.lerobot.listing import is_dataset
+from robocache.output.lerobot.listing import is_dataset, of_others
 from robocache.output.manifest import EpisodeRecord, PartRecord
 from robocache.output.plan import Plan
 from robocache.output.schema import marks
@@ -147,7 +147,7 @@ def _verify(output: Output, asked: int | None, most: int | None) -> Verification
 
 def _of_others(store: Store) -> Verification | None:
     """A LeRobot dataset that no run has made; None where it is none."""
-    if list_versions(store).newest or not is_dataset(store):
+    if not of_others(store):
         return None
     e = doctor.examine(store)
     return Verification(

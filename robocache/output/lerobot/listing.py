@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from robocache.output.lerobot import layout
 from robocache.output.store import Store
+from robocache.output.version import list_versions
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Listed:
 def is_dataset(store: Store) -> bool:
     """Whether there is a tree at all."""
     return store.exists(layout.INFO)
+
+
+def of_others(store: Store) -> bool:
+    """Whether there is one that no run has made."""
+    return not list_versions(store).newest and is_dataset(store)
 
 
 def listed_episodes(store: Store, info: Mapping[str, Any]) -> Iterator[Listed]:

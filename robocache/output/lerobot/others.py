@@ -22,11 +22,11 @@ from robocache.output.dataset import Output, row_groups
 from robocache.output.following import following
 from robocache.output.lerobot import layout
 from robocache.output.lerobot.images import refused
-from robocache.output.lerobot.listing import Listed, is_dataset, listed_episodes, tasks_of
+from robocache.output.lerobot.listing import Listed, listed_episodes, of_others, tasks_of
 from robocache.output.manifest import EpisodeRecord, PartRecord, QuarantineRecord, ShardRecord
 from robocache.output.schema import INDEX_COLUMNS
 from robocache.output.store import Store
-from robocache.output.version import Version, list_versions
+from robocache.output.version import Version
 from robocache.types import frame_times
 from robocache.video import FRAME, Video, read_video
 
@@ -40,7 +40,7 @@ _VIDEOS = 64
 def open_dataset(uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Output:
     """The output of a run (:meth:`Output.open`), or a LeRobot dataset that no run has made. ``OutputError``."""
     store = Store(uri, storage_options)
-    if version is None and not list_versions(store).newest and is_dataset(store):
+    if version is None and of_others(store):
         return OthersTree(store)
     return Output.open(uri, storage_options, version=version)
 
