@@ -125,6 +125,13 @@ class CsvLog:
         self.rows.append({key: str(value) for key, value in row.items()})
 
 
+def tell(row: Mapping[str, object], path: Path | None) -> None:
+    """Print a row, and add it to a CSV where there is to be one."""
+    print(row)
+    if path:
+        CsvLog(path, append=True).write(row)
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -96,9 +96,7 @@ def main() -> None:
         "copy_mb_s": round(size / plain[0]),
         "tree_mb_s": round(size / tree[0]),
     }
-    print(row)
-    if args.csv:
-        common.CsvLog(args.csv, append=True).write(row)
+    common.tell(row, args.csv)
     shutil.rmtree(folder)
 
 

@@ -161,9 +161,7 @@ def main() -> None:
         "times_as_fast": round(their[0] / mine[0], 1),
         "times_less_cpu": round(their[1] / mine[1], 1),
     }
-    print(row)
-    if args.csv:
-        common.CsvLog(args.csv, append=True).write(row)
+    common.tell(row, args.csv)
     shutil.rmtree(folder)
 
 

@@ -65,9 +65,7 @@ def main() -> None:
         "peak_mb": round(told["peak_mb"]),
         "over_cache_mb": round(told["peak_mb"] - args.cache_mb),
     }
-    print(row)
-    if args.csv:
-        common.CsvLog(args.csv, append=True).write(row)
+    common.tell(row, args.csv)
     shutil.rmtree(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -429,30 +430,32 @@ def test_a_header_without_nanoseconds_has_no_stamp(tmp_path):
     np.testing.assert_array_equal(stream.times, TOP + np.arange(5) * 10**7 + 500)
 
 
-def test_metadata_records_are_the_episodes(tmp_path):
-    path = tmp_path / "a.mcap"
+@contextmanager
+def json_log(path):
+    """A writer, and the channel of a topic of JSON."""
     with path.open("wb") as file:
         writer = Writer(file)
         writer.start()
-        channel = writer.register_channel("/x", "json", 0)
+        yield writer, writer.register_channel("/x", "json", 0)
+        writer.finish()
+
+
+def test_metadata_records_are_the_episodes(tmp_path):
+    path = tmp_path / "a.mcap"
+    with json_log(path) as (writer, channel):
         writer.add_metadata("task", {"text": "fold", "success": "true"})
         writer.add_message(channel, 1, b'{"q": 1}', 1)
         writer.add_metadata("robot", {"name": "ur5"})
-        writer.finish()
     episode = read(InputSpec((str(path),)), "/x.q")
     assert episode.metadata == {"task": {"text": "fold", "success": "true"}, "robot": {"name": "ur5"}}
 
 
 def test_what_is_attached_is_told_and_not_read(tmp_path):
     path = tmp_path / "a.mcap"
-    with path.open("wb") as file:
-        writer = Writer(file)
-        writer.start()
-        channel = writer.register_channel("/x", "json", 0)
+    with json_log(path) as (writer, channel):
         writer.add_attachment(1, 2, "calibration.yaml", "text/yaml", b"fx: 600\n" * 1000)
         writer.add_message(channel, 1, b'{"q": 1}', 1)
         writer.add_attachment(3, 4, "\x1b[31mred", "", b"")
-        writer.finish()
     episode = read(InputSpec((str(path),)), "/x.q")
     assert episode.metadata == {
         "attachments": {
