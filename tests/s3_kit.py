@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Server:
 
     fault: Callable[[Request], str] = lambda _: ""
     requests: list[Request] = field(default_factory=list)
+    #: Bytes of objects that were sent, by path.
+    sent: Counter[str] = field(default_factory=Counter)
     endpoint: str = ""
 
     def __post_init__(self) -> None:
@@ -62,7 +65,11 @@ class Server:
         if fault:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError("injected")
-        return self._app(environ, start_response)
+        if request.method != "GET":
+            return self._app(environ, start_response)
+        body = b"".join(self._app(environ, start_response))
+        self.sent[request.path] += len(body)
+        return [body]
 
     @cached_property
     def options(self) -> dict[str, Any]:

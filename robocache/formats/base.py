@@ -25,9 +25,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from robocache.errors import MissingError
 from robocache.formats.compression import MOST_UNPACKED
+from robocache.formats.scattered import ScatteredFile
 from robocache.formats.wrapped import unwrap, wrapper_of
 from robocache.storage import open_storage
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
@@ -215,6 +217,15 @@ def open_stored(file: FileStamp, spec: InputSpec):
     """A seekable binary file object of the file as it is stored; close it (use ``with``)."""
     fs, path = open_storage(file.uri, spec.storage_options)
     return fs.open(path, "rb", block_size=READ_AHEAD)
+
+
+def open_scattered(file: FileStamp, spec: InputSpec):
+    """As :func:`open_file`, for readers that jump: of a remote file little more is fetched than what they look at."""
+    if wrapper_of(file.uri) is not None:
+        return open_file(file, spec)
+    fs, path = open_storage(file.uri, spec.storage_options)
+    stream = fs.open(path, "rb", cache_type="none")
+    return ScatteredFile(stream) if isinstance(stream, AbstractBufferedFile) else stream
 
 
 def open_file(file: FileStamp, spec: InputSpec):

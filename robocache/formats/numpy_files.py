@@ -14,7 +14,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.arrays import Arrays, ArraysReader
-from robocache.formats.base import InputSpec, open_file
+from robocache.formats.base import InputSpec, open_scattered
 from robocache.formats.compression import refuse_bomb
 from robocache.types import FileStamp
 
@@ -54,7 +54,7 @@ class NumpyReader(ArraysReader):
 
     @contextmanager
     def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
-        with open_file(file, spec) as stored:
+        with open_scattered(file, spec) as stored:
             size = stored.seek(0, 2)
             stored.seek(0)
             if stored.read(6) == b"\x93NUMPY":

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, open_file
+from robocache.formats.base import InputSpec, open_scattered
 from robocache.formats.compression import refuse_bomb
 from robocache.parquet import read_head, read_parquet
 from robocache.types import FileStamp
@@ -68,7 +68,7 @@ def read_schema(file: FileStamp, spec: InputSpec) -> pa.Schema:
     """The columns of a Parquet file."""
     metadata = _KEPT.get((file, "metadata"))
     if metadata is None:
-        with open_file(file, spec) as stream:
+        with open_scattered(file, spec) as stream:
             metadata = pq.read_metadata(stream)
         _KEPT.put((file, "metadata"), metadata, metadata.serialized_size)
     return metadata.schema.to_arrow_schema()
@@ -78,7 +78,7 @@ def read_rows(
     file: FileStamp, columns: Sequence[str], rows: Rows | None, spec: InputSpec, *, head: bool = False
 ) -> pa.Table:
     """Those columns of a Parquet file: all its rows, one episode's, or one row of it (``head``)."""
-    with open_file(file, spec) as stream:
+    with open_scattered(file, spec) as stream:
         metadata = _KEPT.get((file, "metadata"))
         with pq.ParquetFile(
             stream, metadata=metadata, pre_buffer=True, page_checksum_verification=spec.verify_checksums

@@ -24,7 +24,7 @@ from robocache.formats.base import (
     InputSpec,
     Reader,
     Selector,
-    open_file,
+    open_scattered,
     parse_source,
     positions,
     quoted,
@@ -294,7 +294,7 @@ class ParquetReader(TableReader):
         whole = super().episodes(id, files, spec)
         if spec.episode != "file":
             return whole
-        with open_file(files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
+        with open_scattered(files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
             found = episode_rows(parquet, files[0])
         if len(found) < 2:
             return whole

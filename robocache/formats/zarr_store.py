@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import zstandard
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.zip import ZipFileSystem
 
 from robocache.errors import InputError, TooLargeError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
-from robocache.formats.base import InputSpec, local_path
+from robocache.formats.base import InputSpec, open_scattered
 from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
 from robocache.storage import open_storage
 from robocache.types import FileStamp
@@ -45,22 +47,20 @@ class ZarrReader(ArraysReader):
             root = zarr.open(_bounded(found, file.uri), mode="r", use_consolidated=False)
             yield _arrays(root, names, "", file)
             return
-        with local_path(file, spec) as path:
+        with open_scattered(file, spec) as stored:
             try:
-                with zipfile.ZipFile(path) as archive:
+                with zipfile.ZipFile(stored) as archive:
                     names = archive.namelist()
                     for member in archive.infolist():
                         where = f"{file.uri}: {member.filename}"
                         refuse_bomb(where, member.file_size, member.compress_size, MOST_CHUNK)
             except zipfile.BadZipFile as error:
                 raise InputError(f"{file.uri}: is no whole archive ({error}); it was cut off or is damaged") from None
-            store = zarr.storage.ZipStore(path, mode="r")
-            try:
-                prefix = _root(names, file.uri)
-                root = zarr.open(_bounded(store, file.uri), path=prefix, mode="r", use_consolidated=False)
-                yield _arrays(root, names, prefix, file)
-            finally:
-                store.close()
+            members = AsyncFileSystemWrapper(ZipFileSystem(stored), asynchronous=True)
+            prefix = _root(names, file.uri)
+            store = zarr.storage.FsspecStore(members, read_only=True, path="")
+            root = zarr.open(_bounded(store, file.uri), path=prefix, mode="r", use_consolidated=False)
+            yield _arrays(root, names, prefix, file)
 
 
 def _bounded(store: Any, uri: str) -> Any:

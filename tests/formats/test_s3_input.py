@@ -129,3 +129,55 @@ def test_faults_of_the_service_are_not_the_files(s3: Bucket, tmp_path: Path) -> 
     s3.server.fault = lambda _: "403"
     with pytest.raises(InputError, match="permission denied"):
         read_episode(ref, ["x"], spec)
+
+
+def write_zarr(folder: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    store = zarr.storage.ZipStore(folder / "demos.zarr.zip", mode="w")
+    group = zarr.open_group(store, mode="w", zarr_format=2)
+    for name in "abcd":
+        array = group.create_array(f"data/{name}", shape=(80_000, 7), chunks=(4_000, 7), dtype="f4", compressors=None)
+        array[:] = np.random.default_rng(0).standard_normal((80_000, 7)).astype(np.float32)
+    group.create_array("meta/episode_ends", shape=(20,), dtype="i8")[:] = 4_000 * np.arange(1, 21)
+    store.close()
+
+
+def write_large(folder: Path, format: str) -> str:
+    """20 episodes of 4,000 rows of four sources of 7 numbers, 9 MB, in one file; the name of a source."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    if format == "zarr":
+        write_zarr(folder)
+        return "data/b"
+    if format == "hdf5":
+        with h5py.File(folder / "demos.hdf5", "w") as file:
+            for i in range(20):
+                for name in "abcd":
+                    file[f"data/demo_{i}/{name}"] = rng.standard_normal((4_000, 7)).astype(np.float32)
+        return "b"
+    numbers = [rng.standard_normal(80_000 * 7).astype(np.float32) for _ in "abcd"]
+    if format == "npz":
+        np.savez(folder / "demos.npz", **{name: n.reshape(-1, 7) for name, n in zip("abcd", numbers, strict=True)})
+        return "b"
+    lists = [pa.FixedSizeListArray.from_arrays(pa.array(n), 7) for n in numbers]
+    columns = {"episode_index": np.repeat(np.arange(20), 4_000), **dict(zip("abcd", lists, strict=True))}
+    pq.write_table(pa.table(columns), folder / "demos.parquet", row_group_size=4_000, compression="none")
+    return "b"
+
+
+@pytest.mark.parametrize("format", ["hdf5", "npz", "parquet", "zarr"])
+def test_one_source_of_one_episode_takes_little_of_a_large_file(s3: Bucket, tmp_path: Path, format: str) -> None:
+    """Listing and reading fetch the pieces that they look at and a little around each, not a megabyte at every place,
+    and never the whole file."""
+    source = write_large(tmp_path / "logs", format)
+    spec = InputSpec((s3.put(tmp_path / "logs", "logs"),), times=RATE, storage_options=s3.options)
+    size = sum(file.stat().st_size for file in (tmp_path / "logs").iterdir())
+    assert size > 8_900_000
+    s3.server.sent.clear()
+    refs = list_episodes(spec)
+    listed = sum(s3.server.sent.values())
+    assert len(refs) == (1 if format == "npz" else 20) and listed < 0.25 * size
+    s3.server.sent.clear()
+    (stream,) = read_episode(refs[len(refs) // 2], [source], spec).streams.values()
+    assert isinstance(stream.values, np.ndarray)
+    assert stream.values.nbytes <= sum(s3.server.sent.values()) < stream.values.nbytes + 0.12 * size
