@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from robocache.types import FileStamp
 
 #: What says that a folder of a store is an array or a group.
 _ARRAYS, _GROUPS = (".zarray", "zarr.json"), (".zgroup", ".zattrs", ".zmetadata")
-_MOST_ARRAYS = 10_000
+_MOST_ARRAYS, _MOST_TOLD = 10_000, 1 << 20
 
 
 class ZarrReader(ArraysReader):
@@ -41,10 +41,15 @@ class ZarrReader(ArraysReader):
 
         if file.uri.endswith(self.folder):
             fs, path = open_storage(file.uri, spec.storage_options)
-            names = [name.removeprefix(path).lstrip("/") for name in fs.find(path)]
-            options = dict(spec.storage_options) if "://" in file.uri else None
-            found = zarr.open(file.uri, mode="r", storage_options=options, use_consolidated=False).store
-            root = zarr.open(_bounded(found, file.uri), mode="r", use_consolidated=False)
+            sizes = {name.removeprefix(path).lstrip("/"): i["size"] for name, i in fs.find(path, detail=True).items()}
+            names = list(sizes)
+            found: Any
+            if "://" in file.uri:
+                found = zarr.storage.FsspecStore.from_url(file.uri, dict(spec.storage_options), read_only=True)
+            else:
+                found = zarr.storage.LocalStore(path, read_only=True)
+            held = _small(fs, path, sizes)
+            root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
             yield _arrays(root, names, "", file)
             return
         with open_scattered(file, spec) as stored:
@@ -59,18 +64,36 @@ class ZarrReader(ArraysReader):
             members = AsyncFileSystemWrapper(ZipFileSystem(stored), asynchronous=True)
             prefix = _root(names, file.uri)
             store = zarr.storage.FsspecStore(members, read_only=True, path="")
-            root = zarr.open(_bounded(store, file.uri), path=prefix, mode="r", use_consolidated=False)
+            root = zarr.open(_bounded(store, file.uri, names, {}), path=prefix, mode="r", use_consolidated=False)
             yield _arrays(root, names, prefix, file)
 
 
-def _bounded(store: Any, uri: str) -> Any:
-    """The store without pieces that unpack to more than any array's may: a codec believes what a piece says of that."""
+def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, bytes | Exception]:
+    """What says what arrays and groups are, fetched in one go: one after another, each would wait for the storage."""
+    told = [name for name in sizes if name.rpartition("/")[2] in (*_ARRAYS, *_GROUPS)][: 2 * _MOST_ARRAYS]
+    ends = {name: size for name in told if (size := sizes[name]) is not None and 0 < size <= _MOST_TOLD}
+    read = fs.cat_ranges([f"{path}/{name}" for name in ends], [0] * len(ends), list(ends.values())) if ends else []
+    return dict(zip(ends, read, strict=True))
+
+
+def _bounded(store: Any, uri: str, names: Sequence[str], held: Mapping[str, bytes | Exception]) -> Any:
+    """The store without pieces that unpack to more than any array's may: a codec believes what a piece says of that.
+
+    names: of all it has, so that it is not asked for others; held: what of it has been read, or why it could not be
+    """
     import zarr
 
+    there = frozenset(names)
     allowed = most_unpacked(0, MOST_CHUNK)  # here, since zarr reads on a thread of its own
 
     class Bounded(zarr.storage.WrapperStore):
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            if key not in there:
+                return None
+            if byte_range is None and (data := held.get(key)) is not None:
+                if isinstance(data, Exception):
+                    raise data
+                return prototype.buffer.from_bytes(data)
             found = await super().get(key, prototype, byte_range)
             if found is not None and byte_range is None:
                 piece = found.as_numpy_array()
