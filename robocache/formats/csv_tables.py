@@ -59,19 +59,17 @@ class CsvReader(TableReader):
         types = {name: found[name].type if name in found else pa.string() for name in dialect.names if name}
 
         def load(names: Sequence[str], head: bool = False) -> pa.Table:
-            # Time is read as text where it is a number: a float64 would lose the nanoseconds.
-            texts = [name for name, _ in opened.time if name in names and _is_number(types[name])]
-            again = _parsed(dialect, spec.csv, file.uri, texts) if texts else {}
-            columns = {}
             for name in names:
                 if name in damaged:
                     raise damaged[name]
-                columns[name] = again[name] if name in again else found[name]
-            return pa.table(columns)
+            return pa.table({name: found[name] for name in names})
+
+        def texts(names: Sequence[str]) -> dict[str, pa.ChunkedArray]:  # a float64 would lose a time's nanoseconds
+            numbers = [name for name in names if _is_number(types[name])]
+            return _parsed(dialect, spec.csv, file.uri, numbers) if numbers else {}
 
         units = dict(zip(dialect.names, dialect.units, strict=True)) if dialect.units else {}
-        opened = Table(file.uri, table, pa.schema(list(types.items())), load, spec, units, damaged)
-        yield opened
+        yield Table(file.uri, table, pa.schema(list(types.items())), load, spec, units, damaged, texts)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -59,6 +59,7 @@ class Table:
     load: columns by name, of all rows or (``head``) of a few at the beginning
     units: of columns whose names do not state them
     damaged: what is wrong with columns that cannot be read; it tells nothing of the type that they ought to have
+    texts: of columns of numbers, those that stand as text in the file, as that: all digits of a time
     time: the columns that make it, each with its unit; none for a fixed rate
     """
 
@@ -69,6 +70,7 @@ class Table:
     spec: InputSpec
     units: Mapping[str, str] = field(default_factory=dict)
     damaged: Mapping[str, InputError] = field(default_factory=dict)
+    texts: Callable[[Sequence[str]], Mapping[str, pa.ChunkedArray]] = lambda names: {}
     time: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,8 +127,10 @@ class Table:
             times = self.spec.times.of(self.name) if self.spec.times else None
             assert times is not None and times.rate_hz is not None  # else there would be a column
             return rate_times(data.num_rows, times.rate_hz)
+        texts = self.texts([name for name, _ in self.time])
         parts = [
-            column_times(data.column(name), unit, where=f"{self.where}: column {name!r}") for name, unit in self.time
+            column_times(texts[name] if name in texts else data.column(name), unit, where=self._where(name))
+            for name, unit in self.time
         ]
         return parts[0] if len(parts) == 1 else np.stack(parts).sum(axis=0)
 

@@ -140,6 +140,15 @@ def test_lines_to_skip_and_names(tmp_path: Path) -> None:
     assert found["b"].values.tolist() == [2, 4] and found["[a,b]"].values.tolist() == [[1, 2], [2, 4]]
 
 
+def test_a_time_column_that_is_asked_for(tmp_path: Path) -> None:
+    """Its values are numbers, as of any column; as the time it has all its digits."""
+    path = written(tmp_path / "a.csv", "t,x\n" + "".join(f"{stamp},{k}\n" for k, stamp in enumerate(STAMPS)))
+    found = read(path, "t", "[t,x]")
+    assert found["t"].values.tolist() == [float(stamp) for stamp in STAMPS]
+    assert found["[t,x]"].values[:, 1].tolist() == [0, 1, 2]
+    assert found["t"].times.tolist() == NANOSECONDS
+
+
 def test_words_for_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "t,x,n,s\n0,--, ,a\n1,2.5,  3,--\n2, nan , -4,b\n3,+1.5,+5,c\n")
     found = read(path, "x", "n", "s", null_words=("--",))
