@@ -196,7 +196,7 @@ def render(p: Preview, *, overwrite: bool = False, prune: bool = False) -> list[
         counts = {what: len(some) for what, some in ids.items()} | {"kept": p.kept}
         lines.append(f"changes  since version {p.version}: {told(counts)}")
         for what, some in ids.items():
-            if some and len(some) < p.episodes:
+            if some:
                 lines.append(f"         {what}: {shown(some, _NAMED)}")
         lines += [f"config   {line}" for line in p.settings]
         if p.another:

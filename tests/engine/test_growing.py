@@ -350,3 +350,8 @@ def test_plan_says_what_a_run_would_do(tmp_path, capsys):
         )
         assert (said["kept"], said["todo"], said["shards"]) == (1, 2, 3)
         assert verify(str(tmp_path / "out")).version == 1
+    (logs / "a_new.parquet").unlink()
+    (logs / "log_000.parquet").unlink()
+    assert cli.main(["plan", str(tmp_path / "c.yaml")]) == cli.DONE  # as many withdrawn as there are left, or more
+    said = capsys.readouterr().out
+    assert "changed: log_001.parquet\n" in said and "withdrawn: log_000.parquet, log_002.parquet\n" in said
