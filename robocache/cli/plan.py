@@ -54,7 +54,7 @@ class Preview:
     todo:     shards to be done, and of how many bytes of input
     sample:   None where no episode can be used
     unusable: the first episode that cannot, and why
-    notes:    what a person must know of the input: files passed over, recordings unlike most
+    notes:    what a person must know of the input: files passed over, recordings unlike most, splits that miss some
     """
 
     episodes: int
@@ -147,7 +147,7 @@ def preview(job: Job, *, overwrite: bool = False) -> Preview:
         todo_bytes=sum(ref.nbytes for shard in work.todo for ref in shard.refs),
         sample=sample,
         unusable=unusable,
-        notes=listed.notes,
+        notes=(*listed.notes, *work.notes),
     )
 
 

@@ -53,7 +53,7 @@ def splits_mapping(splits: SplitSpec) -> dict[str, Any] | None:
 def _table(path: str, problems: Problems) -> SplitSpec:
     ids: dict[str, str] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         problems.add("splits", f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {_RIGHT}")
@@ -61,6 +61,10 @@ def _table(path: str, problems: Problems) -> SplitSpec:
     if not rows or not {"id", "split"} <= rows[0].keys():
         problems.add("splits", f"{path}: has no rows with the columns id and split; {_RIGHT}")
         return SplitSpec()
+    for k, row in enumerate(rows):
+        if not row["id"] or not row["split"]:
+            problems.add("splits", f"{path}, row {k + 1}: found {list(row.values())}; write an id and a split")
+            return SplitSpec()
     _take(ids, [(row["id"], row["split"]) for row in rows], f"splits: {path}", problems)
     return SplitSpec(ids=ids)
 

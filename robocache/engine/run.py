@@ -93,7 +93,7 @@ def run(
             output.start(work.plan, yaml, job.output.format, todo=bool(work.todo))
             counting, todo, spent = _Counting(output, work, progress), deque(work.todo), Spent()
             types, root, changes = listed.types.to_json(), listed.root, work.changes.counts()
-            notes, passed_over = listed.notes, listed.passed_over
+            notes, passed_over = (*listed.notes, *work.notes), listed.passed_over
             del listed, work  # each shard's references go as it is done
             workers.execute(processor, store, todo, counting.commit, spent)
             _refuse_emptiness(output)

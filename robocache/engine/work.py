@@ -18,12 +18,15 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Work:
-    """plan: of the version to come; done: shards of it that are there; changes: of the input since the one before"""
+    """plan: of the version to come; done: shards of it that are there; changes: of the input since the one before;
+    notes: what a person must know of it
+    """
 
     plan: Plan
     shards: list[Shard]
     done: frozenset[int]
     changes: Changes
+    notes: tuple[str, ...]
 
     @property
     def todo(self) -> list[Shard]:
@@ -46,7 +49,23 @@ def lay_out_work(job: Job, listed: Listed, output: OutputWriter) -> Work:
         splits={ref.id: job.splits.of(ref.id) for ref in listed.episodes},
     )
     done = output.done(identity, {shard.index: shard.fingerprint() for shard in shards})
-    return Work(plan, shards, frozenset(done), changes)
+    return Work(plan, shards, frozenset(done), changes, _split_notes(job, plan))
+
+
+def _split_notes(job: Job, plan: Plan) -> tuple[str, ...]:
+    """Where splits are lists: ids that no episode has or had, and episodes that are in none."""
+    wanted = job.splits.ids
+    if not wanted:
+        return ()
+    known = {e.id for e in plan.episodes}
+    strangers = [id for id in wanted if id not in known]
+    without = [e.id for e in plan.episodes if e.shard is not None and not e.split]
+    notes = []
+    if strangers:
+        notes.append(f"splits: {len(strangers)} of {len(wanted)} ids are no episode's: {shown(strangers, _NAMED)}")
+    if without:
+        notes.append(f"splits: {len(without)} episodes are in none: {shown(without, _NAMED)}")
+    return tuple(notes)
 
 
 def refuse_config(job: Job, config: str, output: OutputWriter) -> None:

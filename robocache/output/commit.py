@@ -331,6 +331,9 @@ _INCIDENTAL = (
     "input.uri", "input.max_", "input.read_timeout",
 )  # fmt: skip
 
+#: Items of a list that are shown one by one.
+_SHOWN = 6
+
 
 def _differences(before: str, now: str) -> tuple[str, ...]:
     """Which keys of one config say something else than another does."""
@@ -339,11 +342,28 @@ def _differences(before: str, now: str) -> tuple[str, ...]:
     except (yaml.YAMLError, AttributeError):
         return ()
     keys = [k for k in one | other if one.get(k) != other.get(k) and not k.startswith(_INCIDENTAL)]
-    return tuple(f"{k} was {one.get(k, 'not there')!r} and is {other.get(k, 'not there')!r}" for k in keys)
+    return tuple(_difference(k, one.get(k, "not there"), other.get(k, "not there")) for k in keys)
+
+
+def _difference(key: str, was: Any, now: Any) -> str:
+    """In words; of long lists, as the ids of a split are, what has come to them and what has gone."""
+    if not isinstance(was, list) or not isinstance(now, list) or max(len(was), len(now)) <= _SHOWN:
+        return f"{key} was {_short(was)} and is {_short(now)}"
+    come, gone = ([v for v in one if v not in other] for one, other in ((now, set(was)), (was, set(now))))
+    told = [f"{len(some)} {what}, as {some[0]!r}" for some, what in ((come, "more"), (gone, "fewer")) if some]
+    return f"{key} has {' and '.join(told)}" if told else f"{key} has another order"
+
+
+def _short(value: Any) -> str:
+    long = isinstance(value, list) and len(value) > _SHOWN
+    return f"a list of {len(value)}, as {value[0]!r}" if long else repr(value)
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a config with their paths."""
+    """The leaves of a config with their paths; a list of texts or numbers is one."""
+    if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
+        yield path, value
+        return
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         yield path, value

@@ -257,10 +257,24 @@ def test_splits_are_by_the_id_alone(tmp_path, logs):
     with pytest.raises(OutputError, match="no episode is in a split 'trian'"):
         found.dataset("trian")
     parts = tree(tmp_path / "out/data")
-    (tmp_path / "s.csv").write_text("id,split\ndisk_a/log_000.parquet,mine\n")
-    assert do(job(logs, tmp_path / "out", splits=str(tmp_path / "s.csv"))).is_new  # a version, and no part of it new
-    assert tree(tmp_path / "out/data") == parts
+    table = "\ufeffid,split\ndisk_a/log_000.parquet,mine\nlog_000.parquet,mine\n"  # as a spreadsheet saves it
+    (tmp_path / "s.csv").write_text(table)
+    made = do(job(logs, tmp_path / "out", splits=str(tmp_path / "s.csv")))
+    assert made.is_new and tree(tmp_path / "out/data") == parts  # a version, and no part of it new
+    assert made.notes[0] == "splits: 1 of 2 ids are no episode's: log_000.parquet"
+    assert made.notes[1].startswith("splits: 23 episodes are in none: disk_a/log_001.parquet, ")
     assert set(Output.open(str(tmp_path / "out")).episodes["split"].to_pylist()) == {"mine", None}
+
+
+def test_a_long_list_that_changed_is_told_in_a_line(tmp_path, logs):
+    """And one that begins with another id has not changed as a whole."""
+    ids = [f"a/{k}.parquet" for k in range(20)]
+    do(job(logs, tmp_path / "out", splits={"val": ids, "test": ["disk_a/log_000.parquet", "b"]}))
+    do(job(logs, tmp_path / "out", splits={"val": ["new", "one", *ids[:-1]], "test": ["b"]}))
+    assert Output.open(str(tmp_path / "out")).version.settings == (
+        "splits.val has 2 more, as 'new' and 1 fewer, as 'a/19.parquet'",
+        "splits.test was ['disk_a/log_000.parquet', 'b'] and is ['b']",
+    )
 
 
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
