@@ -3,19 +3,26 @@
 Such an array is a file without a name, mapped into memory, and the same as any other to who reads it. Its pages take
 memory once they are touched, until :func:`tidy` hands them back to the system, which keeps what it can and writes the
 rest. So whoever goes through many of them calls it from time to time.
+
+And files that a library opens by their path (:func:`named_file`), which a process that is killed cannot remove.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import math
 import mmap
 import os
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -113,3 +120,28 @@ def numbered(count: int) -> np.ndarray:
     for some in blocks(out):
         out[some] = np.arange(*some.indices(count))
     return out
+
+
+_PREFIX = "robocache-copy-"
+#: Seconds: what is younger may be about to be locked by who has made it.
+_YOUNG = 60.0
+
+
+@contextmanager
+def named_file() -> Iterator[IO[bytes]]:
+    """A temporary file with a name, which goes at the end; those that killed processes left go sooner or later, too."""
+    _sweep()
+    with tempfile.NamedTemporaryFile(prefix=_PREFIX) as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # which goes with the process
+        yield file
+
+
+@functools.cache
+def _sweep() -> None:
+    """Once a process, of all in the folder that no process holds any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_mtime < time.time() - _YOUNG:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -77,6 +78,25 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
     with scratch.beyond(0), pytest.raises(OSError, match=r"no room for a column of 8 MB.*TMPDIR") as caught:
         scratch.room(2**20, np.float64)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_copies_that_killed_processes_left_go_with_the_next(tmp_path, monkeypatch):
+    """What another process holds stays, and so does what one may be about to lock."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, held, young, other = (tmp_path / f"robocache-{name}" for name in ("copy-a", "copy-b", "copy-c", "page-d"))
+    for path in (left, held, young, other):
+        path.touch()
+        if path != young:
+            os.utime(path, (0, 0))
+    with open(held, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        scratch._sweep.cache_clear()
+        with scratch.named_file() as copy:
+            copy.write(b"a copy")
+            copy.flush()
+            assert Path(copy.name).read_bytes() == b"a copy"
+            assert sorted(tmp_path.iterdir()) == sorted([other, held, young, Path(copy.name)])
+    assert sorted(tmp_path.iterdir()) == sorted([other, held, young])
 
 
 def test_memory_changes_no_byte(tmp_path, monkeypatch):

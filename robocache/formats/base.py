@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from shutil import copyfileobj
-from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,6 +30,7 @@ from robocache.errors import MissingError
 from robocache.formats.compression import MOST_UNPACKED
 from robocache.formats.scattered import ScatteredFile
 from robocache.formats.wrapped import unwrap, wrapper_of
+from robocache.scratch import named_file
 from robocache.storage import open_storage
 from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
 
@@ -244,7 +244,7 @@ def local_path(file: FileStamp, spec: InputSpec) -> Iterator[str]:
     if isinstance(fs, LocalFileSystem) and wrapper_of(file.uri) is None:
         yield path
         return
-    with open_file(file, spec) as opened, NamedTemporaryFile(prefix="robocache-") as copy:
+    with open_file(file, spec) as opened, named_file() as copy:
         copyfileobj(opened, copy, READ_AHEAD)
         copy.flush()
         yield copy.name

@@ -51,7 +51,7 @@ def unwrap(file: BinaryIO, wrapper: Wrapper, uri: str, most: int | None = None) 
     ``most`` (None: than its size lets one expect)."""
     stored = file.seek(0, 2)
     limit = max(MOST_BYTES, MOST_RATIO * stored) if most is None else most
-    inside = tempfile.NamedTemporaryFile(prefix="robocache-")  # noqa: SIM115  # the caller closes it
+    inside = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         with _pieces(file, wrapper, _head(file), uri) as stream:
             size = 0
@@ -73,7 +73,7 @@ def unwrap(file: BinaryIO, wrapper: Wrapper, uri: str, most: int | None = None) 
         inside.close()
         raise
     inside.seek(0)
-    return inside  # type: ignore[return-value]  # it hands every call on to a binary file
+    return inside
 
 
 def _head(file: BinaryIO) -> bytes:

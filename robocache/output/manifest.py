@@ -253,26 +253,23 @@ class ObjectLog:
         self._next = max(segments, default=-1) + 1
         for i in range(0, len(segments), _BATCH):
             self._spool.writelines(self.store.read_many([self._segment(n) for n in segments[i : i + _BATCH]]))
-        self._spool.flush()
-        with open(self._spool.name, "rb") as file:
-            place = 0
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                yield place, line
-                place += len(line)
+        place = 0
+        while (line := self._line(place)).endswith(b"\n"):
+            yield place, line
+            place += len(line)
 
     def read(self, places: Iterable[int]) -> Iterator[bytes]:
         """As :meth:`LocalLog.read`, of what has been scanned or appended."""
-        with open(self._spool.name, "rb") as file:
-            for place in places:
-                file.seek(place)
-                yield file.readline()
+        for place in places:
+            yield self._line(place)
+
+    def _line(self, place: int) -> bytes:
+        self._spool.seek(place)
+        return self._spool.readline()
 
     def heal(self) -> None:
         """As :meth:`LocalLog.heal`, after a scan."""
         if self._segments():
-            self._spool.flush()
             self._put(self._spool)
 
     def append(self, lines: bytes) -> int:
@@ -288,19 +285,18 @@ class ObjectLog:
         self._next += 1
         place = self._spool.seek(0, os.SEEK_END)
         self._spool.write(lines)
-        self._spool.flush()
         return place
 
     def rewrite(self, lines: Iterable[bytes]) -> None:
         """As :meth:`LocalLog.rewrite`."""
         spool = _spool()
         spool.writelines(lines)
-        spool.flush()
         self._put(spool)
         self._spool = spool
 
     def _put(self, spool: IO[bytes]) -> None:
-        size = os.path.getsize(spool.name)
+        spool.flush()
+        size = spool.seek(0, os.SEEK_END)
         self.store.write(self.name, mmap.mmap(spool.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
         self.store.remove_all([self._segment(n) for n in self._segments()])
 
@@ -313,5 +309,5 @@ class ObjectLog:
 
 
 def _spool() -> IO[bytes]:
-    """A file that is deleted with the last reference to it."""
-    return tempfile.NamedTemporaryFile(prefix="robocache-manifest-")
+    """A file without a name, which goes with the last reference to it, or with the process."""
+    return tempfile.TemporaryFile()

@@ -16,6 +16,7 @@ unbroken run writes, byte for byte. Each is a fork of this process, which has im
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import errno
 import json
@@ -223,6 +224,7 @@ def alone(work: Callable[[], object]) -> int:
 def preloaded() -> None:
     """Begin anew with the shim, which must be there before the C library."""
     if SHIM in os.environ:
+        atexit.register(shutil.rmtree, Path(os.environ[SHIM]).parent, ignore_errors=True)
         return
     library = Path(tempfile.mkdtemp(prefix="robocache-shim-")) / "shim.so"
     source = Path(__file__).with_name("fault_shim.c")

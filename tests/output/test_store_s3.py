@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import tempfile
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_a_log_is_its_base_and_its_segments(s3, out, monkeypatch):
     assert lines(open_log(out, LOG)) == [b"line 4\n", b"line 0\n", b"more\n"]
     log.rewrite([])
     assert s3.objects("out") == {LOG: b""}
+
+
+def test_what_a_log_keeps_on_this_machine_has_no_name(s3, out, tmp_path, monkeypatch):
+    """So that a process which is killed leaves nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log = open_log(out, LOG)
+    log.append(b"a\n")
+    log.rewrite([b"b\n"])
+    assert lines(log) == [b"b\n"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rewrite_that_is_cut_off(s3, out):
