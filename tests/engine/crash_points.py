@@ -99,43 +99,38 @@ def main() -> int:
             from grow_kills import place
 
             cluster = stack.enter_context(place("ray", Path(root))).cluster
-        return crash(Path(root), cluster)
+        return crash(Path(root).resolve(), cluster)
 
 
 def crash(root: Path, cluster: dict[str, object]) -> int:
-    # output.uri is relative to each child's folder
-    alone = load_job(str(root / "config.yaml"), ["compute.threads=1"])
-    job = load_job(
-        str(root / "config.yaml"), ["compute.threads=1", *(f"cluster.{key}={value}" for key, value in cluster.items())]
-    )
-    before = root / "before.yaml"
-    grows = before.exists()
+    grows = (root / "before.yaml").exists()
 
     def begin(folder: Path) -> Path:
         if grows:
             shutil.copytree(root / "before", folder)
         return folder
 
-    def work() -> None:
-        run(job, prune=grows)
+    def work(folder: Path, config: str = "config.yaml", **cluster: object) -> None:
+        words = ["compute.threads=1", *(f"cluster.{key}={value}" for key, value in cluster.items())]
+        run(load_job(str(root / config), [*words, f"output.uri={folder / 'out'}"]), prune=grows)
 
-    if grows:
-        first = load_job(str(before), ["compute.threads=1"])
-        if child(root / "before", lambda: run(first)):
-            return 1
-    if child(begin(root / "unbroken"), lambda: run(alone, prune=grows)):
+    if grows and child(root / "before", partial(work, root / "before", "before.yaml")):
+        return 1
+    unbroken = begin(root / "unbroken")
+    if child(unbroken, partial(work, unbroken)):
         return 1
     for n in itertools.count(1):
         folder = begin(root / f"crash_{n}")
-        code = child(folder, work, n)
+        again = partial(work, folder, **cluster)
+        code = child(folder, again, n)
         if code == 0:  # the fuse is longer than the run
             break
-        if code != DIED or (grows and child(folder, read)) or child(folder, work):
+        if code != DIED or (grows and child(folder, read)) or child(folder, again):
             return 1
         print(folder.name, flush=True)
     for n in itertools.count(1) if cluster else ():
         folder = begin(root / f"worker_{n}")
-        if child(folder, partial(a_worker_dies, work, folder, n)):
+        if child(folder, partial(a_worker_dies, partial(work, folder, **cluster), folder, n)):
             return 1
         if not (folder / "died.happened").exists():
             break
@@ -148,7 +143,7 @@ def a_worker_dies(work: Callable[[], None], folder: Path, n: int) -> None:
 
     from robocache.engine import run as engine
 
-    engine.Processor = lambda *args: ray_kit.Dying(*args, folder=str(folder.resolve()), at=n)  # type: ignore
+    engine.Processor = lambda *args: ray_kit.Dying(*args, folder=str(folder), at=n)  # type: ignore
     work()
 
 
