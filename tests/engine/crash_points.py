@@ -18,9 +18,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from robocache.config.job import Job
 from robocache.config.load import load_job
 from robocache.engine.run import run
 from robocache.output import store
@@ -110,18 +112,21 @@ def crash(root: Path, cluster: dict[str, object]) -> int:
             shutil.copytree(root / "before", folder)
         return folder
 
-    def work(folder: Path, config: str = "config.yaml", **cluster: object) -> None:
+    def job(config: str, **cluster: object) -> Job:
         words = ["compute.threads=1", *(f"cluster.{key}={value}" for key, value in cluster.items())]
-        run(load_job(str(root / config), [*words, f"output.uri={folder / 'out'}"]), prune=grows)
+        return load_job(str(root / config), [*words, f"output.uri={root / 'out'}"])
 
-    if grows and child(root / "before", partial(work, root / "before", "before.yaml")):
+    def work(job: Job, folder: Path) -> None:
+        run(replace(job, output=replace(job.output, uri=str(folder / "out"))), prune=grows)
+
+    if grows and child(root / "before", partial(work, job("before.yaml"), root / "before")):
         return 1
-    unbroken = begin(root / "unbroken")
-    if child(unbroken, partial(work, unbroken)):
+    unbroken, whole = begin(root / "unbroken"), job("config.yaml", **cluster)
+    if child(unbroken, partial(work, job("config.yaml"), unbroken)):
         return 1
     for n in itertools.count(1):
         folder = begin(root / f"crash_{n}")
-        again = partial(work, folder, **cluster)
+        again = partial(work, whole, folder)
         code = child(folder, again, n)
         if code == 0:  # the fuse is longer than the run
             break
@@ -130,7 +135,7 @@ def crash(root: Path, cluster: dict[str, object]) -> int:
         print(folder.name, flush=True)
     for n in itertools.count(1) if cluster else ():
         folder = begin(root / f"worker_{n}")
-        if child(folder, partial(a_worker_dies, partial(work, folder, **cluster), folder, n)):
+        if child(folder, partial(a_worker_dies, partial(work, whole, folder), folder, n)):
             return 1
         if not (folder / "died.happened").exists():
             break
