@@ -6,6 +6,8 @@ numbers there are the file's metadata tells; how long texts are tells only readi
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
@@ -73,6 +75,7 @@ def _sizes(file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int]) ->
         if any((path := file.schema.column(k).path) == name or path.startswith(below) for name, below in tops)
     ]
     for number in groups:
+        _validate(file.metadata, names, number)
         group = file.metadata.row_group(number)
         for k in leaves:
             chunk = group.column(k)
@@ -86,6 +89,42 @@ def _sizes(file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int]) ->
                     longest = max(longest, stored)
                 known += stored
     return known, longest
+
+
+class _UnreadError(Exception):
+    """The metadata is sound, so that it is the file's bytes that would be next."""
+
+
+class _Unread(io.RawIOBase):
+    """A file of any length of which nothing is read."""
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, to: int, whence: int = io.SEEK_SET) -> int:
+        self._at = to + (1 << 62 if whence == io.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        raise _UnreadError
+
+
+def _validate(metadata: pq.FileMetaData, names: Sequence[str], group: int) -> None:
+    """``OSError`` where what is told of these columns cannot be. Asked for a damaged column's metadata alone, pyarrow
+    ends the process: it lets an exception out where none may be.
+    """
+    file = pq.ParquetFile(pa.PythonFile(_Unread(), mode="r"), metadata=metadata, buffer_size=1)
+    with contextlib.suppress(_UnreadError):
+        next(file.iter_batches(1, row_groups=[group], columns=list(names)), None)
 
 
 def arrow_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from covered import COVERED
 from fuzz_kit import Seed
 
+FOUND = Path(__file__).with_name("found")
 REAL = Path(__file__).resolve().parents[3] / "shared/data"
 _SUFFIXES = {
     ".mcap": "mcap", ".bag": "rosbag1", ".db3": "rosbag2", ".ulg": "ulog", ".h5": "hdf5", ".hdf5": "hdf5",
@@ -21,7 +23,9 @@ _LARGEST = 400_000
 
 
 def seeds(folder: Path, target: str, *, real: bool = False) -> list[Seed]:
-    """Of one target, written below ``folder``; ``real``: with the real recordings of its suffixes, if there are any."""
+    """Of one target, written below ``folder``; ``real``: with the real recordings of its suffixes, if there are any,
+    and what was a finding once.
+    """
     folder.mkdir(parents=True)
     roots = WRITERS[target](folder)
     if real and REAL.is_dir():
@@ -30,7 +34,16 @@ def seeds(folder: Path, target: str, *, real: bool = False) -> list[Seed]:
             for path in sorted(REAL.rglob("*"))
             if _SUFFIXES.get(path.suffix) == target and path.is_file() and path.stat().st_size < _LARGEST
         ]
-    return [_seed(target, root) for root in roots]
+    found = sorted(FOUND.glob(f"{target}/*")) if real else []
+    again = [unpacked(path, folder / "found" / path.name) for path in found]
+    return [*(_seed(target, root) for root in roots), *(Seed(target, root, _files(root)) for root in again)]
+
+
+def unpacked(path: Path, folder: Path) -> Path:
+    """The file or the folder in an archive."""
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+        return folder / archive.getnames()[0].partition("/")[0]
 
 
 def _seed(target: str, root: Path) -> Seed:

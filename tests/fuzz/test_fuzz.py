@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from corpus import WRITERS, seeds
-from fuzz_kit import Answer, Session, Tally, measured, mutant
+from corpus import FOUND, WRITERS, seeds, unpacked
+from fuzz_kit import MEMORY, SECONDS, Answer, Seed, Session, Tally, measured, mutant
 
 #: Each costs a start of a second or so; the others have fast siblings in tests/formats.
 FEW = ("mcap", "hdf5", "numpy", "config", "lease")
@@ -20,6 +20,13 @@ def test_mutants_are_read_or_refused(target, tmp_path, shared):
         shared.one(made[k % len(made)], tally)
     assert tally.findings == [], tally.findings
     assert sum(tally.outcomes.values()) > 0
+
+
+@pytest.mark.parametrize("path", sorted(FOUND.glob("*/*")), ids=lambda path: path.name.partition(".")[0])
+def test_what_was_a_finding_is_none_any_more(path, tmp_path, shared):
+    root = unpacked(path, tmp_path)
+    answer, took, peak = shared.ask(Seed(path.parent.name, root, ()), root)
+    assert answer.outcome in Session.GOOD and took < SECONDS and peak < MEMORY, (answer, took, peak)
 
 
 @pytest.fixture(scope="module")
