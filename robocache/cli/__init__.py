@@ -100,7 +100,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         add_levels(command)
         if name == asked:
             import_module(f"robocache.cli.{name}").add_arguments(command)
-    args, left = parser.parse_known_args(argv)
+    args, left = parser.parse_known_args(_behind(asked, argv, parser))
     if args.command is None:
         parser.print_help(sys.stderr)
         raise SystemExit(USAGE)
@@ -112,6 +112,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         known = [option for action in args.parser._actions for option in action.option_strings]
         args.parser.error(f"cannot take {left[0]!r}{_did_you_mean(left[0], known)}")
     return args
+
+
+def _behind(asked: str | None, argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The line with the options that stand in front of the command, and are none of ``parser``, behind it."""
+    at = argv.index(asked) if asked is not None else 0
+    own = [word for word in argv[:at] if word in parser._option_string_actions]
+    return [*own, *argv[at : at + 1], *(word for word in argv[:at] if word not in own), *argv[at + 1 :]]
 
 
 def add_levels(parser: argparse.ArgumentParser) -> None:

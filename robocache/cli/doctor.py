@@ -42,11 +42,14 @@ class Check(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
 
 
 def run(args: argparse.Namespace) -> bool:
-    terminal.show(render(report()))
+    if args.json:
+        terminal.document([check._asdict() for check in report()])
+    else:
+        terminal.show(render(report()))
     return True
 
 

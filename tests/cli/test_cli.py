@@ -299,6 +299,18 @@ def test_sample_and_doctor(tmp_path, capsys):
     assert len(list((tmp_path / "s").iterdir())) == 2
     assert cli.main(["doctor"]) == cli.DONE
     assert "torch" in capsys.readouterr().out
+    assert cli.main(["--json", "doctor"]) == cli.DONE
+    checks = {check["name"]: check["state"] for check in json.loads(capsys.readouterr().out)}
+    assert checks["python"] == "ok" and set(checks.values()) <= {"ok", "missing", "off"}
+
+
+def test_an_options_place_is_in_front_of_the_command_too(capsys):
+    """And what no command takes is said as it is behind it."""
+    for line in (["--json", "--frobnicate", "doctor"], ["doctor", "--frobnicate"]):
+        with pytest.raises(SystemExit) as error:
+            cli.main(line)
+        assert error.value.code == cli.USAGE
+        assert "robocache doctor: cannot take '--frobnicate'" in capsys.readouterr().err
 
 
 def test_progress_logs_lines_where_there_is_no_terminal(work, caplog, monkeypatch):
