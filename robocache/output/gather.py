@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robocache.output.rows import Column, Store
+from robocache.output.rows import Column, Store, arrow_of
 
 
 def gather(store: Store, columns: Sequence[Column], rows: np.ndarray, runs: np.ndarray) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _payloads(store: Store, columns: Sequence[Column], rows: np.ndarray) -> dict
         order.append(np.arange(len(rows))[mine])
         for name, places in segment.places(rows[mine]).items():
             if name in picked:
-                picked[name] += segment.tables[name].take(pa.array(places)).chunks
+                picked[name] += segment.tables[name].take(arrow_of(places)).chunks
     back = np.empty(len(rows), np.int64)
     back[np.concatenate(order)] = np.arange(len(rows))
-    return {name: pa.chunked_array(chunks).take(pa.array(back)) for name, chunks in picked.items()}
+    return {name: pa.chunked_array(chunks).take(arrow_of(back)) for name, chunks in picked.items()}

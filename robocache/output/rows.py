@@ -147,7 +147,7 @@ class Rows:
         pieces = [table.slice(int(o) - skipped, int(n)) for o, n in zip(self.offset[first:last], counts, strict=True)]
         whole = pa.concat_tables(pieces) if end - begin != counts.sum() else table.slice(begin - skipped, end - begin)
         expected = np.repeat(self.episodes[first:last], counts)
-        if not np.array_equal(whole["episode_index"].to_numpy(), expected):
+        if not np.array_equal(numpy_of(whole["episode_index"]), expected):
             raise self.misplaced(part)
         return {c.name: whole[c.name] if c.dtype is None else dense(whole[c.name], c) for c in columns}
 
@@ -183,11 +183,31 @@ def block_bytes(most: int) -> int:
     return max(1, min(BLOCK_BYTES, most // BLOCKS))
 
 
+def numpy_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Numbers or truth values without a null, ``[n]``; a copy of the latter, and of several chunks.
+
+    ``to_numpy`` of pyarrow imports pandas where it is installed, 50 MB in each process that trains.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    start, count, data = array.offset, len(array), array.buffers()[1]
+    if pa.types.is_boolean(array.type):
+        bits = np.frombuffer(data, np.uint8) if count else np.zeros(0, np.uint8)
+        return np.unpackbits(bits, count=start + count, bitorder="little")[start:].astype(bool)
+    dtype = numpy_type(array.type)
+    return np.frombuffer(data, dtype, count, start * dtype.itemsize) if count else np.zeros(0, dtype)
+
+
+def arrow_of(numbers: np.ndarray) -> pa.Array:
+    """Numbers ``[n]`` as Arrow's, without a copy where they lie side by side; see :func:`numpy_of`."""
+    data = pa.py_buffer(np.ascontiguousarray(numbers))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, data])
+
+
 def dense(column: pa.ChunkedArray | pa.Array, told: Column) -> np.ndarray:
     """Numbers as ``[n, width]`` in memory of their own; null is NaN, or 0 of whole numbers and false."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     assert told.dtype is not None
-    missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+    missing = numpy_of(array.is_null()) if array.null_count else None
     count, start = len(array), 0
     stop = count
     while pa.types.is_fixed_size_list(array.type):
@@ -196,7 +216,7 @@ def dense(column: pa.ChunkedArray | pa.Array, told: Column) -> np.ndarray:
     flat = array.slice(start, stop - start)
     if flat.null_count:
         flat = flat.fill_null(np.nan if told.dtype.kind == "f" else told.dtype.type(0))
-    out = np.array(flat.to_numpy(zero_copy_only=False)).reshape(count, told.width)
+    out = np.array(numpy_of(flat)).reshape(count, told.width)
     if missing is not None:
         out[missing] = np.nan if told.dtype.kind == "f" else 0
     return out
@@ -274,6 +294,7 @@ class Cached:
     def __init__(self, rows: Rows, columns: Sequence[Column], blocks: np.ndarray, most: int):
         self.rows, self.columns, self.blocks, self.most = rows, columns, blocks, most
         self.starts = rows.ends[blocks[:-1]]
+        self._row = sum(column.nbytes for column in columns)
         self._held: OrderedDict[int, Dense] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -288,13 +309,17 @@ class Cached:
         with self._lock:
             if number not in self._held:
                 first, last = int(self.blocks[number]), int(self.blocks[number + 1])
+                # Room is made before it is read, too: what goes and what comes would be there together.
+                self._make_room(int(self.rows.ends[last] - self.rows.ends[first]) * self._row)
                 found = Dense(int(self.starts[number]), self.rows.read(first, last, self.columns))
-                room = self.most - found.nbytes
-                while self._held and sum(held.nbytes for held in self._held.values()) > room:
-                    self._held.popitem(last=False)
+                self._make_room(found.nbytes)
                 self._held[number] = found
             self._held.move_to_end(number)
             return self._held[number]
+
+    def _make_room(self, nbytes: int) -> None:
+        while self._held and sum(held.nbytes for held in self._held.values()) > self.most - nbytes:
+            self._held.popitem(last=False)
 
 
 class Mapped:
@@ -381,7 +406,7 @@ class _Map:
         """Where the rows are said to be is held against the rows: a wrong episode would train without a word."""
         mine = self._rows.part == self._rows.part[self._first]
         for edge in (self._rows.offset[mine], self._rows.offset[mine] + np.diff(self._rows.ends)[mine] - 1):
-            if edge.max() >= len(index) or index.take(pa.array(edge)).to_pylist() != self._rows.episodes[mine].tolist():
+            if edge.max() >= len(index) or index.take(arrow_of(edge)).to_pylist() != self._rows.episodes[mine].tolist():
                 raise self._rows.misplaced(part)
 
 

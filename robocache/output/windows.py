@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robocache.output.dataset import Output
-from robocache.output.rows import Rows
+from robocache.output.rows import Rows, numpy_of
 
 #: What tells the episodes of a dataset to take: numbers or ids, or a function of a row of the episode table.
 Choice = Iterable[int | str] | Callable[[Mapping[str, Any]], bool]
@@ -20,7 +20,7 @@ Choice = Iterable[int | str] | Callable[[Mapping[str, Any]], bool]
 def chosen_episodes(output: Output, choice: Choice | None, split: str | None) -> np.ndarray:
     """Numbers of the episodes, int64 ``[E]``, rising. ``ValueError`` for one that is not there, or if none is left."""
     table = output.episodes
-    index, taken = table["episode_index"].to_numpy(), np.ones(table.num_rows, bool)
+    index, taken = numpy_of(table["episode_index"]), np.ones(table.num_rows, bool)
     if split is not None:
         there = sorted({name for name in table["split"].to_pylist() if name is not None})
         if split not in there:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from torch.utils.data import DataLoader, Subset
 import robocache
 from robocache.engine.run import run
 from robocache.output.order import Order, key_of, scattered
+from robocache.output.rows import numpy_of
 from robocache.output.torch.resident import Resident
+from robocache.types import numpy_type
 from robocache.video import png
 
 FORMATS = ("parquet", "arrow", "packed", "lerobot")
@@ -412,3 +416,34 @@ def test_batches_of_a_device_are_those_of_the_host(outputs, threads):
             for a, b in zip(found, wanted, strict=True):
                 assert a.keys() == b.keys() and a["instruction"] == b["instruction"]
                 assert all(torch.equal(a[key], b[key]) for key in a if key != "instruction")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_pandas_is_imported_to_train(outputs, name):
+    """It is 50 MB in each process, and pyarrow imports it as soon as it converts anything to NumPy."""
+    pytest.importorskip("pandas")
+    code = (
+        "import sys, robocache;"
+        "data = robocache.Dataset(sys.argv[1], delta_steps={'action': range(-2, 3)}, cache_mb=0.05);"
+        "assert sum(len(b['frame_index']) for b in data.batches(4, seed=0)) == len(data);"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, outputs[name]], check=True)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float32(), pa.uint8(), pa.bool_(), pa.float16()])
+def test_numbers_of_arrow_as_numpy_has_them(kind):
+    """Whole, sliced, in chunks, and none at all."""
+    values = np.random.default_rng(0).integers(0, 2, 37)
+    array = pa.array(values.astype(numpy_type(kind)), kind)
+    for some, right in (
+        (array, values),
+        (array[11:30], values[11:30]),
+        (array[:0], values[:0]),
+        (array[9:9], values[:0]),
+    ):
+        for column in (some, pa.chunked_array([some, some[1:]], kind)):
+            wanted = right if column is some else np.concatenate([right, right[1:]])
+            found = numpy_of(column)
+            assert found.dtype == numpy_type(kind) and found.tolist() == wanted.astype(found.dtype).tolist()
