@@ -3,7 +3,35 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors
+    from robocache.engine.ray.data import AlignEpisodes, EpisodeDatasource, episode_rows, read_episodes
+    from robocache.engine.run import run
+    from robocache.ops import StreamSpec, fuse_multimodal, resample_trajectories
+    from robocache.ops.actions import (
+        binarize_gripper,
+        chain_starts,
+        from_delta,
+        normalize_gripper,
+        to_delta,
+        unnormalize_gripper,
+    )
+    from robocache.ops.chunked import (
+        estimate_chunk_size,
+        estimate_memory,
+        fuse_multimodal_chunked,
+        resample_trajectories_chunked,
+    )
+    from robocache.ops.kinematics import KinematicChain
+    from robocache.ops.normalize import normalize, unnormalize
+    from robocache.ops.rotations import compose_pose, continuous_quaternions, convert_rotation, relative_pose
+    from robocache.ops.voxelize import integrate_tsdf, voxelize
+    from robocache.ops.voxelize_chunked import estimate_voxel_memory, voxelize_chunked
+    from robocache.output.dataset import Output
+    from robocache.output.torch import Dataset
+    from robocache.output.verify import verify
+    from robocache.types import Episode, Stream
 
 __version__ = "0.1.0"
 
@@ -44,7 +72,43 @@ _HOME = {
     "episode_rows": "robocache.engine.ray.data",
     "read_episodes": "robocache.engine.ray.data",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "AlignEpisodes",
+    "Dataset",
+    "Episode",
+    "EpisodeDatasource",
+    "KinematicChain",
+    "Output",
+    "Stream",
+    "StreamSpec",
+    "__version__",
+    "binarize_gripper",
+    "chain_starts",
+    "compose_pose",
+    "continuous_quaternions",
+    "convert_rotation",
+    "episode_rows",
+    "estimate_chunk_size",
+    "estimate_memory",
+    "estimate_voxel_memory",
+    "from_delta",
+    "fuse_multimodal",
+    "fuse_multimodal_chunked",
+    "integrate_tsdf",
+    "normalize",
+    "normalize_gripper",
+    "read_episodes",
+    "relative_pose",
+    "resample_trajectories",
+    "resample_trajectories_chunked",
+    "run",
+    "to_delta",
+    "unnormalize",
+    "unnormalize_gripper",
+    "verify",
+    "voxelize",
+    "voxelize_chunked",
+]
 
 
 def __getattr__(name: str) -> Any:

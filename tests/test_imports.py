@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from process_kit import robocache
 
+import robocache as package
 from robocache.sample import write_samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,3 +150,12 @@ def test_a_command_starts_without(work, line, without):
 def test_no_type_is_asked_of_pandas():
     """``to_pandas_dtype`` raises where pandas is missing, up to pyarrow 25; nothing here needs pandas."""
     assert not [str(path) for path in (ROOT / "robocache").rglob("*.py") if ".to_pandas" in path.read_text()]
+
+
+def test_who_uses_the_package_is_told_its_types():
+    """PEP 561: without the marker a type checker takes everything of an installed package for ``Any``."""
+    assert (ROOT / "robocache/py.typed").exists()
+    tree = ast.parse((ROOT / "robocache/__init__.py").read_text())
+    told = {a.name: i.module for n in tree.body if isinstance(n, ast.If) for i in n.body for a in i.names}
+    assert told == package._HOME
+    assert sorted(package.__all__) == sorted(["__version__", *told])
