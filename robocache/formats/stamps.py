@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ _VERSION_KEYS = ("ETag", "etag", "checksum", "md5Hash", "content_md5", "mtime", 
 class Looked(NamedTuple):
     """stamp: size -1 where that is unknown, or the file is gone
 
-    special: what stands there where it is no plain file, a pipe or a device: to read it could wait for ever, or never
-             end; empty where it is one
+    special: what stands there where it is no plain file: a pipe or a device (to read it could wait for ever, or never
+             end), a link that leads nowhere but to itself; empty where it is one
     """
 
     stamp: FileStamp
@@ -35,6 +36,10 @@ def look(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) -> L
             status = os.stat(path)
         except FileNotFoundError:  # a dangling link, or deleted since it was listed
             return Looked(FileStamp(neutral(path), -1, ""))
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return Looked(FileStamp(neutral(path), -1, ""), "a link that leads to itself")
         return Looked(FileStamp(neutral(path), status.st_size, str(status.st_mtime_ns)), _special(status.st_mode))
     size = info.get("size")
     version = next((str(info[name]) for name in _VERSION_KEYS if info.get(name)), "")

@@ -109,13 +109,18 @@ def first(folder: str, event: str) -> bool:
 
 
 class StuckAligner(Aligner):
-    """At some episodes a kernel does not return: it waits in the C library, where nothing of Python's can end it."""
+    """At some episodes a kernel does not return (it waits in the C library, where nothing of Python's can end it), at
+    others the process that works on the shard is stopped: not the one that may read for it.
+    """
 
-    stuck: Collection[str] = ()
+    ways: Mapping[str, str] = {}
 
     def begin(self, index: int, episode: Episode) -> Begun:
-        if episode.id in self.stuck:
+        way = self.ways.get(episode.id, "")
+        if way == "kernel":
             ctypes.CDLL(None).pause()
+        if way == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
         return super().begin(index, episode)
 
 
@@ -133,7 +138,7 @@ class Stuck(Processor):
     @cached_property
     def aligner(self) -> Aligner:
         aligner = StuckAligner(self.job, self.types, self.device)
-        object.__setattr__(aligner, "stuck", [id for id, way in self.ways.items() if way == "kernel"])
+        object.__setattr__(aligner, "ways", self.ways)
         return aligner
 
 
@@ -143,11 +148,8 @@ class StuckReading:
     ways: Mapping[str, str]
 
     def __call__(self, ref: EpisodeRef) -> Episode:
-        way = self.ways.get(ref.id, "")
-        if way == "read":
+        if self.ways.get(ref.id) == "read":
             ctypes.CDLL(None).pause()
-        if way == "stopped":
-            os.kill(os.getpid(), signal.SIGSTOP)
         return self.inner(ref)
 
 

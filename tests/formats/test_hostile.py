@@ -73,15 +73,24 @@ def test_what_is_no_plain_file_is_passed_over(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "itself.csv").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "itself.csv")
     (tmp_path / "good.csv").write_text("t,x\n0,1\n1,2\n")
     listed = list_input(InputSpec((str(tmp_path),), times=COLUMN))
     assert [ref.id for ref in listed.episodes] == ["good.csv"]
     assert {(p.uri.rpartition("/")[2], p.what) for p in listed.passed_over} == {
         ("pipe.csv", "a pipe"),
         ("zero.csv", "a device"),
+        ("itself.csv", "a link that leads to itself"),
+        ("other", "a link that leads to itself"),
     }
-    (asked,) = list_episodes(InputSpec((str(tmp_path / "pipe.csv"),), times=COLUMN))
-    assert asked.failure == f"{tmp_path}/pipe.csv: is a pipe, not a file"
+    for asked, name, what in (
+        ("pipe.csv", "pipe.csv", "a pipe"),
+        ("pip*", "pipe.csv", "a pipe"),
+        ("its*", "itself.csv", "a link that leads to itself"),
+    ):
+        (found,) = list_episodes(InputSpec((str(tmp_path / asked),), times=COLUMN))
+        assert found.failure == f"{tmp_path}/{name}: is {what}, not a file"
 
 
 def test_an_output_below_the_input_is_no_recording(tmp_path):
