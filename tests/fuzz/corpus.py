@@ -175,9 +175,10 @@ def _output(folder: Path) -> list[Path]:
 
     (folder / "logs").mkdir()
     write_recordings(folder / "logs", 2, samples=40)
-    for format in ("parquet", "arrow"):
-        run(job(folder / "logs", folder / format, output__format=format))
-    return [folder / "parquet", folder / "arrow"]
+    made = [folder / format for format in ("parquet", "arrow", "lerobot")]
+    for out in made:
+        run(job(folder / "logs", out, output__format=out.name))
+    return made
 
 
 def _config(folder: Path) -> list[Path]:
