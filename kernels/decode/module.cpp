@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "decode/channel.h"
 #include "decode/columns.h"
 #include "decode/crc32.h"
 #include "decode/program.h"
@@ -172,6 +173,13 @@ PyObject* py_scan(PyObject* const* arguments) {
   return Py_BuildValue("OLL", all.get(), static_cast<long long>(found.chunk), static_cast<long long>(found.stop));
 }
 
+// What an index says of a chunk's messages, uint64 [n].
+Entries entries_of(const Buffer& buffer, int64_t begin, int64_t end) {
+  const Py_buffer& view = buffer.view();
+  if (view.ndim != 1 || view.itemsize != 8) refuse(PyExc_TypeError, "arrays of uint64 [n] are right");
+  return {static_cast<const uint8_t*>(view.buf), view.strides[0], view.shape[0], begin, end};
+}
+
 PyObject* py_locate(PyObject* const* arguments) {
   const Buffer buffer(arguments[0], false);
   const int64_t channel = integer(arguments[1]);
@@ -184,12 +192,10 @@ PyObject* py_locate(PyObject* const* arguments) {
   int64_t total = 0;
   for (Py_ssize_t k = 0; k < given.size(); ++k) {
     held.emplace_back(given[k], false, true);
-    const Py_buffer& view = held.back().view();
-    if (view.ndim != 1 || view.itemsize != 8) refuse(PyExc_TypeError, "arrays of uint64 [n] are right");
     const int64_t* limit = limits.integers() + 3 * k;
-    if (limit[0] != view.shape[0]) refuse(PyExc_ValueError, "a count is not that of its piece");
-    pieces.push_back({static_cast<const uint8_t*>(view.buf), view.strides[0], view.shape[0], limit[1], limit[2]});
-    total += view.shape[0];
+    pieces.push_back(entries_of(held.back(), limit[1], limit[2]));
+    if (limit[0] != pieces.back().count) refuse(PyExc_ValueError, "a count is not that of its piece");
+    total += limit[0];
   }
   if (out.count() != 4 * total) refuse(PyExc_ValueError, "four numbers for each entry are right");
   if (channel < 0 || channel > UINT16_MAX) Py_RETURN_FALSE;
@@ -226,6 +232,13 @@ PyObject* py_measure(PyObject* const* arguments) {
   return list_of(counts);
 }
 
+// An array that a program fills, a row the last axis of it.
+Slot slot_of(const Buffer& buffer) {
+  const Py_buffer& view = buffer.view();
+  const int64_t numbers = view.ndim > 1 ? view.shape[view.ndim - 1] : 1;
+  return {buffer.data(), buffer.nbytes(), numbers * view.itemsize};
+}
+
 // A checked program with all that it needs: messages, counts, and slots for what it takes.
 struct Job {
   explicit Job(PyObject* const* arguments) : window(arguments), given(arguments[3]) {
@@ -234,9 +247,7 @@ struct Job {
     held.reserve(static_cast<size_t>(outputs.size()));
     for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
       held.emplace_back(outputs[k], true);
-      const Py_buffer& view = held.back().view();
-      const int64_t rows = view.ndim > 1 ? view.shape[view.ndim - 1] : 1;
-      slots.push_back({held.back().data(), held.back().nbytes(), rows * view.itemsize});
+      slots.push_back(slot_of(held.back()));
     }
     if (!check(given.program, window.messages.count, counts, slots)) refuse(PyExc_ValueError, "no such program");
   }
@@ -267,6 +278,96 @@ PyObject* py_lay_out(PyObject* const* arguments) {
       spans(list_of(laid.spans));
   return Py_BuildValue("LLOOOO", static_cast<long long>(laid.order), static_cast<long long>(laid.nbytes), same.get(),
                        copies.get(), times.get(), spans.get());
+}
+
+// A channel, with the buffers that hold its program and its arrays.
+struct Opened {
+  explicit Opened(PyObject* const* arguments) : given(arguments[1]), times(arguments[4], true) {
+    const int64_t id = integer(arguments[0]);
+    if (id < 0 || id > UINT16_MAX) refuse(PyExc_ValueError, "channel ids of 16 bits are right");
+    const Items measured(arguments[2]), outputs(arguments[3]);
+    std::vector<int64_t> counts;
+    std::vector<Slot> slots;
+    for (Py_ssize_t k = 0; k < measured.size(); ++k) counts.push_back(integer(measured[k]));
+    held.reserve(static_cast<size_t>(outputs.size()));
+    for (Py_ssize_t k = 0; k < outputs.size(); ++k) {
+      if (outputs[k] == Py_None) {
+        slots.push_back({nullptr, INT64_MAX, 0});
+      } else {
+        held.emplace_back(outputs[k], true);
+        slots.push_back(slot_of(held.back()));
+      }
+    }
+    int64_t* numbers = times.integers();
+    channel = std::make_unique<Channel>(static_cast<uint16_t>(id), given.program, std::move(counts), std::move(slots),
+                                        numbers, times.count() / 2);
+    if (!channel->good()) refuse(PyExc_ValueError, "no program for chunks");
+  }
+  Given given;
+  std::vector<Buffer> held;
+  Buffer times;
+  std::unique_ptr<Channel> channel;
+};
+
+constexpr const char* kOpened = "robocache.channel";
+
+Opened& opened(PyObject* capsule) {
+  void* found = PyCapsule_GetPointer(capsule, kOpened);
+  if (!found) throw Raised();
+  return *static_cast<Opened*>(found);
+}
+
+PyObject* py_open_channel(PyObject* const* arguments) {
+  auto made = std::make_unique<Opened>(arguments);
+  Reference capsule(PyCapsule_New(made.get(), kOpened, [](PyObject* object) {
+    delete static_cast<Opened*>(PyCapsule_GetPointer(object, kOpened));
+  }));
+  made.release();
+  return capsule.release();
+}
+
+PyObject* py_take_chunk(PyObject* const* arguments) {
+  const Buffer buffer(arguments[0], false);
+  const Items channels(arguments[1]), given(arguments[2]);
+  if (channels.size() != given.size()) refuse(PyExc_ValueError, "entries for each channel are right");
+  struct Wanted {
+    Channel* channel;
+    Entries entries;
+    bool taken;
+  };
+  std::vector<Buffer> held;
+  std::vector<Wanted> all;
+  held.reserve(static_cast<size_t>(given.size()));
+  for (Py_ssize_t k = 0; k < given.size(); ++k) {
+    held.emplace_back(given[k], false, true);
+    all.push_back({opened(channels[k]).channel.get(), entries_of(held.back(), 0, buffer.nbytes()), false});
+  }
+  unlocked([&] {
+    for (Wanted& one : all) one.taken = one.channel->take(buffer.data(), buffer.nbytes(), one.entries);
+  });
+  Reference found(PyList_New(static_cast<Py_ssize_t>(all.size())));
+  for (size_t k = 0; k < all.size(); ++k) {
+    PyList_SET_ITEM(found.get(), static_cast<Py_ssize_t>(k), PyBool_FromLong(all[k].taken));
+  }
+  return found.release();
+}
+
+PyObject* py_taken(PyObject* const* arguments) {
+  const Channel& channel = *opened(arguments[0]).channel;
+  const auto texts = channel.texts();
+  Reference all(PyList_New(static_cast<Py_ssize_t>(texts.size())));
+  for (size_t k = 0; k < texts.size(); ++k) {
+    Reference some(PyList_New(static_cast<Py_ssize_t>(texts[k].size())));
+    for (size_t i = 0; i < texts[k].size(); ++i) {
+      const std::string_view text = texts[k][i];
+      PyObject* bytes = PyBytes_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size()));
+      if (!bytes) throw Raised();
+      PyList_SET_ITEM(some.get(), static_cast<Py_ssize_t>(i), bytes);
+    }
+    PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(k), some.release());
+  }
+  return Py_BuildValue("LLO", static_cast<long long>(channel.rows()), static_cast<long long>(channel.order()),
+                       all.get());
 }
 
 PyObject* py_concatenate(PyObject* const* arguments) {
@@ -358,6 +459,8 @@ PyMethodDef methods[] = {
     method<py_crc32, 2>("crc32"),   method<py_scan, 4>("scan"),
     method<py_locate, 5>("locate"), method<py_measure, 5>("measure"),
     method<py_run, 6>("run"),       method<py_lay_out, 6>("lay_out"),
+    method<py_open_channel, 5>("open_channel"), method<py_take_chunk, 3>("take_chunk"),
+    method<py_taken, 1>("taken"),
     method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"),
     method<py_order, 1>("order"),   method<py_steps, 1>("steps"),
     method<py_wider, 2>("wider"),   method<py_extremes, 3>("extremes"), PyMethodDef{},

@@ -216,6 +216,7 @@ template <bool kMeasure> class Walk {
   }
 
   void put_span(int64_t slot, int64_t message, const uint8_t* begin, int64_t size) {
+    if (!slots_[slot].data) return;  // nobody asks where it lies
     int64_t* spans = reinterpret_cast<int64_t*>(slots_[slot].data);
     spans[message] = begin - messages_.buffer;
     spans[messages_.count + message] = size;

@@ -20,6 +20,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, local_path
 from robocache.formats.messages.batch import Messages, Schema
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within
 from robocache.formats.segments import CONTEXT
 from robocache.types import NEVER, FileStamp
@@ -93,7 +94,12 @@ class _Bag(Part):
         return rows
 
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         yield from self._windows(channels, "", "" if within is None else self._within(channels, within))
 

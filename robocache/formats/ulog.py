@@ -18,6 +18,7 @@ import numpy as np
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.messages.batch import Messages, Schema, gather
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within
 from robocache.formats.messages.ulog_types import Layout, parse_formats
 from robocache.types import FileStamp
@@ -155,7 +156,12 @@ class _Log(Part):
         return {**self._told, **({"parameters": self._parameters} if self._parameters else {})}
 
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         buffer = np.frombuffer(self._data, np.uint8)
         yield {id: self._located(buffer, id) for id in channels}

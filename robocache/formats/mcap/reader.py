@@ -12,6 +12,7 @@ from robocache.formats.base import InputSpec, open_file
 from robocache.formats.mcap.container import MAGIC, ChunkIndex, Summary, loose_messages, read_metadata, read_summary
 from robocache.formats.mcap.salvage import SalvagedPart
 from robocache.formats.mcap.windows import read_messages
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import LogReader, Part, Window, Within, few, needed
 from robocache.types import FileStamp
 
@@ -52,14 +53,19 @@ class _McapPart(Part):
         return 0 if self._salvage else (self._summary.message_counts or {}).get(channel, 0)
 
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         summary = self._summary if within is None else self._within(channels, within)
         scan = scan or bool(summary.chunks and summary.message_counts is None and loose_messages(self._file, summary))
         if self._salvage and summary.chunks and not scan:
             yield from self._chunk_by_chunk(channels, summary.chunks)
         else:
-            yield from read_messages(self._file, summary, channels, verify=self._verify, scan=scan)
+            yield from read_messages(self._file, summary, channels, verify=self._verify, scan=scan, taker=taker)
 
     def _within(self, channels: Collection[int], within: Within) -> Summary:
         """The summary as of the chunks that may hold messages of that time, and of each channel the nearest."""

@@ -21,6 +21,7 @@ from robocache.formats.mcap.container import (
 )
 from robocache.formats.mcap.windows import CHUNK_HEAD, WINDOW, locate, parse_chunk, scan
 from robocache.formats.messages.batch import Schema
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import Channel, Part, Window, Within
 
 _MOST_OPCODE = 0x0F
@@ -147,7 +148,12 @@ class SalvagedPart(Part):
         return at
 
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         for piece in self._pieces:
             yield from self._windows(piece, frozenset(channels))

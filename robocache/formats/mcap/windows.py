@@ -20,6 +20,7 @@ from robocache.formats.compression import MOST_CHUNK, ZSTD_RATIO, inflate, refus
 from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDEX, RECORD, ChunkIndex, Summary
 from robocache.formats.messages import native, offload
 from robocache.formats.messages.batch import Messages, Offloaded, gather
+from robocache.formats.messages.chunks import Chunks
 from robocache.stages import stage
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
@@ -34,17 +35,27 @@ _PAYLOAD = 31  # from a message record's first byte to its payload: record 9, ch
 
 
 def read_messages(
-    file: BinaryIO, summary: Summary, channels: Collection[int], *, verify: bool, scan: bool = False
+    file: BinaryIO,
+    summary: Summary,
+    channels: Collection[int],
+    *,
+    verify: bool,
+    scan: bool = False,
+    taker: Chunks | None = None,
 ) -> Iterator[dict[int, Messages]]:
-    """Every message of ``channels``, window by window: by channel id, in file order.
+    """Every message of ``channels``, window by window: by channel id, in file order. What ``taker`` takes of an
+    indexed chunk is not in them.
 
     Only chunks that hold these channels are read, unless there is no index of them, or it is not to be trusted
     (``scan``). ``verify``: check the CRC of the data section where the whole of it
     is read, else that of each chunk. ``InputError`` where the file contradicts itself.
     """
     section = _DataSection(file, summary, verify)
-    windows = _indexed if summary.chunks and not scan else _scanned
-    yield from windows(section, summary, frozenset(channels))
+    wanted = frozenset(channels)
+    if summary.chunks and not scan:
+        yield from _indexed(section, summary, wanted, taker)
+    else:
+        yield from _scanned(section, summary, wanted)
     section.finish()
 
 
@@ -168,9 +179,13 @@ def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
     return _Chunk(where, name.decode(), record[data_start:], size, crc)
 
 
-def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) -> Iterator[dict[int, Messages]]:
+def _indexed(
+    section: _DataSection, summary: Summary, wanted: frozenset[int], taker: Chunks | None
+) -> Iterator[dict[int, Messages]]:
     device = section.device if _takes(summary, wanted) else None
-    batches = list(_batches(summary, wanted, WINDOW if device is None else device.most))
+    if device is not None or not (taker and taker.waiting):
+        taker = None
+    batches = list(_batches(summary, wanted, WINDOW if device is None else device.most, look=taker is not None))
     verify = section.verify and not section.will_cover([(batch[0].start, batch[-1].end) for batch in batches])
     for batch in batches:
         base = batch[0].start
@@ -191,13 +206,16 @@ def _indexed(section: _DataSection, summary: Summary, wanted: frozenset[int]) ->
             if index.index_offsets:
                 offsets = _message_indexes(raw, base, index, wanted, chunk.where)
             else:
-                offsets = {id: o - at for id, o in _scan_chunk(buffer, at, end, wanted, chunk.where).items()}
-            for id, some in offsets.items():
+                offsets = {id: o - np.uint64(at) for id, o in _scan_chunk(buffer, at, end, wanted, chunk.where).items()}
+            left = offsets if taker is None else taker.take(buffer[at:end], offsets)
+            if not left and not found:
+                continue  # the next one takes its place, which lies in the cache
+            for id, some in left.items():
                 found.setdefault(id, []).append(some)
                 limits.setdefault(id, []).append((len(some), at, end))
             at = end
         window = buffer[:at]
-        yield {id: locate(window, id, pieces, limits[id], section.uri) for id, pieces in found.items()}
+        yield {id: locate(window, id, found[id], limits[id], section.uri) for id in sorted(found)}
 
 
 def _takes(summary: Summary, wanted: frozenset[int]) -> bool:
@@ -257,17 +275,17 @@ def _offloaded(
     return messages
 
 
-def _batches(summary: Summary, wanted: frozenset[int], most: int) -> Iterator[list[ChunkIndex]]:
+def _batches(summary: Summary, wanted: frozenset[int], most: int, *, look: bool) -> Iterator[list[ChunkIndex]]:
     """Chunks that hold wanted channels, in file order, as many at once as unpack to ``most`` bytes and lie close
-    together."""
+    together. ``look``: the first alone."""
     batch: list[ChunkIndex] = []
     size = 0
     for chunk in summary.chunks:
         if chunk.index_offsets and wanted.isdisjoint(chunk.index_offsets):
             continue
-        if batch and (size + chunk.uncompressed_size > most or chunk.start - batch[-1].end > _GAP):
+        if batch and (look or size + chunk.uncompressed_size > most or chunk.start - batch[-1].end > _GAP):
             yield batch
-            batch, size = [], 0
+            batch, size, look = [], 0, False
         batch.append(chunk)
         size += chunk.uncompressed_size
     if batch:
@@ -331,10 +349,7 @@ def locate(
     good = (header["opcode"] == MESSAGE) & (header["channel"] == channel)
     good &= (length <= room) & (length >= _PAYLOAD - RECORD.size)
     if not good.all():
-        raise InputError(
-            f"{uri}: no message of channel {channel} where its index says ({np.count_nonzero(~good)} of {len(at)} "
-            "entries); the file is damaged"
-        )
+        raise InputError(f"{uri}: no message of channel {channel} where its index says; the file is damaged")
     times = header["log_time"].astype(np.int64)
     if times.size and times.min() < 0:
         raise InputError(f"{uri}: a message of channel {channel} has a log time beyond 2262; the file is damaged")

@@ -18,6 +18,7 @@ from robocache.formats.messages.batch import Messages, gather, unpacked
 from robocache.formats.messages.blocks import ByteOrder
 from robocache.formats.messages.definitions import Array, Number, Struct, Text, Type
 from robocache.formats.messages.idl import Record
+from robocache.formats.messages.lowered import ChunkDecoder
 from robocache.formats.messages.packed import PackedTopic
 from robocache.formats.messages.packing import CDR
 from robocache.formats.messages.repack import Parts, repack
@@ -54,6 +55,9 @@ class CdrTopic(PackedTopic):
         if self._plain and not (kinds[:, 0].any() or (kinds[:, 1] > 1).any()):
             return super().add(messages)
         return super().add(repack(messages, partial(parts, self._wire, self._name)))
+
+    def decoder(self, channel: int, first: Messages, room: int) -> ChunkDecoder | None:
+        return super().decoder(channel, first, room) if self._plain else None
 
 
 @lru_cache(maxsize=256)

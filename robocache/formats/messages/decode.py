@@ -12,7 +12,7 @@ from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, gather
 from robocache.formats.messages.blocks import ByteOrder, Decoded, Plan, Targets
 from robocache.formats.messages.definitions import Struct
-from robocache.formats.messages.lowered import Lowered, lower
+from robocache.formats.messages.lowered import ChunkDecoder, Lowered, lower
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Key
 from robocache.formats.messages.program import Step, compile_program
@@ -41,6 +41,10 @@ class Decoder:
             return Decoded({}, {}, "<")
         found = self._lowered.decode(messages, targets) if self._lowered else None
         return found if found or messages.offloaded else self._walk(messages)
+
+    def decoder(self, channel: int, first: Messages, room: int, targets: Targets) -> ChunkDecoder | None:
+        """See :meth:`robocache.formats.messages.lowered.Lowered.decoder`."""
+        return self._lowered.decoder(channel, first, room, targets) if self._lowered and self._program else None
 
     def _walk(self, messages: Messages) -> Decoded:
         """In numpy: the reference, which says what is wrong with messages that are not as they should be."""

@@ -19,6 +19,7 @@ from robocache import scratch
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, parse_source
 from robocache.formats.messages.batch import Messages, Schema
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.paths import parse_path
 from robocache.formats.messages.registry import decode_topic
 from robocache.formats.messages.topic import Collector, Looked, Request, info
@@ -99,10 +100,15 @@ class Part(ABC):
 
     @abstractmethod
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         """Every message of ``channels``. ``scan``: by going through the whole file, as an index has not led to all.
-        ``within``: those of that time; others may be among them.
+        ``within``: those of that time; others may be among them. ``taker``: may be given some of the messages instead.
         """
 
     @abstractmethod
@@ -293,10 +299,12 @@ def _read_all(
         by_channel = {c.id: found for topic, found in collectors.items() for c in topics.get(topic, ())}
         if not by_channel:
             continue
-        for window in part.messages(by_channel.keys(), scan=scan, within=within):
+        taker = Chunks(by_channel, number)
+        for window in part.messages(by_channel.keys(), scan=scan, within=within, taker=taker):
             for channel, messages in window.items():
-                by_channel[channel].add((number, channel), messages)
+                taker.add(channel, messages)
             scratch.tidy()
+        taker.finish()
     return collectors
 
 

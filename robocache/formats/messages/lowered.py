@@ -10,10 +10,11 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from robocache import scratch
 from robocache.formats.base import Match
 from robocache.formats.messages import native
 from robocache.formats.messages.batch import Messages, Offloaded
@@ -80,6 +81,43 @@ class Lowered:
             return self._offloaded(messages.offloaded, place, counts, arrays)
         done = native.library.run(*place, self._program, counts, arrays)
         return None if done is None else self._found(arrays, *done)
+
+    def decoder(self, channel: int, first: Messages, room: int, targets: Targets) -> ChunkDecoder | None:
+        """What takes the messages of a channel chunk by chunk, up to ``room`` of them, laid out as ``first`` is; None
+        where what is wanted of them lies in a chunk, or differs from message to message.
+        """
+        held = {key for slot in self._slots if slot.kind in ("numbers", "codes") for key, *_ in slot.takes}
+        there = {key for slot in self._slots if slot.kind in ("spans", "ragged") for key, *_ in slot.takes}
+        if not held >= there or any(slot.kind == "having" for slot in self._slots):
+            return None
+        place = (first.buffer, native.plain(first.start), native.plain(first.size))
+        counts = native.library.measure(*place, self._program, self._measures) if self._measures else []
+        arrays = None if counts is None else self._arrays(room, counts, room * int(first.size[0]), targets)
+        if arrays is None:
+            return None
+        kept = [None if s.kind in ("spans", "ragged") else a for s, a in zip(self._slots, arrays, strict=True)]
+        times = scratch.room((2, room), np.int64)
+        return ChunkDecoder(self, native.library.open_channel(channel, self._program, counts, kept, times), kept, times)
+
+    def of_chunks(
+        self, arrays: Sequence[np.ndarray | None], count: int, order: int, texts: list[list[bytes]]
+    ) -> tuple[np.ndarray, Decoded]:
+        """What arrays hold of the first ``count`` messages, and a buffer in which their texts lie."""
+        filled, firsts, buffer = [], [], bytearray()
+        spans: dict[Key, np.ndarray] = {}
+        for slot, array, some in zip(self._slots, arrays, texts, strict=True):
+            if slot.kind == "codes":
+                assert array is not None
+                used = some[: int(array[:count].max()) + 1]
+                sizes = np.fromiter(map(len, used), np.int64, len(used))
+                spans[slot.takes[0][0]] = np.stack([len(buffer) + np.cumsum(sizes) - sizes, sizes])
+                buffer += b"".join(used)
+                firsts.append(list(range(len(used))))
+            else:
+                firsts.append([])
+        for slot, array in zip(self._slots, arrays, strict=True):
+            filled.append(spans.get(slot.takes[0][0], np.zeros((2, 0), np.int64)) if array is None else array[:count])
+        return np.frombuffer(buffer, np.uint8), self._found(filled, order, [False] * self._measures, firsts)
 
     def _offloaded(
         self, where: Offloaded, place: tuple[np.ndarray, ...], counts: Sequence[int], arrays: list[np.ndarray]
@@ -158,9 +196,34 @@ class Lowered:
             known = targets.times if slot.kind == "times" else targets.tables
             target = known.get(slot.target) if slot.target else None
             if target is None or target.shape != shape or target.dtype != dtype:
-                target = np.empty(shape, dtype)
+                target = scratch.room(shape, dtype)
             arrays.append(target)
         return arrays
+
+
+class ChunkDecoder:
+    """Takes the messages of a channel of an MCAP file, a chunk at a time; made by :meth:`Lowered.decoder`."""
+
+    def __init__(self, lowered: Lowered, channel: Any, arrays: Sequence[np.ndarray | None], times: np.ndarray):
+        self._lowered, self._channel, self._arrays, self._times = lowered, channel, arrays, times
+
+    @staticmethod
+    def take(chunk: np.ndarray, decoders: Sequence[ChunkDecoder], entries: Sequence[np.ndarray]) -> list[bool]:
+        """Have each take its channel's messages, whose records begin at its ``entries`` of an unpacked chunk; which
+        have. One that has not has taken nothing of the chunk, and takes no more.
+        """
+        return native.library.take_chunk(chunk, [decoder._channel for decoder in decoders], entries)
+
+    def taken(self) -> tuple[Messages, Decoded] | None:
+        """All messages that were taken, of which only their times and texts are there, and what they hold; None where
+        there is none.
+        """
+        count, order, texts = native.library.taken(self._channel)
+        if not count:
+            return None
+        buffer, found = self._lowered.of_chunks(self._arrays, count, order, texts)
+        nowhere = np.zeros(count, np.int64)
+        return Messages(buffer, nowhere, nowhere, *self._times[:, :count]), found
 
 
 def lower(program: Sequence[Step], packing: Packing, plan: Plan) -> Lowered | None:

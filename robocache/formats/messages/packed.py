@@ -12,13 +12,17 @@ from robocache.formats.messages.blocks import Decoded, Plan, Targets
 from robocache.formats.messages.clocks import Clock, find_clock
 from robocache.formats.messages.decode import Decoder
 from robocache.formats.messages.definitions import Struct
+from robocache.formats.messages.lowered import ChunkDecoder
 from robocache.formats.messages.packing import Packing
 from robocache.formats.messages.paths import Columns, Key, list_fields
 from robocache.formats.messages.signal import Signal
 from robocache.formats.messages.topic import Collected, Request
 from robocache.formats.messages.unpack import unpack_message
-from robocache.formats.messages.values import Rows
+from robocache.formats.messages.values import Rows, same_place
 from robocache.types import StreamType
+
+_TIME = np.dtype(np.int64)
+_MOST_AT_ONCE = 1 << 30  # bytes of messages for which columns are set aside before they are seen
 
 
 class PackedTopic:
@@ -58,24 +62,40 @@ class PackedTopic:
 
     def _add(self, messages: Messages) -> None:
         self._settle(messages)
-        clocks = {clock.keys: clock for clock in self._clocks() if clock.keys}
+        clocks = self._header_clocks()
         if self._decoder is None:
             self._decoder = self._plan(clocks)
-        count = len(messages.start)
-        rows = {keys: self._stamp_rows(clock) for keys, clock in clocks.items()}
-        times = {keys: some.room(count, (), np.dtype(np.int64)) for keys, some in rows.items()}
-        tables = {}
-        for signal in self._signals:
-            if signal.table and (room := signal.room(count)) is not None:
-                tables[signal.table] = room
-        found = self._decoder.decode(messages, Targets(tables, times))
+        found = self._decoder.decode(messages, self._targets(clocks, len(messages.start)))
         if found is None:  # the device does not take them
             self._add(messages.on_host())
             return
-        for keys, clock in clocks.items():
-            target = rows[keys].extend(count, (), np.dtype(np.int64))
+        self.keep(messages, found)
+
+    def _header_clocks(self) -> dict[tuple[Key, ...], Clock]:
+        return {clock.keys: clock for clock in self._clocks() if clock.keys}
+
+    def _targets(self, clocks: Mapping[tuple[Key, ...], Clock], count: int) -> Targets:
+        """Where the rows of the next messages will be."""
+        times = {keys: self._stamp_rows(clock).room(count, (), _TIME) for keys, clock in clocks.items()}
+        rooms = {signal.table: signal.room(count) for signal in self._signals if signal.table}
+        return Targets({table: room for table, room in rooms.items() if room is not None}, times)
+
+    def decoder(self, channel: int, first: Messages, room: int) -> ChunkDecoder | None:
+        """What takes the messages of a channel that follow, ``room`` at most, laid out as ``first`` is; None where they
+        are not to be taken so. Nothing else is added until :meth:`keep` is given what it has taken.
+        """
+        numbers = self._signals and all(s.settled and s.columns.dtype is not None for s in self._signals)
+        if not numbers or self._decoder is None or room * int(first.size[0]) > _MOST_AT_ONCE:
+            return None
+        return self._decoder.decoder(channel, first, room, self._targets(self._header_clocks(), room))
+
+    def keep(self, messages: Messages, found: Decoded) -> None:
+        """Append what was found in messages."""
+        count = len(messages.start)
+        for keys, clock in self._header_clocks().items():
+            target = self._stamp_rows(clock).extend(count, (), _TIME)
             stamps = found.times.get(keys)
-            if stamps is None or stamps is not times[keys]:
+            if stamps is None or not same_place(stamps, target):
                 target[:] = self._stamps_of(clock, found, count) if stamps is None else stamps
         for signal in self._signals:
             signal.add(messages, found)
@@ -97,7 +117,7 @@ class PackedTopic:
     def _stamp_rows(self, clock: Clock) -> Rows:
         rows = self._stamps.setdefault(clock.keys, Rows(self._reserve))
         if rows.array() is None and self._count:  # settled late: of the messages before nothing is known or used
-            rows.extend(self._count, (), np.dtype(np.int64))[:] = 0
+            rows.extend(self._count, (), _TIME)[:] = 0
         return rows
 
     def _stamps_of(self, clock: Clock, found: Decoded, count: int) -> np.ndarray:

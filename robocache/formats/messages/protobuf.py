@@ -299,3 +299,6 @@ class ProtobufTopic(PackedTopic):
     def add(self, messages: Messages) -> None:
         if len(messages.start):
             super().add(repack(messages, partial(_Parts, self._form, self._name)))
+
+    def decoder(self, channel: int, first: Messages, room: int) -> None:
+        """None: they are laid out as in the file."""

@@ -127,19 +127,28 @@ class Collector:
     """
 
     def __init__(self, topic: Topic, reserve: int, *, published: bool = True):
-        self.topic, self._published = topic, published
+        self.topic, self._published, self._reserve = topic, published, reserve
         self._log_times, self._publish_times = Rows(reserve), Rows(reserve)
         self._channels: set[tuple[int, int]] = set()
 
     def add(self, channel: tuple[int, int], messages: Messages) -> None:
         """Messages of a channel of a file, in file order."""
         self.topic.add(messages)
+        self.came(channel, messages)
+
+    def came(self, channel: tuple[int, int], messages: Messages) -> None:
+        """When messages came that the topic has."""
         count = len(messages.start)
         self._log_times.extend(count, (), np.dtype(np.int64))[:] = messages.log_times
         if self._published:
             publish = messages.log_times if messages.publish_times is None else messages.publish_times
             self._publish_times.extend(count, (), np.dtype(np.int64))[:] = publish
         self._channels.add(channel)
+
+    @property
+    def room(self) -> int:
+        """How many messages more have been promised."""
+        return max(0, self._reserve - self.count)
 
     @property
     def count(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
+from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within, few, needed
 from robocache.formats.rosbag1.container import (
     CHUNK,
@@ -62,7 +63,12 @@ class _BagPart(Part):
         return 0 if self._salvage else sum(chunk.counts.get(channel, 0) for chunk in self._chunks)
 
     def messages(
-        self, channels: Collection[int], *, scan: bool = False, within: Within | None = None
+        self,
+        channels: Collection[int],
+        *,
+        scan: bool = False,
+        within: Within | None = None,
+        taker: Chunks | None = None,
     ) -> Iterator[Window]:
         scan = scan or self._scan
         wanted = frozenset(channels)
