@@ -67,6 +67,26 @@ def lay_out(
     of each, output, where in it), times (offset, bytes, factor, flags, output), and spans (offset, size, output).
     """
 
+def open_channel(
+    channel: int, program: Program, counts: Sequence[int], outputs: Sequence[Buffer | None], times: Buffer, /
+) -> object:
+    """What takes the messages of an MCAP channel chunk by chunk, into outputs as of ``run`` with room for all of them.
+
+    outputs: None for those of spans, which are not noted
+    times:   int64 ``[2, n]``, log times and publish times; ``n`` is how many there is room for
+    It holds the arrays as long as it lives. ``ValueError`` where the program takes what lies in a chunk.
+    """
+
+def take_chunk(chunk: Buffer, channels: Sequence[object], entries: Sequence[Buffer], /) -> list[bool]:
+    """Whether each channel has taken the messages of an unpacked chunk, whose records begin at its ``entries``: uint64,
+    little endian, with any stride, in file order. One that has not has added nothing, and takes nothing any more.
+    """
+
+def taken(channel: object, /) -> tuple[int, int, list[list[bytes]]]:
+    """How many messages it has taken, the second byte of their encapsulation, and for each output of codes the texts in
+    the order of these: behind those of the highest code there may be others.
+    """
+
 def concatenate(buffer: Buffer, start: Buffer, size: Buffer, item: int, out: Buffer, /) -> bool:
     """Copy all spans one behind the other, numbers of ``item`` bytes with their bytes swapped where it is above 1."""
 
@@ -87,4 +107,9 @@ def wider(times: Buffer, limit: int, /) -> int:
 def extremes(table: Buffer, low: Buffer, high: Buffer, /) -> None:
     """The lowest and the highest number of each column of float32 or float64 ``[n, k]``, n at least 1, NaN where one is
     NaN: into ``[k]`` of the same type.
+    """
+
+def ways(table: Buffer, out: Buffer, /) -> None:
+    """How far each column of float32 or float64 ``[n, k]`` goes, n at least 1: the distances from row to row together,
+    into float64 ``[k]``.
     """

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -115,5 +116,25 @@ template <class T> void extremes(const T* table, int64_t rows, int64_t width, T*
 
 template void extremes(const float*, int64_t, int64_t, float*, float*);
 template void extremes(const double*, int64_t, int64_t, double*, double*);
+
+template <class T> void ways(const T* table, int64_t rows, int64_t width, double* way) {
+  const int64_t fold = std::max<int64_t>(1, kAbreast / std::max<int64_t>(1, width)), lanes = fold * width;
+  std::vector<double> sums(static_cast<size_t>(lanes), 0.0);
+  double* const sum = sums.data();
+  const int64_t count = (rows - 1) * width;
+  for (int64_t at = 0; at < count; at += lanes) {
+    const T* const from = table + at;
+    const T* const to = from + width;
+    const int64_t numbers = std::min(lanes, count - at);
+    for (int64_t i = 0; i < numbers; ++i) sum[i] += std::abs(static_cast<double>(to[i]) - static_cast<double>(from[i]));
+  }
+  for (int64_t column = 0; column < width; ++column) {
+    way[column] = 0.0;
+    for (int64_t lane = column; lane < lanes; lane += width) way[column] += sum[lane];
+  }
+}
+
+template void ways(const float*, int64_t, int64_t, double*);
+template void ways(const double*, int64_t, int64_t, double*);
 
 }  // namespace robocache::decode

@@ -27,4 +27,7 @@ int64_t wider(const int64_t* times, int64_t count, int64_t limit);
 // The lowest and the highest number of each column of a table [rows, width]; NaN where one is NaN. rows at least 1.
 template <class T> void extremes(const T* table, int64_t rows, int64_t width, T* low, T* high);
 
+// How far each column of a table [rows, width] goes: the sum of the distances from row to row.
+template <class T> void ways(const T* table, int64_t rows, int64_t width, double* way);
+
 }  // namespace robocache::decode

@@ -6,6 +6,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "decode/channel.h"
@@ -411,29 +412,48 @@ PyObject* py_wider(PyObject* const* arguments) {
   return PyLong_FromLongLong(unlocked([&] { return wider(numbers, times.count(), limit); }));
 }
 
-template <class T> void extremes_of(const Buffer& table, const Buffer& low, const Buffer& high) {
+// work(view, numbers) of a table [n, k] of float32 or float64.
+template <class Work> void of_columns(PyObject* object, const Work& work) {
+  const Buffer table(object, false, true);
   const Py_buffer& view = table.view();
-  if (low.nbytes() != view.shape[1] * view.itemsize || high.nbytes() != low.nbytes()) {
+  if (view.ndim != 2 || !PyBuffer_IsContiguous(&view, 'C')) refuse(PyExc_TypeError, "a table [n, k] is right");
+  if (view.itemsize != 8 && view.itemsize != 4) refuse(PyExc_TypeError, "float32 or float64 is right");
+  if (reinterpret_cast<uintptr_t>(view.buf) % static_cast<size_t>(view.itemsize)) {
+    refuse(PyExc_TypeError, "aligned numbers are right");
+  }
+  if (view.itemsize == 8) {
+    work(view, reinterpret_cast<const double*>(table.data()));
+  } else {
+    work(view, reinterpret_cast<const float*>(table.data()));
+  }
+}
+
+// Room for a number of a type for each column of a table.
+template <class T> T* of_each(const Buffer& out, const Py_buffer& table) {
+  if (out.nbytes() != table.shape[1] * static_cast<int64_t>(sizeof(T))) {
     refuse(PyExc_ValueError, "a number for each column is right");
   }
-  if (reinterpret_cast<uintptr_t>(view.buf) % alignof(T)) refuse(PyExc_TypeError, "aligned numbers are right");
-  unlocked([&] {
-    extremes(reinterpret_cast<const T*>(table.data()), view.shape[0], view.shape[1], reinterpret_cast<T*>(low.data()),
-             reinterpret_cast<T*>(high.data()));
-  });
+  return reinterpret_cast<T*>(out.data());
 }
 
 PyObject* py_extremes(PyObject* const* arguments) {
-  const Buffer table(arguments[0], false, true), low(arguments[1], true), high(arguments[2], true);
-  const Py_buffer& view = table.view();
-  if (view.ndim != 2 || !PyBuffer_IsContiguous(&view, 'C')) refuse(PyExc_TypeError, "a table [n, k] is right");
-  if (view.itemsize == 8) {
-    extremes_of<double>(table, low, high);
-  } else if (view.itemsize == 4) {
-    extremes_of<float>(table, low, high);
-  } else {
-    refuse(PyExc_TypeError, "float32 or float64 is right");
-  }
+  const Buffer low(arguments[1], true), high(arguments[2], true);
+  of_columns(arguments[0], [&](const Py_buffer& view, const auto* table) {
+    using Number = std::remove_const_t<std::remove_pointer_t<decltype(table)>>;
+    Number* const least = of_each<Number>(low, view);
+    Number* const most = of_each<Number>(high, view);
+    unlocked([&] { extremes(table, view.shape[0], view.shape[1], least, most); });
+  });
+  Py_RETURN_NONE;
+}
+
+PyObject* py_ways(PyObject* const* arguments) {
+  const Buffer out(arguments[1], true);
+  of_columns(arguments[0], [&](const Py_buffer& view, const auto* table) {
+    if (view.shape[0] < 1) refuse(PyExc_ValueError, "one row at least is right");
+    double* const way = of_each<double>(out, view);
+    unlocked([&] { ways(table, view.shape[0], view.shape[1], way); });
+  });
   Py_RETURN_NONE;
 }
 
@@ -463,7 +483,8 @@ PyMethodDef methods[] = {
     method<py_taken, 1>("taken"),
     method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"),
     method<py_order, 1>("order"),   method<py_steps, 1>("steps"),
-    method<py_wider, 2>("wider"),   method<py_extremes, 3>("extremes"), PyMethodDef{},
+    method<py_wider, 2>("wider"),   method<py_extremes, 3>("extremes"),
+    method<py_ways, 2>("ways"),     PyMethodDef{},
 };
 
 PyModuleDef module = [] {

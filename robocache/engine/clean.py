@@ -335,20 +335,36 @@ def _one_a_stamp(group: Columns, repeats: str) -> Columns:
     if repeats not in ALL_COUNT or group.values is None:
         values = None if group.values is None else group.values[last]
         return replace(group, times=times[last], rows=group.recorded(last), values=values)
-    first = np.concatenate([[0], last[:-1] + 1])
-    counts = last - first + 1
+    counts = np.diff(last, prepend=-1)
+    first = last - counts + 1
     if repeats != "mean":
-        stamps = times[first]
-        room = np.diff(stamps, append=stamps[-1] + (np.median(np.diff(stamps)) if len(stamps) > 1 else counts[-1]))
-        share = room.astype(np.int64) // counts
-        if repeats == "all":
-            share = np.minimum(share, 1)
-        if (share > 0).all():
-            nth = np.arange(len(times)) - np.repeat(first, counts)
-            return replace(group, times=times + nth * np.repeat(share, counts))
+        spread = _spread(times, first, counts, even=repeats != "all")
+        if spread is not None:
+            return replace(group, times=spread)
     means = np.add.reduceat(group.values.astype(np.float64), first, axis=0) / counts[:, None]
     values = means.astype(group.values.dtype)
-    return replace(group, times=times[first], rows=group.recorded(first), values=values)
+    return replace(group, times=group.times[first], rows=group.recorded(first), values=values)
+
+
+def _spread(times: np.ndarray, first: np.ndarray, counts: np.ndarray, *, even: bool) -> np.ndarray | None:
+    """Sorted times, where samples ``first`` and those behind have one stamp, ``counts`` of them, made strictly rising:
+    by a nanosecond each, or (``even``) over the time until the next stamp. None where there is no room for that.
+    """
+    many = np.flatnonzero(counts > 1)
+    begin, count = first[many], counts[many]
+    stamps, following = times[begin], np.append(times, 0)[begin + count]
+    if many[-1] == len(counts) - 1:  # as long as others last
+        others = times[first]
+        following[-1] = stamps[-1] + (np.median(np.diff(others)) if len(others) > 1 else count[-1])
+    share = (following - stamps) // count
+    if not even:
+        share = np.minimum(share, 1)
+    if not (share > 0).all():
+        return None
+    nth = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    spread = times.copy()
+    spread[np.repeat(begin, count) + nth] += nth * np.repeat(share, count)
+    return spread
 
 
 def _numbers(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:

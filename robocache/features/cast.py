@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from robocache.formats.messages import native
+
 #: What a feature's ``dtype`` may be, besides ``auto``.
 DTYPES = (
     "bool", "float16", "float32", "float64",
@@ -91,5 +93,10 @@ def rounded_columns(
         # A column's steps add up to no less than the way from its lowest to its highest number.
         doubtful = np.isfinite(distance) & (distance > ROUNDED * moves / (len(values) - 1)) & (moves > 4 * distance)
         columns = np.flatnonzero(doubtful)
-        mean_step = np.abs(np.diff(values[:, columns].astype(np.float64), axis=0)).mean(axis=0)
-    return columns[distance[columns] > ROUNDED * mean_step]
+        if not len(columns):
+            return columns
+        if (ways := native.ways(values)) is not None:
+            ways = ways[columns]
+        else:
+            ways = np.abs(np.diff(values[:, columns].astype(np.float64), axis=0)).sum(axis=0)
+    return columns[distance[columns] > ROUNDED * (ways / (len(values) - 1))]

@@ -115,3 +115,12 @@ def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     low, high = np.empty((2, values.shape[1]), values.dtype)
     library.extremes(values, low, high)
     return low, high
+
+
+def ways(values: np.ndarray) -> np.ndarray | None:
+    """float64 ``[k]``: how far each column of floats ``[n, k]`` goes, its distances from row to row together."""
+    if library is None or values.dtype not in (np.float64, np.float32) or not values.flags.c_contiguous:
+        return None
+    out = np.empty(values.shape[1])
+    library.ways(values, out)
+    return out
