@@ -61,10 +61,16 @@ def run(args: argparse.Namespace) -> bool:
     path, overrides = config_of(args)
     with display(quiet=args.level > logging.INFO) as progress:  # before what takes a second to import
         from robocache.config.load import load_job
-        from robocache.engine.run import run
+        from robocache.engine import early
 
         job = load_job(path, overrides)
-        summary = run(job, overwrite=args.overwrite, prune=args.prune, progress=progress)
+        try:
+            early.start(job)
+            from robocache.engine.run import run  # imports torch
+
+            summary = run(job, overwrite=args.overwrite, prune=args.prune, progress=progress)
+        finally:
+            early.close()
     if args.json:
         terminal.document(summary)
     else:

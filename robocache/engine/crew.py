@@ -7,15 +7,15 @@ forked from one that has done so while the run is already under way in threads, 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import Any
 
 from robocache.config.job import Job
-from robocache.engine import worker
+from robocache.engine import early, worker
 from robocache.engine.child import Child, EndedError
-from robocache.engine.cores import FEW, threads_of
 from robocache.engine.deadline import taken
 from robocache.engine.forkserver import ForkServer
 from robocache.engine.process import Blamed, Processor
@@ -26,9 +26,6 @@ from robocache.output.store import Store
 
 logger = logging.getLogger("robocache")
 
-#: Bytes of recordings from which on processes save more time than they take to start: some four seconds of a core, most
-#: of it for torch. On two cores, where threads hardly wait for each other, 4.2 GB took 23 s with them and 24 without.
-ENOUGH = 2_000_000_000
 #: Processes that share a GPU; each holds some 500 MB of its memory for itself.
 MOST_ON_A_GPU = 4
 
@@ -37,8 +34,7 @@ class Crew:
     """``compute.processes``: 0, as many as there are cores where there is enough to do, else none; or a number."""
 
     def __init__(self, job: Job, device: str):
-        self._wanted, self._device = job.compute.processes, device
-        self._threads = threads_of(job.compute.threads)
+        self._job, self._most_on_device = job, MOST_ON_A_GPU if device != "cpu" else sys.maxsize
         self._work: tuple[Processor, Store] | None = None
         self._room = 0
         self._lock = Lock()
@@ -51,12 +47,10 @@ class Crew:
         as long as this does.
         """
         if self._most(nbytes) > 1 and self._server is None:
-            self._server = ForkServer(["robocache.engine.worker"])
+            self._server = early.server()
 
     def _most(self, nbytes: int) -> int:
-        threads = self._threads
-        most = self._wanted or (threads if threads > FEW and nbytes >= ENOUGH else 1)
-        return min(most, threads, most if self._device == "cpu" else MOST_ON_A_GPU)
+        return min(early.processes_of(self._job, nbytes), self._most_on_device)
 
     def begin(self, processor: Processor, store: Store, nbytes: int) -> None:
         """This is to be done, and so many bytes are to be read for it; waits for none of them."""

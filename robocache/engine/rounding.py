@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from robocache.engine.prepare import Request
-from robocache.features.cast import rounded_columns
+from robocache.features.cast import rounded_columns, way_of
+from robocache.formats.messages import native
 from robocache.output.schema import FeatureType
 from robocache.types import Finding, StreamType, numpy_type
 
@@ -30,7 +31,7 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
             values = recorded.reshape(len(recorded), -1)
             values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
             values = values if group.columns is None else values[:, group.columns]
-        lost = rounded_columns(values, dtype, bounds)
+        lost = rounded_columns(values, dtype, bounds, _ways)
         if len(lost):
             names = ", ".join(r.column_name(group, int(c)) for c in lost[:4])
             text = (
@@ -39,3 +40,8 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
             )
             out.append(Finding("rounded", column.name, text, len(lost)))
     return out
+
+
+def _ways(values: np.ndarray) -> np.ndarray:
+    found = native.ways(values)
+    return way_of(values) if found is None else found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from robocache.formats.messages import native
+import numpy as np
 
 #: What a feature's ``dtype`` may be, besides ``auto``.
 DTYPES = (
@@ -65,8 +65,16 @@ def cast(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | 
     return out, None if fits.all() else fits
 
 
+def way_of(values: np.ndarray) -> np.ndarray:
+    """float64 ``[k]``: how far each column of ``values [n, k]`` goes, n at least 1: its distances from row to row."""
+    return np.abs(np.diff(values.astype(np.float64), axis=0)).sum(axis=0)
+
+
 def rounded_columns(
-    values: np.ndarray, dtype: np.dtype, bounds: tuple[np.ndarray, np.ndarray] | None = None
+    values: np.ndarray,
+    dtype: np.dtype,
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
+    ways: Callable[[np.ndarray], np.ndarray] = way_of,
 ) -> np.ndarray:
     """Columns of recorded ``values [n, k]`` that lose what the sensor measured if written as ``dtype``: int64 ``[m]``.
 
@@ -75,7 +83,7 @@ def rounded_columns(
     step from sample to sample, and the column moves by more than a few such distances (one that stands still but for
     noise has nothing to lose).
 
-    bounds: the extremes of ``values``, where they are known
+    bounds: the extremes of ``values``, where they are known; ways: what to ask how far columns go
     """
     if dtype.kind != "f" or values.dtype.kind not in "iuf" or not len(values):
         return np.zeros(0, np.int64)
@@ -95,8 +103,5 @@ def rounded_columns(
         columns = np.flatnonzero(doubtful)
         if not len(columns):
             return columns
-        if (ways := native.ways(values)) is not None:
-            ways = ways[columns]
-        else:
-            ways = np.abs(np.diff(values[:, columns].astype(np.float64), axis=0)).sum(axis=0)
-    return columns[distance[columns] > ROUNDED * (ways / (len(values) - 1))]
+        mean_step = ways(values)[columns] / (len(values) - 1)
+    return columns[distance[columns] > ROUNDED * mean_step]

@@ -100,7 +100,7 @@ def test_one_that_is_stopped_is_given_up(tmp_path, awaited, monkeypatch, caplog)
 
 
 def test_threads_go_on_where_the_server_does_not_start(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("robocache.engine.crew.ForkServer", partial(_Broken))
+    monkeypatch.setattr("robocache.engine.early.ForkServer", partial(_Broken))
     summary = engine.run(job(write_shards(tmp_path / "logs", 2), tmp_path / "out", compute__processes=2))
     assert summary.rows and not summary.quarantined
     assert "it is broken; going on in threads" in caplog.text
