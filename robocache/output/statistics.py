@@ -341,6 +341,15 @@ def decode(data: bytes | pa.Buffer) -> tuple[dict[int, dict[str, Statistics]], d
     return each, together
 
 
+def together(data: bytes | pa.Buffer) -> dict[str, Statistics]:
+    """As :func:`decode`, only of all episodes together."""
+    return _together(_read(data))
+
+
+def _together(table: pa.Table) -> dict[str, Statistics]:
+    return {name: found for _, name, found in _rows(table.filter(table["episode_index"].is_null()))}
+
+
 @dataclass(frozen=True)
 class Moments:
     """Of a column in each of E episodes: their numbers ``[E]``; how many finite values each of D numbers had, and their
@@ -373,7 +382,7 @@ def moments(data: bytes | pa.Buffer) -> tuple[dict[str, Moments], dict[str, Stat
         std = np.sqrt(np.divide(m2, counts, out=np.zeros_like(m2), where=there))
         episodes = mine["episode_index"].to_numpy()
         out[name] = Moments(episodes, counts, *(np.where(there, v, np.nan) for v in (low, high, mean, std)))
-    return out, {name: found for _, name, found in _rows(table.filter(pa.array(~single)))}
+    return out, _together(table)
 
 
 def _read(data: bytes | pa.Buffer) -> pa.Table:

@@ -154,7 +154,7 @@ def _part_statistics(store: Store, records: Iterable[ShardRecord]) -> Iterator[d
             raise OutputError(f"{store.uri}: the statistics of a part are gone ({error}); run again") from error
         for name, data in zip(group, read, strict=True):
             try:
-                yield statistics.decode(data)[1]
+                yield statistics.together(data)
             except (OSError, ValueError) as error:
                 raise OutputError(
                     f"{store.uri}/{name}: cannot be read back ({error}); delete it and run again, "
