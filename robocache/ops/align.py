@@ -56,13 +56,16 @@ _HERE = nullcontext()  # the current stream
 class StreamSpec(NamedTuple):
     """One stream of a batch for :func:`fuse_multimodal`. Arrays are torch tensors or NumPy arrays (not copied).
 
-    values:  dense ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16 or bfloat16; any strides
+    values:  dense ``[B, S, D]`` or jagged ``[N, D]``; float64, float32, float16, bfloat16, or the 8-bit types that
+             ``out_dtype`` may be, which are widened first (to float16, that holds each of their numbers, or with a
+             ``scale`` to float32); any strides
     times:   ``[B, S]`` (or ``[S]`` for all) or jagged ``[N]``, non-decreasing a row
     mode:    one of :data:`~robocache.ops.MODES`; slerp takes D = 4, pose D = 7
     offsets: int64 ``[B+1]`` of a jagged stream, as Arrow list offsets
     max_gap: in the times' unit (a whole number for int64 times); None: no limit
     offset:  added to the stream's stamps (sensor latency, clock difference), in the times' unit
     period:  a full turn in the values' unit, such as 360. angle: default 2 pi; mean: default none, an ordinary mean
+    scale:   a number or float32 ``[D]`` that 8-bit values are multiplied by, as ``out_scale`` of who wrote them
     """
 
     values: Array
@@ -72,6 +75,7 @@ class StreamSpec(NamedTuple):
     max_gap: float | None = None
     offset: float = 0
     period: float | None = None
+    scale: Array | float | None = None
 
 
 def fuse_multimodal(
@@ -117,6 +121,7 @@ def resample_trajectories(
     *,
     mode: str = "linear",
     source_offsets: Array | None = None,
+    source_scale: Array | float | None = None,
     target_offsets: Array | None = None,
     max_gap: float | None = None,
     period: float | None = None,
@@ -132,7 +137,7 @@ def resample_trajectories(
     ``[B+1]``; target_times ``[B, T]`` or jagged ``[K]`` with target_offsets ``[B+1]``. Returns ``[B, T, D]``
     (``[K, D]``), and with ``return_valid`` also bool ``[B, T]`` (``[K]``). Everything else is as there.
     """
-    spec = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
+    spec = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period, source_scale)
     with _HERE if stream is None else _on(stream, (*spec, target_times, target_offsets, out_scale)):
         arguments = to_arguments((spec,), target_times, target_offsets, out_dtype, out_scale)
         if validate:
@@ -177,7 +182,7 @@ def to_arguments(
     if targets.dtype not in _fuse.TIME_DTYPES:
         raise ValueError(f"target times are {targets.dtype}; use int64 nanoseconds (or float64, float32)")
     values, times, offsets, modes, max_gaps, shifts, periods = [], [], [], [], [], [], []
-    for m, (x, t, mode, o, max_gap, shift, period) in enumerate(streams):
+    for m, (x, t, mode, o, max_gap, shift, period, scale) in enumerate(streams):
         if mode not in _MODE_INDEX:
             raise ValueError(f"streams[{m}].mode is {mode!r}; use one of {', '.join(MODES)}")
         # What is usual is looked at first: names are put together, and numbers converted, only where it is not.
@@ -189,6 +194,8 @@ def to_arguments(
             o = _tensor(o, f"streams[{m}].offsets")
         if x.dim() < 2:
             raise ValueError(f"streams[{m}].values are {list(x.shape)}; use [B, S, D], or with offsets [N, D]")
+        if scale is not None or x.dtype in _fuse.SCALED_DTYPES:
+            x = _widened(x, scale, f"streams[{m}]")
         if target_offsets is None and targets.dim() == 1:
             targets = targets.expand(x.shape[0] if o is None else o.shape[0] - 1, -1)
         if o is None and t.dim() == 1:
@@ -204,9 +211,10 @@ def to_arguments(
         usual = period is None and mode != "angle"
         periods.append(0.0 if usual else _period(period, mode, f"streams[{m}].period"))
     out_dtype = out_dtype or common_dtype(values)
-    scale = None if out_scale is None else _scale(out_scale, sum(x.shape[-1] for x in values), targets.device)
+    if out_scale is not None:
+        out_scale = _scale(out_scale, sum(x.shape[-1] for x in values), targets.device, "out_scale")
     return _fuse.Arguments(
-        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, scale
+        values, times, offsets, modes, max_gaps, shifts, periods, targets, target_offsets, out_dtype, out_scale
     )
 
 
@@ -312,14 +320,26 @@ def _period(value: float | None, mode: str, name: str) -> float:
     return float(value)
 
 
-def _scale(value: Array | float, width: int, device: torch.device) -> Tensor:
+def _widened(x: Tensor, scale: Array | float | None, name: str) -> Tensor:
+    """8-bit values in a type that the kernels read: float16 has all numbers of int8 and of both float8."""
+    if x.dtype not in _fuse.SCALED_DTYPES:
+        raise ValueError(f"{name}.scale is for 8-bit values, not for {x.dtype}")
+    if scale is None:
+        return x.to(torch.float16)
+    factors = _scale(scale, x.shape[-1], x.device, f"{name}.scale")
+    if factors.shape != x.shape[-1:]:
+        raise ValueError(f"{name}.scale is {list(factors.shape)}; use a number, or [{x.shape[-1]}]")
+    return x.to(torch.float32) * factors
+
+
+def _scale(value: Array | float, width: int, device: torch.device, name: str) -> Tensor:
     """float32 ``[width]`` on the device, without waiting for it. ``ValueError`` for a number that is no scale."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
-        return _tensor(value, "out_scale").to(device, torch.float32)
+        return _tensor(value, name).to(device, torch.float32)
     if not (isinstance(value, Tensor) and (value.is_cuda or torch.compiler.is_compiling())):
         value = float(value)
         if not torch.finfo(torch.float32).smallest_normal <= value <= torch.finfo(torch.float32).max:
-            raise ValueError(f"out_scale must be above 0 and finite in float32, got {value}")
+            raise ValueError(f"{name} must be above 0 and finite in float32, got {value}")
         return torch.full((width,), value, dtype=torch.float32, device=device)
     return value.to(device, torch.float32).expand(width)
 

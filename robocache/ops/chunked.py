@@ -187,6 +187,7 @@ def resample_trajectories_chunked(
     device: torch.device | str | None = None,
     mode: str = "linear",
     source_offsets: Array | None = None,
+    source_scale: Array | float | None = None,
     target_offsets: Array | None = None,
     max_gap: float | None = None,
     period: float | None = None,
@@ -198,7 +199,7 @@ def resample_trajectories_chunked(
     """:func:`~robocache.ops.align.resample_trajectories`, bit for bit, a piece of the batch at a time: see
     :func:`fuse_multimodal_chunked` for ``max_memory_mb`` and ``device``."""
     out, valid = fuse_multimodal_chunked(
-        [StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)],
+        [StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period, source_scale)],
         target_times,
         target_offsets=target_offsets,
         max_memory_mb=max_memory_mb,

@@ -303,12 +303,13 @@ def _reference_resample(
     *,
     mode: str = "linear",
     source_offsets: Tensor | None = None,
+    source_scale: Tensor | float | None = None,
     max_gap: float | int | None = None,
     period: float | None = None,
     return_valid: bool = False,
     **options,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period)
+    stream = StreamSpec(source_data, source_times, mode, source_offsets, max_gap, 0, period, source_scale)
     out, valid = _reference_fuse([stream], target_times, **options)
     return (out, valid[..., 0]) if return_valid else out
 

@@ -281,3 +281,46 @@ def test_public_and_reference_are_asked_alike():
         PUBLIC.fuse([], targets)
     with pytest.raises(ValueError, match="goes round nothing"):
         PUBLIC.resample(values, times, targets, mode="linear", period=360)
+
+
+# ---- 8-bit values ---------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_every_8_bit_number_is_read_as_it_is(impl, dtype):
+    codes = torch.arange(256, dtype=torch.uint8).view(dtype)[None, :, None]
+    times = torch.arange(256)[None] * MS
+    plain = codes.float()
+    found = impl.resample(codes, times, times)
+    assert found.dtype == torch.float16
+    assert torch.equal(found.float().nan_to_num(7.0), impl.resample(plain, times, times).nan_to_num(7.0))
+    finite = codes[:, plain[0, :, 0].isfinite()]
+    some, between = times[:, : finite.shape[1]], times[:, : finite.shape[1]] + MS // 4
+    mean = [impl.resample(v, some, between, out_dtype=torch.float32) for v in (finite, finite.float())]
+    assert_same_bits([mean[0]], [mean[1]])
+
+
+@each_implementation
+def test_8_bit_values_come_back_with_the_scale_they_were_stored_with(impl):
+    values, times, targets = dense(11, 3, 40, 25, width=6)
+    scale = torch.tensor([0.01, 0.02, 0.5, 1.0, 0.03, 0.1])
+    targets = torch.arange(25)[None] * MS + times.min()
+    codes, _ = impl.fuse([StreamSpec(values, times)], targets.expand(3, -1), out_dtype=torch.int8, out_scale=scale)
+    other = StreamSpec(values[..., :2], times)
+    fused, valid = impl.fuse([StreamSpec(codes, targets[0], scale=scale), other], targets[0])
+    assert fused.dtype == torch.float32 and valid[..., 0].all()
+    assert_same_bits([fused[..., :6]], [codes.float() * scale])
+    assert_same_bits([impl.resample(codes, targets[0], targets[0], source_scale=0.5)], [codes.float() * 0.5])
+
+
+@each_implementation
+def test_a_scale_that_does_not_fit_is_refused(impl):
+    values, times, targets = dense(12, 2, 10, 5, width=4)
+    codes = values.to(torch.int8)
+    with pytest.raises(ValueError, match=r"streams\[0\].scale is for 8-bit values, not for torch.float32"):
+        impl.fuse([StreamSpec(values, times, scale=2.0)], targets)
+    with pytest.raises(ValueError, match=r"streams\[0\].scale is \[3\]; use a number, or \[4\]"):
+        impl.fuse([StreamSpec(codes, times, scale=torch.ones(3))], targets)
+    with pytest.raises(ValueError, match=r"streams\[0\].scale must be above 0 and finite"):
+        impl.fuse([StreamSpec(codes, times, scale=-1.0)], targets)
