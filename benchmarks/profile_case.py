@@ -31,6 +31,22 @@ PROFILES = {
     "phase1_large_mean": ("large", "resample B4096 S2000 T1000 D32 mean bf16"),
     "phase1_large_slerp": ("large", "resample B4096 S2000 T1000 D4 slerp f32"),
     "phase1_large_pose": ("large", "resample B4096 S2000 T1000 D7 pose bf16"),
+    "phase1_large_f32": ("large", "resample B1024 S4096 T2048 D128 linear f32"),
+    "phase1_large_d32_f32": ("large", "resample B4096 S1000 T500 D32 linear f32"),
+    "phase1_large_d7_f32": ("large", "resample B4096 S4096 T2048 D7 linear f32"),
+    "phase1_large_d26": ("large", "resample B2048 S4096 T2048 D26 linear bf16"),
+    "phase1_large_d26_f32": ("large", "resample B2048 S4096 T2048 D26 linear f32"),
+    "phase1_large_jagged_f32": ("large", "resample jagged 10000 of 50..20000 D7 linear f32"),
+    "phase1_large_jagged_d32": ("large", "resample jagged 10000 of 50..20000 D32 linear bf16"),
+    "phase1_large_jagged_d32_f32": ("large", "resample jagged 10000 of 50..20000 D32 linear f32"),
+    "phase1_large_skewed": ("large", "resample jagged 1 of 1000000 + 10000 of 100 D32 linear bf16"),
+    "phase1_large_skewed_f32": ("large", "resample jagged 1 of 1000000 + 10000 of 100 D32 linear f32"),
+    "phase1_small_bf16": ("small", "resample B32 S500 T250 D256 linear bf16"),
+    "phase1_tiny": ("small", "resample B1 S200 T50 D7 linear bf16"),
+    "phase1_tiny_f32": ("small", "resample B1 S200 T50 D7 linear f32"),
+    "phase2_large_f32": ("large", "fuse B512 30s 400Hz D16 + 1000Hz D8 + 200Hz D8 to 100Hz f32"),
+    "phase2_large_wide": ("large", "fuse B1024 30s 200Hz D32 + 100Hz D32 + 50Hz D64 to 50Hz bf16"),
+    "phase2_large_wide_f32": ("large", "fuse B1024 30s 200Hz D32 + 100Hz D32 + 50Hz D64 to 50Hz f32"),
 }
 #: the same of clouds; KERNEL=regex picks one of the launches
 VOXELS = {
