@@ -182,40 +182,55 @@ def parse_chunk(record: np.ndarray, where: str) -> _Chunk:
 def _indexed(
     section: _DataSection, summary: Summary, wanted: frozenset[int], taker: Chunks | None
 ) -> Iterator[dict[int, Messages]]:
+    look = taker is not None and taker.waiting
+    windows = list(_windows(summary, wanted, look=look))
+    verify = section.verify and not section.will_cover([(window[0].start, window[-1].end) for window in windows])
     device = section.device if _takes(summary, wanted) else None
-    if device is not None or not (taker and taker.waiting):
+    if device is not None or not look:
         taker = None
-    batches = list(_batches(summary, wanted, WINDOW if device is None else device.most, look=taker is not None))
-    verify = section.verify and not section.will_cover([(batch[0].start, batch[-1].end) for batch in batches])
-    for batch in batches:
-        base = batch[0].start
-        raw = section.read(base, batch[-1].end)
-        parsed = [_chunk_at(raw, index.start - base, index, section.uri) for index in batch]
+    # A device takes many windows at once; which fault of several is told does not depend on it.
+    for group in [[window] for window in windows] if device is None else _groups(windows, device.most):
+        base = group[0][0].start
+        raw = section.read(base, group[-1][-1].end)
         if device is not None:
-            offloaded = _offloaded(device, raw, base, batch, parsed, wanted, verify)
+            offloaded = _offloaded(device, raw, base, [chunk for window in group for chunk in window], wanted, verify)
             if offloaded is not None:
                 yield offloaded
                 continue
-        buffer = section.scratch(sum(chunk.size for chunk in parsed))
-        found: dict[int, list[np.ndarray]] = {}
-        limits: dict[int, list[tuple[int, int, int]]] = {}
-        at = 0
-        for index, chunk in zip(batch, parsed, strict=True):
-            end = at + chunk.size
-            chunk.unpack(buffer[at:end], verify)
-            if index.index_offsets:
-                offsets = _message_indexes(raw, base, index, wanted, chunk.where)
-            else:
-                offsets = {id: o - np.uint64(at) for id, o in _scan_chunk(buffer, at, end, wanted, chunk.where).items()}
-            left = offsets if taker is None else taker.take(buffer[at:end], offsets)
-            if not left and not found:
-                continue  # the next one takes its place, which lies in the cache
-            for id, some in left.items():
-                found.setdefault(id, []).append(some)
-                limits.setdefault(id, []).append((len(some), at, end))
-            at = end
-        window = buffer[:at]
-        yield {id: locate(window, id, found[id], limits[id], section.uri) for id in sorted(found)}
+        for window in group:
+            yield _unpacked(section, raw, base, window, wanted, verify, taker)
+
+
+def _unpacked(
+    section: _DataSection,
+    raw: np.ndarray,
+    base: int,
+    window: Sequence[ChunkIndex],
+    wanted: frozenset[int],
+    verify: bool,
+    taker: Chunks | None,
+) -> dict[int, Messages]:
+    """The messages of a window's chunks that nobody has taken. ``raw``: the file's bytes from ``base`` on."""
+    chunks = [_chunk_at(raw, index.start - base, index, section.uri) for index in window]
+    buffer = section.scratch(sum(chunk.size for chunk in chunks))
+    found: dict[int, list[np.ndarray]] = {}
+    limits: dict[int, list[tuple[int, int, int]]] = {}
+    at = 0
+    for index, chunk in zip(window, chunks, strict=True):
+        end = at + chunk.size
+        chunk.unpack(buffer[at:end], verify)
+        if index.index_offsets:
+            offsets = _message_indexes(raw, base, index, wanted, chunk.where)
+        else:
+            offsets = {id: o - np.uint64(at) for id, o in _scan_chunk(buffer, at, end, wanted, chunk.where).items()}
+        left = offsets if taker is None else taker.take(buffer[at:end], offsets)
+        if not left and not found:
+            continue  # the next one takes its place, which lies in the cache
+        for id, some in left.items():
+            found.setdefault(id, []).append(some)
+            limits.setdefault(id, []).append((len(some), at, end))
+        at = end
+    return {id: locate(buffer[:at], id, found[id], limits[id], section.uri) for id in sorted(found)}
 
 
 def _takes(summary: Summary, wanted: frozenset[int]) -> bool:
@@ -229,22 +244,22 @@ def _offloaded(
     device: offload.Device,
     raw: np.ndarray,
     base: int,
-    batch: Sequence[ChunkIndex],
-    parsed: Sequence[_Chunk],
+    indexes: Sequence[ChunkIndex],
     wanted: frozenset[int],
     verify: bool,
 ) -> dict[int, Messages] | None:
     """The messages of some chunks, unpacked by a device; None where it does not take them, or finds a fault."""
-    if any(chunk.compression != "zstd" for chunk in parsed):
+    try:
+        chunks = [_chunk_at(raw, index.start - base, index, "") for index in indexes]
+        entries_of = [_message_indexes(raw, base, index, wanted, "") for index in indexes]
+    except InputError:
+        return None
+    if any(chunk.compression != "zstd" for chunk in chunks):
         return None
     found: dict[int, list[tuple[np.ndarray, int, int]]] = {}
     at = 0
-    for index, chunk in zip(batch, parsed, strict=True):
-        try:
-            indexes = _message_indexes(raw, base, index, wanted, chunk.where)
-        except InputError:  # which fault of a file is told does not depend on the device
-            return None
-        for id, entries in indexes.items():
+    for chunk, of_channels in zip(chunks, entries_of, strict=True):
+        for id, entries in of_channels.items():
             found.setdefault(id, []).append((entries, at, at + chunk.size))
         at += chunk.size
     offsets = np.concatenate([some for pieces in found.values() for some, _, _ in pieces] or [np.empty(0, np.uint64)])
@@ -257,9 +272,9 @@ def _offloaded(
     if any(begin == end for begin, end in pairwise(bounds)):
         return None
     unpacked = device.unpack(
-        [chunk.data for chunk in parsed],
-        [chunk.size for chunk in parsed],
-        [chunk.crc if verify else 0 for chunk in parsed],
+        [chunk.data for chunk in chunks],
+        [chunk.size for chunk in chunks],
+        [chunk.crc if verify else 0 for chunk in chunks],
         offsets,
         np.array(pieces, np.int64).reshape(-1, 5),
         np.array(bounds[:-1], np.int64),
@@ -275,21 +290,41 @@ def _offloaded(
     return messages
 
 
-def _batches(summary: Summary, wanted: frozenset[int], most: int, *, look: bool) -> Iterator[list[ChunkIndex]]:
-    """Chunks that hold wanted channels, in file order, as many at once as unpack to ``most`` bytes and lie close
+def _windows(summary: Summary, wanted: frozenset[int], *, look: bool) -> Iterator[list[ChunkIndex]]:
+    """Chunks that hold wanted channels, in file order, as many at once as unpack to ``WINDOW`` bytes and lie close
     together. ``look``: the first alone."""
-    batch: list[ChunkIndex] = []
+    window: list[ChunkIndex] = []
     size = 0
     for chunk in summary.chunks:
         if chunk.index_offsets and wanted.isdisjoint(chunk.index_offsets):
             continue
-        if batch and (look or size + chunk.uncompressed_size > most or chunk.start - batch[-1].end > _GAP):
-            yield batch
-            batch, size, look = [], 0, False
-        batch.append(chunk)
+        if window and (look or size + chunk.uncompressed_size > WINDOW or not _near(window[-1], chunk)):
+            yield window
+            window, size, look = [], 0, False
+        window.append(chunk)
         size += chunk.uncompressed_size
-    if batch:
-        yield batch
+    if window:
+        yield window
+
+
+def _groups(windows: Sequence[list[ChunkIndex]], most: int) -> Iterator[list[list[ChunkIndex]]]:
+    """Windows that lie close together, as many at once as unpack to ``most`` bytes."""
+    group: list[list[ChunkIndex]] = []
+    size = 0
+    for window in windows:
+        more = sum(chunk.uncompressed_size for chunk in window)
+        if group and (size + more > most or not _near(group[-1][-1], window[0])):
+            yield group
+            group, size = [], 0
+        group.append(window)
+        size += more
+    if group:
+        yield group
+
+
+def _near(one: ChunkIndex, other: ChunkIndex) -> bool:
+    """Whether what lies between two chunks is cheaper to read than to seek over."""
+    return other.start - one.end <= _GAP
 
 
 def _chunk_at(raw: np.ndarray, at: int, index: ChunkIndex, uri: str) -> _Chunk:
