@@ -116,7 +116,7 @@ def main() -> None:
                 "inflate_s": f"{floor:.3f}",
                 "ratio": f"{run_s / floor:.2f}",
                 "rows": last["rows"],
-                "quarantined": last["quarantined"],
+                "quarantined": len(last["quarantined"]),
                 "n": args.repetitions,
                 "shares": ", ".join(
                     f"{k} {100 * s / whole:.0f} %" for k, s in last["stages"].items() if s > whole / 100

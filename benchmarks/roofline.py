@@ -1,7 +1,7 @@
 """Roofline and counters of the profiled kernels, from the raw pages that scripts/profile_ncu.sh wrote.
 
-    python benchmarks/roofline.py FOLDER     (*.csv in it) -> docs/perf/roofline/{h100.svg,h100_counters.csv}, and the
-                                             table in docs/perf/roofline/h100_analysis.md
+    python benchmarks/roofline.py FOLDER     (*.csv in it) -> docs/perf/roofline/{h100.svg,h100_instructions.svg,
+                                             h100_counters.csv}, and the table in docs/perf/roofline/h100_analysis.md
 
 The copy bandwidth is that of benchmarks/results/phase1_trajectory.csv (column copy_gb_s). Arithmetic: float32 adds and
 multiplies as 1, fused multiply-adds as 2, per byte that DRAM moved, as Nsight Compute's own roofline counts.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import math
 import re
 import statistics
 import sys
@@ -55,6 +56,9 @@ class Counters:
     issue_slots_percent: float
     top_stall: str
     top_stall_cycles: float
+    ginst_s: float = math.nan  # instructions of warps, 1e9 a second
+    ginst_peak: float = math.nan  # one a cycle of each scheduler
+    inst_per_kb: float = math.nan  # of warps, for 1,000 bytes that DRAM moved
 
 
 def kept() -> list[Counters]:
@@ -132,6 +136,9 @@ def counters(report: str, raw: dict[str, str | float], copy_gb_s: float) -> Coun
         ),
         top_stall=top,
         top_stall_cycles=stalls.get(top, float("nan")),
+        ginst_s=number("smsp__inst_executed.sum") / seconds / 1e9,
+        ginst_peak=number("smsp__cycles_elapsed.sum.per_second") / 1e9,
+        inst_per_kb=1e3 * number("smsp__inst_executed.sum") / (read + write),
     )
 
 
@@ -151,34 +158,61 @@ def counters_table() -> str:
             f"{float(row['issue_slots_percent']):.0f}",
             f"{row['top_stall']} {float(row['top_stall_cycles']):.1f}",
             f"{float(row['flop_per_byte']):.3f}",
+            "" if math.isnan(per_kb := float(row["inst_per_kb"])) else f"{per_kb:.0f}",
         ]
         for row in (read_csv(COUNTERS) if COUNTERS.exists() else [])
     ]
     header = ["report", "kernel", "us", "DRAM GB/s", "of a copy", "occupancy, %", "registers", "shared, bytes"]
-    return table([*header, "L2 hits, %", "issue slots, %", "top stall, cycles an issue", "flop a byte"], lines)
+    return table(
+        [*header, "L2 hits, %", "issue slots, %", "top stall, cycles an issue", "flop a byte", "instructions a kB"],
+        lines,
+    )
 
 
-def draw(found: list[Counters], copy_gb_s: float, path: Path) -> None:
+Point = tuple[Counters, float, float]  # of which kernel, where it is on the axes
+
+
+def draw(
+    points: list[Point], slope: float, peak: float, limits: tuple[float, float], names: list[str], path: Path
+) -> None:
+    """Kernels under a roof that rises by ``slope``, a copy's speed, to ``peak``. names: of axes and roof."""
     import plots
 
     figure, axes = plots.new_figure(7, 4.5)
-    peak = statistics.median(c.gflop_peak for c in found)
-    low, high = 0.1, 100.0
-    knee = peak / copy_gb_s
-    axes.plot([low, knee, high], [low * copy_gb_s, peak, peak], color="black", linewidth=1)
-    axes.annotate(f"copy, {copy_gb_s:,.0f} GB/s", (low * 1.1, low * copy_gb_s * 6))
-    axes.annotate(f"float32 peak, {peak:,.0f} GFLOP/s", (knee / 12, peak * 0.9))
+    low, high = limits
+    knee = peak / slope
+    axes.plot([low, knee, high], [low * slope, peak, peak], color="black", linewidth=1)
+    axes.annotate(names[2], (low * 1.1, low * slope * 6))
+    axes.annotate(names[3], (knee / 12, peak * 0.9))
     markers = itertools.cycle("osD^v<>pPX*hd")  # more kernels than there are colours
-    for c in found:
-        if c.gflop_s > 0:
-            label = f"{c.report}, {c.share_of_copy:.0%} of a copy"
-            axes.scatter(c.flop_per_byte, c.gflop_s, s=18, marker=next(markers), label=label)
+    for c, x, y in points:
+        axes.scatter(x, y, s=18, marker=next(markers), label=f"{c.report}, {c.share_of_copy:.0%} of a copy")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("float32 operations a DRAM byte")
-    axes.set_ylabel("GFLOP/s")
-    axes.legend(fontsize=6, loc="lower right")
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    axes.legend(fontsize=4 if len(points) > 20 else 6, loc="lower right", ncols=2 if len(points) > 20 else 1)
     plots.save(figure, path)
+
+
+def draw_both(found: list[Counters], copy: float) -> None:
+    """The rooflines of arithmetic and of instructions, which issue slots bound whatever they compute."""
+    line = f"copy, {copy:,.0f} GB/s"
+    flops = [(c, c.flop_per_byte, c.gflop_s) for c in found if c.gflop_s > 0]
+    peak = statistics.median(c.gflop_peak for c in found)
+    names = ["float32 operations a DRAM byte", "GFLOP/s", line, f"float32 peak, {peak:,.0f} GFLOP/s"]
+    draw(flops, copy, peak, (0.1, 100.0), names, FOLDER / "h100.svg")
+    issued = [(c, c.inst_per_kb, c.ginst_s) for c in found if c.ginst_s > 0]
+    peak = statistics.median(c.ginst_peak for c, *_ in issued)
+    names = ["instructions of warps for 1,000 DRAM bytes", "1e9 instructions a second", line]
+    draw(
+        issued,
+        copy / 1e3,
+        peak,
+        (10.0, 10000.0),
+        [*names, f"issue slots, {peak:,.0f}"],
+        FOLDER / "h100_instructions.svg",
+    )
 
 
 def main() -> int:
@@ -199,7 +233,7 @@ def main() -> int:
     write_csv(COUNTERS, [asdict(c) for c in found])
     fill(FOLDER / "h100_analysis.md", {"counters": counters_table})
     print(counters_table())
-    draw(found, copy, FOLDER / "h100.svg")
+    draw_both(found, copy)
     return 0
 
 
