@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -115,6 +116,11 @@ def numpy_type(kind: pa.DataType) -> np.dtype:
     Arrow's own way wants pandas to be there, up to pyarrow 25.
     """
     return _NUMPY_TYPES[kind]
+
+
+def as_rows(values: np.ndarray) -> np.ndarray:
+    """Samples ``[n, *shape]`` as ``[n, width]``. n may be 0: how wide those are NumPy does not work out from -1."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 _NUMPY_TYPES = {pa.from_numpy_dtype(np.dtype(code)): np.dtype(code) for code in "?bhilBHILefd"}

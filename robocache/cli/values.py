@@ -13,6 +13,7 @@ from rich.text import Text
 
 from robocache.cli.terminal import cell, grid, shown
 from robocache.errors import InputError
+from robocache.types import as_rows
 
 if TYPE_CHECKING:
     from robocache.formats import InputSpec
@@ -63,7 +64,7 @@ def values_of(stream: Stream) -> Values | None:
     """None where a stream holds no numbers."""
     if not isinstance(stream.values, np.ndarray):
         return _of_lists(stream.values)
-    values = stream.values.reshape(len(stream.values), -1)
+    values = as_rows(stream.values)
     there = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
     if stream.present is not None:
         there &= stream.present

@@ -14,6 +14,7 @@ from robocache.engine.clean import selectable
 from robocache.engine.prepare import Request
 from robocache.features import Aligned
 from robocache.ops.modes import WIDTHS
+from robocache.types import as_rows
 
 #: Aligns values ``[n, k]`` at times ``[n]`` of a mode to targets ``[T]``: values ``[T, k]`` float64, valid ``[T]``.
 Align = Callable[[Request, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -31,7 +32,7 @@ def poses_of(pose: Request, clouds: Request, align: Align) -> Aligned:
         (group,) = cleaned.groups
         values = group.values
         if values is None:
-            values = np.asarray(selectable(cleaned.stream.values)).reshape(len(cleaned.stream.times), -1)
+            values = as_rows(np.asarray(selectable(cleaned.stream.values)))
             values = values[group.recorded(slice(None))]
         values = _xyzw(values.astype(np.float64), pose.source.quaternion_order)
         if pose.source.static:

@@ -28,7 +28,7 @@ from robocache.output.lerobot.others import OthersTree
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Column, Rows, dense
 from robocache.output.schema import marks
-from robocache.types import Episode
+from robocache.types import Episode, as_rows
 from robocache.video import png
 
 #: Numbers of a feature that a sample episode shows, images of a camera, and how wide an image is.
@@ -139,7 +139,7 @@ def _abreast(feature: Any, episode: Episode | None, width: int) -> list[tuple[np
         stream = episode.streams.get(source.key)
         if stream is None or not isinstance(stream.values, np.ndarray) or source.static:
             return []
-        flat = stream.values.reshape(len(stream.times), -1)
+        flat = as_rows(stream.values)
         out += [(stream.times + source.offset, flat[:, k]) for k in range(flat.shape[1])]
     return out if len(out) == width else []
 

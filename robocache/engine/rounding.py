@@ -9,7 +9,7 @@ from robocache.engine.prepare import Request
 from robocache.features.cast import rounded_columns, way_of
 from robocache.formats.messages import native
 from robocache.output.schema import FeatureType
-from robocache.types import Finding, StreamType, numpy_type
+from robocache.types import Finding, StreamType, as_rows, numpy_type
 
 #: Sources wider than this are matrices and images: no set of joints that may turn, and not looked at for rounding.
 JOINTS = 64
@@ -28,7 +28,7 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
         if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
             bounds = group.extremes
         else:
-            values = recorded.reshape(len(recorded), -1)
+            values = as_rows(recorded)
             values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
             values = values if group.columns is None else values[:, group.columns]
         lost = rounded_columns(values, dtype, bounds, _ways)

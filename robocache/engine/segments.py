@@ -20,7 +20,7 @@ from robocache.engine.retry import with_retries
 from robocache.errors import ConfigError, InputError
 from robocache.formats import read_episode
 from robocache.threads import mapped
-from robocache.types import NEVER, EpisodeRef, Segment, Stream
+from robocache.types import NEVER, EpisodeRef, Segment, Stream, as_rows
 
 _THREADS = 4  # each holds a topic of a recording
 
@@ -153,7 +153,7 @@ def _without_gaps(times: np.ndarray, longer: int) -> Iterator[tuple[int, int]]:
 
 def _values(stream: Stream, order: np.ndarray, path: str) -> list[bool | int | float | str]:
     if isinstance(stream.values, np.ndarray):
-        flat = stream.values.reshape(len(stream.values), -1)
+        flat = as_rows(stream.values)
         if flat.shape[1] == 1:
             return [value for (value,) in flat[order].tolist()]
     elif pa.types.is_string(stream.values.type) or pa.types.is_large_string(stream.values.type):

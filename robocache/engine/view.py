@@ -20,7 +20,7 @@ from robocache.output.lerobot.others import OthersTree
 from robocache.output.pictures import Pictures
 from robocache.output.rows import Column, Rows
 from robocache.output.schema import marks
-from robocache.types import Episode
+from robocache.types import Episode, as_rows
 
 #: Numbers of a source or a feature that are drawn.
 _NUMBERS = 64
@@ -106,7 +106,7 @@ def _stream(recording: Any, at: str, times: np.ndarray, values: Any) -> str:
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "fiub" or not len(values):
             return ""
-        flat = values.reshape(len(values), -1)
+        flat = as_rows(values)
         if flat.shape[1] > _NUMBERS:
             return ""
         _numbers(recording, at, times[order], flat[order].astype(np.float64), [])

@@ -16,7 +16,7 @@ from robocache.engine.lookback import bins
 from robocache.engine.prepare import Request
 from robocache.engine.timeline import Timeline
 from robocache.features import Aligned
-from robocache.types import Finding, numpy_type
+from robocache.types import Finding, as_rows, numpy_type
 
 
 def gathered(r: Request, timeline: Timeline, *, past: bool, findings: list[Finding]) -> Aligned:
@@ -38,7 +38,7 @@ def gathered(r: Request, timeline: Timeline, *, past: bool, findings: list[Findi
     found, valid = high - low, high > low
     counts = np.minimum(found, size)
     first = high - counts
-    recorded = _numbers(cleaned.stream.values).reshape(len(cleaned.stream.times), -1)
+    recorded = as_rows(_numbers(cleaned.stream.values))
     values = np.full((count, size, recorded.shape[1]), _nothing(recorded.dtype), recorded.dtype)
     places = np.minimum(first[valid, None] + np.arange(size), high[valid, None] - 1)
     values[valid] = recorded[rows[places]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -84,30 +84,32 @@ class _Log(Part):
 
     def _walk(self) -> None:
         data, at, size = self._data, _HEADER, len(self._data)
-        unpack, current = _HEAD.unpack_from, dict[int, int]()
+        # What takes the offset and the size of a message, by the number that stands in front of it.
+        current: dict[int, tuple[Callable[[int], None], Callable[[int], None]]] = {}
+        unpack, header = _HEAD.unpack_from, _HEAD.size
         bounds: list[int] = [size]
-        while at + _HEAD.size <= size:
+        while at + header <= size:
             length, kind = unpack(data, at)
-            start = at + _HEAD.size
+            start = at + header
             end = start + length
-            if end > bounds[0] and len(bounds) > 1:  # what was appended after a crash begins here
-                at = bounds.pop(0)
-                continue
-            if kind not in _KNOWN:
+            if end > bounds[0]:
+                if len(bounds) > 1:  # what was appended after a crash begins here
+                    at = bounds.pop(0)
+                    continue
+                if kind in _KNOWN:
+                    break
+            if kind == _DATA:  # nearly all are
+                if length > 2 and (keep := current.get(data[start] | data[start + 1] << 8)) is not None:
+                    keep[0](start + 2)
+                    keep[1](length - 2)
+            elif kind not in _KNOWN:
                 self._damaged(at, f"a message of unknown type {kind:#04x}")
                 return
-            if end > size:
-                break
-            if kind == _DATA and length > 2:
-                channel = current.get(data[start] | data[start + 1] << 8, -1)
-                if channel >= 0:
-                    self._offsets[channel].append(start + 2)
-                    self._sizes[channel].append(length - 2)
             elif kind == _ADD and length > 3:
                 id = len(self._added)
                 self._added[id] = (data[start + 3 : end].decode("utf-8", "replace"), data[start])
                 self._offsets[id], self._sizes[id] = [], []
-                current[data[start + 1] | data[start + 2] << 8] = id
+                current[data[start + 1] | data[start + 2] << 8] = self._offsets[id].append, self._sizes[id].append
             elif kind == _FLAGS and at == _HEADER and length >= 40:
                 bounds = self._appended(data[start:end], size)
             else:

@@ -403,3 +403,10 @@ def test_clouds(tmp_path, capsys):
     (tmp_path / "run" / "1700000001.0.pcd").write_bytes(cloud_kit.pcd(cloud_kit.points(9))[:-1])
     assert robocache.cli.main(command[:-1]) == 0
     assert "cannot be read: 9 points of" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_stream_that_is_announced_and_never_sent_has_no_values():
+    """As ROS 2 bags have: topics without a message."""
+    for shape, width in (((0,), 1), ((0, 3), 3), ((0, 2, 4), 8)):
+        found = values_of(Stream(np.zeros(0, np.int64), np.zeros(shape)))
+        assert found == Values(shape[1:], (), "", (None,) * width, (None,) * width, 0)
