@@ -3,7 +3,7 @@
     python benchmarks/peers.py [DATA] [--repetitions 7] [--csv FILE]
 
 DATA: the folder of real recordings (../shared/data). Logs with protobuf, HDF5 and Zarr are made: 60 s of a sensor at
-1 kHz, 100 demonstrations of 300 steps. Every case starts from the path (page cache warm) and ends with arrays of
+1 kHz, 20 demonstrations of 300 steps. Every case starts from the path (page cache warm) and ends with arrays of
 float64, which are compared before anything is timed; the cases take turns. A peer reads as its documentation has it:
 message by message, an array an episode, or row by row.
 """
@@ -26,7 +26,7 @@ from decode import HUSKY, official_arrays, topics_of
 from robocache.formats import InputSpec, TableTimes, list_episodes, read_episode
 
 Arrays = dict[str, np.ndarray]
-DEMOS, STEPS = 100, 300
+DEMOS, STEPS = 20, 300
 WIDTHS = {"obs/eef_pos": 3, "obs/joint_pos": 7, "obs/joint_vel": 7, "obs/gripper": 2, "actions": 7}
 RATE = TableTimes(rate_hz=20.0)
 POSE_TYPES = {

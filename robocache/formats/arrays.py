@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -159,18 +160,22 @@ class _Part:
 
     def rows(self) -> dict[str, Rows]:
         """Arrays that have a row for each step."""
-        found = {path: a for path, a in self._arrays.found.items() if a.shape and path != ENDS}
-        count = self._count(found)
-        return {path: a for path, a in sorted(found.items(), key=lambda x: natural_key(x[0])) if a.shape[0] == count}
+        found = sorted(self._found.items(), key=lambda x: natural_key(x[0]))
+        return {path: a for path, a in found if a.shape[0] == self._count}
 
-    def _count(self, found: Mapping[str, Rows]) -> int | None:
+    @cached_property
+    def _found(self) -> dict[str, Rows]:
+        return {path: a for path, a in self._arrays.found.items() if a.shape and path != ENDS}
+
+    @cached_property
+    def _count(self) -> int | None:
         """Rows of the file: those of the time, of the last episode's end, or of most numbers."""
         if named := self._spec.times.named if self._spec.times else ():
             array = self._arrays.found.get(named[0][0])
             return array.shape[0] if array is not None and array.shape else None
         if ENDS in self._arrays.found:
             return int(np.asarray(self._arrays.found[ENDS][:])[-1])
-        lengths = [a.shape[0] for a in found.values() if np.dtype(a.dtype).kind in "biufV"]
+        lengths = [a.shape[0] for a in self._found.values() if np.dtype(a.dtype).kind in "biufV"]
         return max(set(lengths), key=lengths.count, default=None)
 
     def clock(self) -> Fraction | float | None:
@@ -194,7 +199,7 @@ class _Part:
         """int64 nanoseconds ``[rows]``."""
         rate = self.clock()
         if rate is not None:
-            low, high = self._bounds or (0, self._count(self.rows()) or 0)
+            low, high = self._bounds or (0, self._count or 0)
             refuse_bomb(f"{self._where}: the times of {high - low} rows", 8 * (high - low), self._size)
             return rate_times(high - low, rate)
         assert self._spec.times is not None
@@ -266,9 +271,8 @@ class _Part:
 
     def _read(self, path: str, array: Rows) -> np.ndarray:
         self._check(path, array)
-        count = self._count({p: a for p, a in self._arrays.found.items() if a.shape and p != ENDS})
-        if not array.shape or array.shape[0] != count:
-            raise InputError(f"{self._where}: {path!r} has shape {list(array.shape)}, the steps are {count}")
+        if not array.shape or array.shape[0] != self._count:
+            raise InputError(f"{self._where}: {path!r} has shape {list(array.shape)}, the steps are {self._count}")
         low, high = self._bounds or (0, array.shape[0])
         if high > array.shape[0]:
             raise InputError(f"{self._where}: {path!r} has {array.shape[0]} rows, the episode ends at {high}")
