@@ -39,10 +39,13 @@ _VIDEOS = 64
 
 def open_dataset(uri: str, storage_options: Mapping[str, Any] | None = None, *, version: int | None = None) -> Output:
     """The output of a run (:meth:`Output.open`), or a LeRobot dataset that no run has made. ``OutputError``."""
-    store = Store(uri, storage_options)
-    if version is None and of_others(store):
-        return OthersTree(store)
-    return Output.open(uri, storage_options, version=version)
+    try:
+        return Output.open(uri, storage_options, version=version)
+    except OutputError:
+        store = Store(uri, storage_options)
+        if version is None and of_others(store):
+            return OthersTree(store)
+        raise
 
 
 class OthersTree(Output):
