@@ -21,41 +21,13 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from itertools import count
 from pathlib import Path
 
 import common
 from inflating import Decompressor, chunks_of
-
-from robocache.sample import write_samples
+from many_logs import linked
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
-FOLDERS = 16  # of six logs
-
-
-def _some_logs(folder: Path, seed: int) -> None:
-    write_samples(folder / f"{seed:02d}", episodes=6, seconds=60.0, seed=seed, damaged=False)
-
-
-def logs_of(folder: Path, gigabytes: float) -> Path:
-    """A folder in which the logs appear as often as so many gigabytes take."""
-    made, target = folder / "logs", folder / f"{gigabytes:g}gb"
-    if not made.exists():
-        with ProcessPoolExecutor() as pool:
-            list(pool.map(partial(_some_logs, made), range(FOLDERS)))
-    if target.exists():
-        return target
-    left = gigabytes * 1e9
-    for k, path in ((k, path) for k in count() for path in sorted(made.rglob("*.mcap"))):
-        there = target / str(k) / path.relative_to(made)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, there)
-        left -= path.stat().st_size
-        if left <= 0:
-            break
-    return target
 
 
 def inflate(source: Path, threads: int, repetitions: int) -> float:
@@ -95,7 +67,7 @@ def main() -> None:
     usable = sorted(os.sched_getaffinity(0))
     about, rows = common.machine("torch", "pyarrow", "zstandard"), []
     for cores in [n for n in args.cores if n <= len(usable)]:
-        source = logs_of(args.folder, max(1.0, cores * args.gigabytes))
+        source = linked(args.folder, max(1.0, cores * args.gigabytes))
         os.sched_setaffinity(0, usable[:cores])
         floor = inflate(source, cores, args.repetitions)
         for device in args.device:

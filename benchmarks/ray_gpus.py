@@ -27,7 +27,6 @@ import signal
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,47 +35,16 @@ from typing import Any
 import common
 import ray
 import torch
+from many_logs import linked
 
 from robocache import AlignEpisodes, EpisodeDatasource
 from robocache.config.load import load_job
 from robocache.engine import run as engine
 from robocache.engine.align import Aligner, Begun
 from robocache.engine.process import Processor
-from robocache.sample import write_samples
 from robocache.types import Episode
 
 CONFIG = str(Path(__file__).resolve().parent.parent / "configs" / "demo.yaml")
-LOGS, SECONDS = 16, 60.0  # folders of six logs
-
-
-def _some_logs(folder: Path, seed: int) -> None:
-    write_samples(folder / f"{seed:02d}", episodes=6, seconds=SECONDS, seed=seed, damaged=False)
-
-
-def logs(folder: Path) -> Path:
-    made = folder / "logs"
-    if not made.exists():
-        with ProcessPoolExecutor(LOGS) as pool:
-            list(pool.map(partial(_some_logs, made), range(LOGS)))
-    return made
-
-
-def linked(folder: Path, gigabytes: float) -> Path:
-    """A folder in which the logs appear as often as that takes, and no oftener."""
-    source, target = logs(folder), folder / f"{gigabytes:g}gb"
-    if target.exists():
-        return target
-    left, k = gigabytes * 1e9, 0
-    while left > 0:
-        for path in sorted(source.rglob("*.mcap")):
-            if left <= 0:
-                break
-            there = target / str(k) / path.relative_to(source)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, there)
-            left -= path.stat().st_size
-        k += 1
-    return target
 
 
 def digest(out: Path) -> str:
