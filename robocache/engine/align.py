@@ -222,7 +222,9 @@ class Aligner:
             return []
         column = self.preparer.features[self.job.features.index(r.feature)]
         findings += rounding(r, column)
-        return [self._part(r, group, column, timeline, findings) for group in r.cleaned.groups]
+        parts = [self._part(r, group, column, timeline, findings) for group in r.cleaned.groups]
+        scratch.tidy()
+        return parts
 
     def _part(
         self, r: Request, group: Columns, column: FeatureType, timeline: Timeline, findings: list[Finding]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from robocache import scratch
+from robocache.engine.clean import bounds
 from robocache.engine.prepare import Request
 from robocache.features.cast import rounded_columns, way_of
 from robocache.formats.messages import native
@@ -24,14 +26,16 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
         return []
     dtype, out = numpy_type(kind), []
     for group in cleaned.groups:
-        values, bounds = group.values, None
+        values, known = group.values, None
         if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
-            bounds = group.extremes
+            known = group.extremes
         else:
             values = as_rows(recorded)
             values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
             values = values if group.columns is None else values[:, group.columns]
-        lost = rounded_columns(values, dtype, bounds, _ways)
+        if known is None and len(values) and scratch.on_disk(values):
+            known = bounds(values)  # some rows at a time
+        lost = rounded_columns(values, dtype, known, _ways)
         if len(lost):
             names = ", ".join(r.column_name(group, int(c)) for c in lost[:4])
             text = (
@@ -43,5 +47,10 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
 
 
 def _ways(values: np.ndarray) -> np.ndarray:
-    found = native.ways(values)
-    return way_of(values) if found is None else found
+    """As :func:`robocache.features.cast.way_of`, of a column on the disk some rows at a time."""
+    total = np.zeros(values.shape[1])
+    for some in scratch.blocks(values):
+        rows = values[max(some.start - 1, 0) : some.stop]  # with the last of those before
+        found = native.ways(rows)
+        total += way_of(rows) if found is None else found
+    return total
