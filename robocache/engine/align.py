@@ -45,7 +45,6 @@ GAP_STEPS = 10
 #: ``snap: auto`` is the timeline's period divided by this.
 SNAP_SHARE = 10
 
-_MB = 2**20
 #: See :attr:`Aligner.batch_bytes`: on a CPU, on a GPU.
 _BATCH_BYTES = (2 << 20, 256 << 20)
 
@@ -131,7 +130,7 @@ class Aligner:
 
         A call costs what some hundred kilobytes do on a CPU; on a GPU each also waits for the device. All are held.
         """
-        limit = self.job.compute.max_memory_mb * _MB // 4
+        limit = self.job.compute.max_memory_mb * 2**20 // 4
         return min(limit, _BATCH_BYTES[torch.device(self.device).type != "cpu"])
 
     def align(
