@@ -352,10 +352,10 @@ def _spread(times: np.ndarray, first: np.ndarray, counts: np.ndarray, *, even: b
     """
     many = np.flatnonzero(counts > 1)
     begin, count = first[many], counts[many]
-    stamps, following = times[begin], np.append(times, 0)[begin + count]
+    stamps, following = times[begin], times[np.minimum(begin + count, len(times) - 1)]
     if many[-1] == len(counts) - 1:  # as long as others last
         others = times[first]
-        following[-1] = stamps[-1] + (np.median(np.diff(others)) if len(others) > 1 else count[-1])
+        following[-1] = stamps[-1] + (int(np.median(np.diff(others))) if len(others) > 1 else count[-1])
     share = (following - stamps) // count
     if not even:
         share = np.minimum(share, 1)
