@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
 from robocache import scratch
-from robocache.engine.clean import bounds
+from robocache.engine.clean import Columns
 from robocache.engine.prepare import Request
 from robocache.features.cast import rounded_columns, way_of
 from robocache.formats.messages import native
@@ -26,16 +28,13 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
         return []
     dtype, out = numpy_type(kind), []
     for group in cleaned.groups:
-        values, known = group.values, None
-        if values is not None and values.dtype == recorded.dtype and len(values) == len(recorded):
-            known = group.extremes
-        else:
+        values = group.values
+        if values is None or values.dtype != recorded.dtype or len(values) != len(recorded):
             values = as_rows(recorded)
             values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
             values = values if group.columns is None else values[:, group.columns]
-        if known is None and len(values) and scratch.on_disk(values):
-            known = bounds(values)  # some rows at a time
-        lost = rounded_columns(values, dtype, known, _ways)
+            group = replace(group, values=values)
+        lost = _lost(group, values, dtype)
         if len(lost):
             names = ", ".join(r.column_name(group, int(c)) for c in lost[:4])
             text = (
@@ -44,6 +43,10 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
             )
             out.append(Finding("rounded", column.name, text, len(lost)))
     return out
+
+
+def _lost(group: Columns, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return rounded_columns(values, dtype, lambda: group.extremes, lambda: _ways(values))
 
 
 def _ways(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -73,8 +74,8 @@ def way_of(values: np.ndarray) -> np.ndarray:
 def rounded_columns(
     values: np.ndarray,
     dtype: np.dtype,
-    bounds: tuple[np.ndarray, np.ndarray] | None = None,
-    ways: Callable[[np.ndarray], np.ndarray] = way_of,
+    bounds: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    ways: Callable[[], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Columns of recorded ``values [n, k]`` that lose what the sensor measured if written as ``dtype``: int64 ``[m]``.
 
@@ -83,18 +84,19 @@ def rounded_columns(
     step from sample to sample, and the column moves by more than a few such distances (one that stands still but for
     noise has nothing to lose).
 
-    bounds: the extremes of ``values``, where they are known; ways: what to ask how far columns go
+    bounds, ways: what to ask for :func:`extremes` and :func:`way_of` of ``values`` instead
     """
     if dtype.kind != "f" or values.dtype.kind not in "iuf" or not len(values):
         return np.zeros(0, np.int64)
+    bounds, ways = bounds or partial(extremes, values), ways or partial(way_of, values)
     if values.dtype.kind in "iu":
         exact = 2 ** (np.finfo(dtype).nmant + 1)
-        least, most = bounds or extremes(values)
+        least, most = bounds()
         reach = np.maximum(most, -(least.astype(object)))
         return np.flatnonzero(reach > exact)
     if values.dtype.itemsize <= dtype.itemsize or len(values) < 3:
         return np.zeros(0, np.int64)
-    low, high = (bound.astype(np.float64) for bound in bounds or extremes(values))
+    low, high = (bound.astype(np.float64) for bound in bounds())
     with np.errstate(over="ignore", invalid="ignore"):  # of infinities, and of numbers that the type cannot hold
         distance = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(dtype)).astype(np.float64)
         moves = high - low
@@ -103,5 +105,5 @@ def rounded_columns(
         columns = np.flatnonzero(doubtful)
         if not len(columns):
             return columns
-        mean_step = ways(values)[columns] / (len(values) - 1)
+        mean_step = ways()[columns] / (len(values) - 1)
     return columns[distance[columns] > ROUNDED * mean_step]
