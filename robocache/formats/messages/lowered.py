@@ -69,9 +69,7 @@ class Lowered:
         """What it takes from every message (at least one); None where one is not as it should be, or they lie on a
         device and are not all laid out alike.
         """
-        some = messages if messages.offloaded is None else messages.first()
-        place = (some.buffer, native.plain(some.start), native.plain(some.size))
-        counts = native.library.measure(*place, self._program, self._measures) if self._measures else []
+        place, counts = self._measured(messages if messages.offloaded is None else messages.first())
         if counts is None:
             return None
         arrays = self._arrays(len(messages.start), counts, int(messages.size.sum()), targets)
@@ -82,6 +80,13 @@ class Lowered:
         done = native.library.run(*place, self._program, counts, arrays)
         return None if done is None else self._found(arrays, *done)
 
+    def _measured(self, messages: Messages) -> tuple[tuple[np.ndarray, ...], list[int] | None]:
+        """Where messages lie, as the compiled decoder takes it, and how many elements the first has of all measured;
+        None where it ends early.
+        """
+        place = (messages.buffer, native.plain(messages.start), native.plain(messages.size))
+        return place, native.library.measure(*place, self._program, self._measures) if self._measures else []
+
     def decoder(self, channel: int, first: Messages, room: int, targets: Targets) -> ChunkDecoder | None:
         """What takes the messages of a channel chunk by chunk, up to ``room`` of them, laid out as ``first`` is; None
         where what is wanted of them lies in a chunk, or differs from message to message.
@@ -90,8 +95,7 @@ class Lowered:
         there = {key for slot in self._slots if slot.kind in ("spans", "ragged") for key, *_ in slot.takes}
         if not held >= there or any(slot.kind == "having" for slot in self._slots):
             return None
-        place = (first.buffer, native.plain(first.start), native.plain(first.size))
-        counts = native.library.measure(*place, self._program, self._measures) if self._measures else []
+        _, counts = self._measured(first)
         arrays = None if counts is None else self._arrays(room, counts, room * int(first.size[0]), targets)
         if arrays is None:
             return None
