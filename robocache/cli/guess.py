@@ -17,7 +17,7 @@ from robocache.errors import InputError, MissingError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_streams, read_episode
 from robocache.formats.base import TIME_UNITS
 from robocache.formats.registry import READERS
-from robocache.types import EpisodeRef, StreamInfo
+from robocache.types import EpisodeRef, StreamInfo, as_rows
 
 #: Assumed where nothing tells a rate.
 ASSUMED_HZ = 10
@@ -191,7 +191,7 @@ def _numbers(ref: EpisodeRef, source: str, spec: InputSpec) -> np.ndarray | None
     values = streams[source].values if source in streams else None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         return None
-    flat = values.reshape(len(values), -1)
+    flat = as_rows(values)
     return flat[:, 0] if flat.shape[1] == 1 and len(flat) > 1 else None
 
 

@@ -38,7 +38,7 @@ from robocache.ops import StreamSpec
 from robocache.ops.chunked import fuse_multimodal_chunked
 from robocache.output.schema import FeatureType, episode_table
 from robocache.stages import Stages
-from robocache.types import Episode, Finding, StreamReport, StreamType, numpy_type
+from robocache.types import Episode, Finding, StreamReport, StreamType, as_rows, numpy_type
 
 #: ``max_gap: auto`` is this many median steps of the stream.
 GAP_STEPS = 10
@@ -437,7 +437,7 @@ def _finished(part: _Part, r: Request, recorded: Any) -> np.ndarray:
     """The numbers of a part: turned again, or picked."""
     if not r.computed:
         rows = part.group.recorded(part.values[:, 0].astype(np.int64))
-        picked = recorded.reshape(len(recorded), -1)[rows]
+        picked = as_rows(recorded)[rows]
         return picked if part.group.columns is None else picked[:, part.group.columns]
     for column, turn in part.turns.items():
         part.values[:, column] = turn.wrap(part.values[:, column])

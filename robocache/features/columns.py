@@ -18,7 +18,7 @@ from robocache.features.cast import cast
 from robocache.features.encode import joined
 from robocache.features.steps import Compute, Samples, Step
 from robocache.output.schema import FeatureType
-from robocache.types import Finding, StreamType, Values, array_type, numpy_type
+from robocache.types import Finding, StreamType, Values, array_type, as_rows, numpy_type
 
 #: How encoded images and other payloads are stored: what Hugging Face datasets and LeRobot read as an image.
 PAYLOAD = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -227,7 +227,7 @@ def _taken(source: Aligned) -> np.ndarray:
     """The picked numbers; zeros (NaN of floats) where there is nothing to pick from."""
     values, rows = source.values, source.rows
     assert isinstance(values, np.ndarray) and rows is not None
-    values = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    values = as_rows(values)
     none = rows < 0
     if len(rows) == len(values) and (rows == np.arange(len(rows))).all():
         return values  # each picked once, in order: as clouds mostly are, whose grids are large

@@ -32,7 +32,7 @@ from robocache.formats.scattered import ScatteredFile
 from robocache.formats.wrapped import unwrap, wrapper_of
 from robocache.scratch import named_file
 from robocache.storage import open_storage
-from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, StreamInfo, StreamType, as_rows
 
 TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -360,7 +360,7 @@ def select_columns(
     """
     if selector is None:
         return values
-    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    flat = as_rows(values)
     columns = positions(selector, flat.shape[1], where=where, names=names)
     first = columns[0] if columns else 0
     if columns == list(range(first, first + len(columns))):

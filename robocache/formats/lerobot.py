@@ -48,6 +48,7 @@ from robocache.types import (
     StreamInfo,
     StreamType,
     array_type,
+    as_rows,
     frame_times,
     numpy_type,
 )
@@ -267,7 +268,7 @@ def _pick(values: np.ndarray, present: np.ndarray | None, feature: _Feature, whe
     """The columns that a source selects (with which are present), and their names."""
     if feature.selector is None:
         return (values, present), list(feature.names or ())
-    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    flat = as_rows(values)
     where = f"{where}: {feature.column!r}"
     at = positions(feature.selector, flat.shape[1], where=where, names=feature.names)
     return (flat[:, at], None if present is None else present[:, at]), [feature.names[i] for i in at if feature.names]

@@ -33,7 +33,7 @@ from robocache.formats.base import (
 from robocache.formats.columns import Column, is_list, is_number, read_column, stream_type, type_name
 from robocache.formats.parquet_rows import Rows, episode_rows, read_rows, read_schema
 from robocache.formats.times import column_times, time_columns
-from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, rate_times
+from robocache.types import Episode, EpisodeRef, FileStamp, Source, Stream, StreamInfo, StreamType, as_rows, rate_times
 
 #: A unit behind a column's name: ``p [m]``, ``w_x [rad s^-1]``.
 _UNIT = re.compile(r".*\S\s*\[(?P<unit>[^\[\]]*)\]", re.DOTALL)
@@ -188,7 +188,7 @@ class Table:
                 kind = data.column(name).type
                 what = "lists of differing length" if is_list(kind) else str(kind)
                 raise InputError(f"{self._where(name)}: holds {what}, numbers of one size are needed to select from it")
-            flat = values.reshape(len(values), -1) if values.size else values.reshape(len(values), _width(values))
+            flat = as_rows(values)
             if columns.selector is not None:
                 picked = positions(columns.selector, flat.shape[1], where=self._where(name))
                 flat, present = flat[:, picked], None if present is None else present[:, picked]
@@ -211,10 +211,6 @@ class Table:
 
     def _where(self, column: str) -> str:
         return f"{self.where}: column {column!r}"
-
-
-def _width(values: np.ndarray) -> int:
-    return int(np.prod(values.shape[1:]))
 
 
 def _element(kind: pa.DataType) -> pa.DataType:

@@ -33,7 +33,7 @@ from robocache.formats.messages.json_values import (
 from robocache.formats.messages.names import ByName
 from robocache.formats.messages.paths import IDENTITY, NAMES, Path, Token, kind_of_names, parse_path, settle
 from robocache.formats.messages.topic import Collected, Request
-from robocache.types import StreamType, Values
+from robocache.types import StreamType, Values, as_rows
 
 
 class JsonTopic:
@@ -200,7 +200,7 @@ class _Signal:
                 raise InputError(f"{self._where}: is {what}, which has no columns")
             return values, None, {}, [], None
         if selector is not None:
-            flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+            flat = as_rows(values)
             picked = positions(selector, flat.shape[1], where=self._where, names=names)
             values, names = flat[:, picked], None if names is None else [names[i] for i in picked]
         about: dict[str, Any] = {"names": names} if names else {}

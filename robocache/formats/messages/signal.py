@@ -34,7 +34,7 @@ from robocache.formats.messages.paths import Key, Path, dotted, reach, resolve, 
 from robocache.formats.messages.topic import Collected, Request
 from robocache.formats.messages.unpack import unpack_value
 from robocache.formats.messages.values import Numbers, concatenate
-from robocache.types import StreamType, array_type, numpy_type
+from robocache.types import StreamType, array_type, as_rows, numpy_type
 
 _TEXTS = Array(Text(), None)
 _ARROW = {
@@ -222,7 +222,7 @@ class Signal:
             picked.append(part.reshape(*part.shape[: 1 + columns.outer], -1) if part.ndim > 2 else part)
         if columns.selector is not None:
             whole = np.concatenate(picked, axis=-1, dtype=columns.dtype)
-            flat = whole.reshape(len(whole), int(np.prod(whole.shape[1:])))
+            flat = as_rows(whole)
             if not flat.shape[1]:  # empty arrays: in other messages there may be more
                 self._take_lists(flat.ravel(), np.zeros(len(flat), np.int64))
                 return
