@@ -87,6 +87,26 @@ def taken(channel: object, /) -> tuple[int, int, list[list[bytes]]]:
     the order of these: behind those of the highest code there may be others.
     """
 
+def open_ulog(ends: Sequence[int], /) -> object:
+    """What goes through a ULog window by window. ``ends``: where data was appended after a crash, in order, and last
+    the file's end.
+    """
+
+def step_ulog(walk: object, window: Buffer, base: int, /) -> tuple[int, bool, list[int]]:
+    """Step over the messages of a window that begins at byte ``base`` of the file, where the one before stopped.
+
+    Returns where that is, behind the last message that is whole, whether a message of a type that does not exist is
+    there, and the subscriptions that have data in the window, numbered in the order in which the file adds them.
+    """
+
+def walked_ulog(walk: object, /) -> tuple[list[int], bytes]:
+    """How many messages with data each subscription has; and the formats, infos, parameters, subscriptions and
+    dropouts, as they are.
+    """
+
+def find_ulog(walk: object, window: Buffer, base: int, numbers: Sequence[int], /) -> list[tuple[bytes, bytes]]:
+    """Of each of these subscriptions in a window that was stepped over: int64 offsets in it of payloads, and sizes."""
+
 def concatenate(buffer: Buffer, start: Buffer, size: Buffer, item: int, out: Buffer, /) -> bool:
     """Copy all spans one behind the other, numbers of ``item`` bytes with their bytes swapped where it is above 1."""
 

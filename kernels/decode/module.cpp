@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "decode/channel.h"
@@ -13,6 +14,7 @@
 #include "decode/program.h"
 #include "decode/records.h"
 #include "decode/spans.h"
+#include "decode/ulog.h"
 
 namespace robocache::decode {
 namespace {
@@ -52,11 +54,7 @@ PyObject* py_scan(PyObject* const* arguments) {
   const Scan found = unlocked([&] { return scan(buffer.data(), start, end, channels); });
   Reference all(PyList_New(static_cast<Py_ssize_t>(found.offsets.size())));
   for (size_t k = 0; k < found.offsets.size(); ++k) {
-    const std::vector<uint64_t>& some = found.offsets[k];
-    PyObject* bytes = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(some.data()),
-                                                static_cast<Py_ssize_t>(some.size() * sizeof(uint64_t)));
-    if (!bytes) throw Raised();
-    PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(k), bytes);
+    PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(k), bytes_of(found.offsets[k]));
   }
   return Py_BuildValue("OLL", all.get(), static_cast<long long>(found.chunk), static_cast<long long>(found.stop));
 }
@@ -197,22 +195,27 @@ struct Opened {
   std::unique_ptr<Channel> channel;
 };
 
-constexpr const char* kOpened = "robocache.channel";
+// What Python holds between calls, by the name of its kind.
+template <class T> constexpr const char* kHeld = nullptr;
+template <> constexpr const char* kHeld<Opened> = "robocache.channel";
+template <> constexpr const char* kHeld<UlogWalk> = "robocache.ulog";
 
-Opened& opened(PyObject* capsule) {
-  void* found = PyCapsule_GetPointer(capsule, kOpened);
-  if (!found) throw Raised();
-  return *static_cast<Opened*>(found);
-}
-
-PyObject* py_open_channel(PyObject* const* arguments) {
-  auto made = std::make_unique<Opened>(arguments);
-  Reference capsule(PyCapsule_New(made.get(), kOpened, [](PyObject* object) {
-    delete static_cast<Opened*>(PyCapsule_GetPointer(object, kOpened));
-  }));
+template <class T> PyObject* held(std::unique_ptr<T> made) {
+  PyObject* capsule = PyCapsule_New(made.get(), kHeld<T>, [](PyObject* object) {
+    delete static_cast<T*>(PyCapsule_GetPointer(object, kHeld<T>));
+  });
+  if (!capsule) throw Raised();
   made.release();
-  return capsule.release();
+  return capsule;
 }
+
+template <class T> T& within(PyObject* capsule) {
+  void* found = PyCapsule_GetPointer(capsule, kHeld<T>);
+  if (!found) throw Raised();
+  return *static_cast<T*>(found);
+}
+
+PyObject* py_open_channel(PyObject* const* arguments) { return held(std::make_unique<Opened>(arguments)); }
 
 PyObject* py_take_chunk(PyObject* const* arguments) {
   const Buffer buffer(arguments[0], false);
@@ -228,7 +231,7 @@ PyObject* py_take_chunk(PyObject* const* arguments) {
   held.reserve(static_cast<size_t>(given.size()));
   for (Py_ssize_t k = 0; k < given.size(); ++k) {
     held.emplace_back(given[k], false, true);
-    all.push_back({opened(channels[k]).channel.get(), entries_of(held.back(), 0, buffer.nbytes()), false});
+    all.push_back({within<Opened>(channels[k]).channel.get(), entries_of(held.back(), 0, buffer.nbytes()), false});
   }
   unlocked([&] {
     for (Wanted& one : all) one.taken = one.channel->take(buffer.data(), buffer.nbytes(), one.entries);
@@ -241,7 +244,7 @@ PyObject* py_take_chunk(PyObject* const* arguments) {
 }
 
 PyObject* py_taken(PyObject* const* arguments) {
-  const Channel& channel = *opened(arguments[0]).channel;
+  const Channel& channel = *within<Opened>(arguments[0]).channel;
   const auto texts = channel.texts();
   Reference all(PyList_New(static_cast<Py_ssize_t>(texts.size())));
   for (size_t k = 0; k < texts.size(); ++k) {
@@ -256,6 +259,63 @@ PyObject* py_taken(PyObject* const* arguments) {
   }
   return Py_BuildValue("LLO", static_cast<long long>(channel.rows()), static_cast<long long>(channel.order()),
                        all.get());
+}
+
+PyObject* py_open_ulog(PyObject* const* arguments) {
+  const Items given(arguments[0]);
+  std::vector<int64_t> ends;
+  for (Py_ssize_t k = 0; k < given.size(); ++k) {
+    const int64_t end = integer(given[k]);
+    if (end < (k ? ends.back() : 0)) refuse(PyExc_ValueError, "ends in order are right");
+    ends.push_back(end);
+  }
+  if (ends.empty()) refuse(PyExc_ValueError, "the end of the file is right");
+  return held(std::make_unique<UlogWalk>(std::move(ends)));
+}
+
+// A window of a log: (walk, window, base).
+struct UlogWindow {
+  explicit UlogWindow(PyObject* const* arguments)
+      : walk(within<UlogWalk>(arguments[0])), bytes(arguments[1], false), base(integer(arguments[2])) {
+    if (base < 0) refuse(PyExc_ValueError, "a place in the file is right");
+  }
+  UlogWalk& walk;
+  Buffer bytes;
+  int64_t base;
+};
+
+PyObject* py_step_ulog(PyObject* const* arguments) {
+  const UlogWindow window(arguments);
+  const auto found = unlocked([&] { return window.walk.step(window.bytes.data(), window.bytes.nbytes(), window.base); });
+  const Reference numbers(list_of(found.numbers));
+  return Py_BuildValue("LOO", static_cast<long long>(found.stop), found.unknown ? Py_True : Py_False, numbers.get());
+}
+
+PyObject* py_walked_ulog(PyObject* const* arguments) {
+  const UlogWalk& walk = within<UlogWalk>(arguments[0]);
+  const Reference counts(list_of(walk.counts())), told(bytes_of(walk.told()));
+  return Py_BuildValue("OO", counts.get(), told.get());
+}
+
+PyObject* py_find_ulog(PyObject* const* arguments) {
+  const UlogWindow window(arguments);
+  const Items given(arguments[3]);
+  std::vector<int64_t> numbers;
+  const auto most = static_cast<int64_t>(window.walk.counts().size());
+  for (Py_ssize_t k = 0; k < given.size(); ++k) {
+    numbers.push_back(integer(given[k]));
+    if (numbers.back() < 0 || numbers.back() >= most) refuse(PyExc_ValueError, "no such subscription");
+  }
+  const auto found = unlocked(
+      [&] { return window.walk.find(window.bytes.data(), window.bytes.nbytes(), window.base, numbers); });
+  Reference all(PyList_New(static_cast<Py_ssize_t>(found.size())));
+  for (size_t k = 0; k < found.size(); ++k) {
+    const Reference starts(bytes_of(found[k].start)), sizes(bytes_of(found[k].size));
+    PyObject* item = PyTuple_Pack(2, starts.get(), sizes.get());
+    if (!item) throw Raised();
+    PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(k), item);
+  }
+  return all.release();
 }
 
 PyObject* py_concatenate(PyObject* const* arguments) {
@@ -371,7 +431,10 @@ PyMethodDef methods[] = {
     method<py_concatenate, 5>("concatenate"), method<py_distinct, 4>("distinct"),
     method<py_order, 1>("order"),   method<py_steps, 1>("steps"),
     method<py_wider, 2>("wider"),   method<py_extremes, 3>("extremes"),
-    method<py_ways, 2>("ways"),     PyMethodDef{},
+    method<py_ways, 2>("ways"),     method<py_open_ulog, 1>("open_ulog"),
+    method<py_step_ulog, 3>("step_ulog"), method<py_find_ulog, 4>("find_ulog"),
+    method<py_walked_ulog, 1>("walked_ulog"),
+    PyMethodDef{},
 };
 
 PyModuleDef module = [] {

@@ -121,4 +121,12 @@ inline PyObject* list_of(const std::vector<int64_t>& numbers) {
   return list.release();
 }
 
+// The bytes of numbers, in the host's order.
+template <class T> PyObject* bytes_of(const std::vector<T>& numbers) {
+  const auto nbytes = static_cast<Py_ssize_t>(numbers.size() * sizeof(T));
+  PyObject* bytes = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers.data()), nbytes);
+  if (!bytes) throw Raised();
+  return bytes;
+}
+
 }  // namespace robocache::decode

@@ -145,8 +145,14 @@ class LogReader(Reader):
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode, after a look at what each file says of itself."""
-        with self._open(files, spec):
-            return [EpisodeRef(id, self.name, tuple(files), nbytes=sum(file.size for file in files))]
+        for file in files:
+            self.look(file, spec)
+        return [EpisodeRef(id, self.name, tuple(files), nbytes=sum(file.size for file in files))]
+
+    def look(self, file: FileStamp, spec: InputSpec) -> None:
+        """At what a file says of itself, as far as listing goes: ``InputError`` where it is none of this format."""
+        with self.open(file, spec):
+            pass
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every topic, with the times that reading it gives; of one whose messages cannot be read the log times."""

@@ -64,6 +64,28 @@ def locate(
     return found if library.locate(buffer, channel, pieces, np.array(limits, np.int64), found) else None
 
 
+class _UlogWalk:
+    """As :class:`robocache.formats.ulog_walk.Walk`."""
+
+    def __init__(self, ends: Sequence[int]):
+        self._walk = library.open_ulog(ends)
+
+    def step(self, window: np.ndarray, base: int) -> tuple[int, bool, list[int]]:
+        return library.step_ulog(self._walk, window, base)
+
+    def found(self) -> tuple[list[int], bytes]:
+        return library.walked_ulog(self._walk)
+
+    def find(self, window: np.ndarray, base: int, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = library.find_ulog(self._walk, window, base, numbers)
+        return [(np.frombuffer(starts, np.int64), np.frombuffer(sizes, np.int64)) for starts, sizes in found]
+
+
+def ulog_walk(ends: Sequence[int]) -> _UlogWalk | None:
+    """What goes through a ULog, see :class:`robocache.formats.ulog_walk.Walk`."""
+    return None if library is None else _UlogWalk(ends)
+
+
 def concatenate(
     buffer: np.ndarray, start: np.ndarray, size: np.ndarray, total: int, swapped: int = 1
 ) -> np.ndarray | None:
