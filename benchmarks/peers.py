@@ -3,9 +3,9 @@
     python benchmarks/peers.py [DATA] [--repetitions 7] [--csv FILE]
 
 DATA: the folder of real recordings (../shared/data). Logs with protobuf, HDF5 and Zarr are made: 60 s of a sensor at
-1 kHz, 20 demonstrations of 300 steps. Every case starts from the path (page cache warm) and ends with arrays of
-float64, which are compared before anything is timed; the cases take turns. A peer reads as its documentation has it:
-message by message, an array an episode, or row by row.
+1 kHz, 20 demonstrations of 300 steps; and a flight of 40 times the length of the real one. Every case starts from the
+path (page cache warm) and ends with arrays of float64, which are compared before anything is timed; the cases take
+turns. A peer reads as its documentation has it: message by message, an array an episode, or row by row.
 """
 
 from __future__ import annotations
@@ -110,6 +110,26 @@ def pyulog_arrays(path: Path) -> Arrays:
     }
 
 
+def write_flight(path: Path, log: Path, times: int) -> None:
+    """A flight of so many times the length: the log's data again and again, its stamps going on."""
+    whole = log.read_bytes()
+    at, data = 16, []  # behind the header: (length, type, content) without end
+    while at + 3 <= len(whole) and at + 3 + int.from_bytes(whole[at : at + 2], "little") <= len(whole):
+        end = at + 3 + int.from_bytes(whole[at : at + 2], "little")
+        if whole[at + 2] == ord("D"):
+            data.append((at, end))
+        at = end
+    again = np.frombuffer(b"".join(whole[begin:end] for begin, end in data), np.uint8).copy()
+    sizes = np.array([end - begin for begin, end in data])
+    stamps = (np.cumsum(sizes) - sizes + 5)[:, None] + np.arange(8)  # of each message the first field
+    first = again[stamps].view("<u8")
+    with path.open("wb") as file:
+        file.write(whole[:at])
+        for k in range(1, times):
+            again[stamps] = (first + np.uint64(k * (int(np.ptp(first)) + 1000))).view(np.uint8)
+            file.write(again)
+
+
 def steps(name: str, demo: int) -> np.ndarray:
     return np.random.default_rng((demo, len(name))).standard_normal((STEPS, WIDTHS[name])).astype(np.float32)
 
@@ -165,7 +185,8 @@ class Case(NamedTuple):
 def cases_of(data: Path, made: Path) -> dict[str, Case]:
     bag, log, flight = data / "bags/husky.bag", data / "bags/husky.mcap", data / "ulog/sample_log_small.ulg"
     sqlite = data / "more/bags2/plotjuggler_rosbag2_test"
-    proto, demos, store = made / "force.mcap", made / "demos.hdf5", made / "demos.zarr"
+    proto, demos, store, long = (made / name for name in ("force.mcap", "demos.hdf5", "demos.zarr", "long.ulg"))
+    write_flight(long, flight, 40)
     write_protobuf(proto)
     write_hdf5(demos)
     write_zarr(store)
@@ -183,6 +204,7 @@ def cases_of(data: Path, made: Path) -> dict[str, Case]:
             20, lambda: ours(proto, list(FORCE)), {"mcap-protobuf-support": lambda: protobuf_arrays(proto)}
         ),
         "ulog": Case(20, lambda: ours(flight, fields), {"pyulog": lambda: pyulog_arrays(flight)}),
+        "ulog, 34 MB": Case(20, lambda: ours(long, fields), {"pyulog": lambda: pyulog_arrays(long)}),
         "hdf5": Case(
             3,
             lambda: ours(demos, list(WIDTHS), RATE),
