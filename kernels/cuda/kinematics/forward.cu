@@ -68,8 +68,11 @@ template <class A> struct Rows {
 // enough.
 template <class A> constexpr int kRowsEach = sizeof(A) == 4 ? 2 : 1;
 
+// Left to choose how many blocks share a multiprocessor, ptxas 13.0 spills a register of float64 for sm_100.
+template <class A> constexpr int kBlocksAtLeast = sizeof(A) == 8 ? 1 : 0;
+
 template <class A, Form kForm>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtLeast<A>)
     arm_forward_kernel(const __grid_constant__ Chain<A> chain, const A* q, A* out, int64_t rows) {
   constexpr int R = kRowsEach<A>;
   const int joints = chain.joints, width = kinematics::width_of(kForm), lane = threadIdx.x % 32;
