@@ -6,8 +6,6 @@ So the last row groups are kept, up to a bound, by what tells their file's versi
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -20,13 +18,14 @@ import pyarrow.parquet as pq
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_scattered
 from robocache.formats.compression import refuse_bomb
+from robocache.formats.kept import Kept
 from robocache.parquet import read_head, read_parquet
 from robocache.types import FileStamp
 
 #: The column that says which episode a row is of.
 EPISODE = "episode_index"
 _MOST_RUNS = 16  # an episode in more pieces than this is found by its column
-_KEPT_BYTES = 256 << 20
+_KEPT = Kept(256 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,32 +179,3 @@ def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(rows) > 1)
     starts, lasts = rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [len(rows) - 1]])]
     return [(int(start), int(last) + 1) for start, last in zip(starts, lasts, strict=True)]
-
-
-class _Kept:
-    """What was read last, up to a number of bytes; shared by threads."""
-
-    def __init__(self, most: int):
-        self._most, self._bytes, self._lock = most, 0, threading.Lock()
-        self._items: OrderedDict[tuple, tuple[object, int]] = OrderedDict()
-
-    def get(self, key: tuple):
-        with self._lock:
-            if key not in self._items:
-                return None
-            self._items.move_to_end(key)
-            return self._items[key][0]
-
-    def put(self, key: tuple, item: object, size: int) -> None:
-        file: FileStamp = key[0]
-        if not file.version or size > self._most // 2:
-            return
-        with self._lock:
-            self._bytes += size - self._items.pop(key, (None, 0))[1]
-            self._items[key] = (item, size)
-            while self._bytes > self._most:
-                _, (_, freed) = self._items.popitem(last=False)
-                self._bytes -= freed
-
-
-_KEPT = _Kept(_KEPT_BYTES)
