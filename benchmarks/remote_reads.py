@@ -1,9 +1,10 @@
-"""Bytes that are fetched of a file on an object store to list its episodes, and to read one source of one of them.
+"""Bytes that are fetched of a file on an object store to list its episodes, to tell the type of one source, and to read
+that source of one of them.
 
     python benchmarks/remote_reads.py [--csv FILE] [--label TEXT] [FORMAT ...]
 
 Needs moto (the extra ``test``), whose S3 server runs in this process and counts what it sends; h5py, and for Zarr zarr.
-Files of 20 episodes of 4,000 rows, eight sources of 7 float32 each.
+Files of 20 episodes of 4,000 rows, eight sources of 7 float32 each; a sample log of a minute.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robocache import run
-from robocache.formats import InputSpec, TableTimes, list_episodes, read_episode
+from robocache.formats import InputSpec, TableTimes, describe_episode, list_episodes, read_episode
+from robocache.sample import write_samples
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import s3_kit
@@ -90,6 +92,10 @@ def lerobot(folder: Path) -> None:
     shutil.rmtree(folder / "x/meta/robocache")
 
 
+def mcap(folder: Path) -> None:
+    write_samples(folder, episodes=1, seconds=60.0, seed=0, damaged=False)
+
+
 class Case(NamedTuple):
     write: Callable[[Path], None]
     times: TableTimes | None
@@ -98,6 +104,7 @@ class Case(NamedTuple):
 
 T, RATE = TableTimes(column="t"), TableTimes(rate_hz=50.0)
 CASES = {
+    "mcap": Case(mcap, None, "/imu.orientation"),
     "parquet": Case(parquet, T, "a"),
     "hdf5": Case(hdf5, T, "a"),
     "hdf5, gzip": Case(lambda folder: hdf5(folder, (500, 7)), T, "a"),
@@ -124,6 +131,7 @@ def measure(bucket: s3_kit.Bucket, folder: Path, name: str) -> dict[str, Any]:
 
     refs, list_bytes, list_requests, _ = fetched(lambda: list_episodes(spec))
     ref = refs[len(refs) // 2]
+    _, type_bytes, type_requests, _ = fetched(lambda: describe_episode(ref, [case.source], spec))
     episode, read_bytes, read_requests, seconds = fetched(lambda: read_episode(ref, [case.source], spec))
     return {
         "format": name,
@@ -135,6 +143,8 @@ def measure(bucket: s3_kit.Bucket, folder: Path, name: str) -> dict[str, Any]:
         "read_mb": round(read_bytes / 1e6, 3),
         "read_requests": read_requests,
         "read_s": round(seconds, 3),
+        "type_mb": round(type_bytes / 1e6, 3),
+        "type_requests": type_requests,
     }
 
 

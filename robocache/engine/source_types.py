@@ -134,8 +134,9 @@ def resolve(job: Job, refs: Sequence[EpisodeRef], bounded: Bounded | None = None
             raise storage
         return SourceTypes()
     settled, seen_in, notes = _majority(job, schemas)
-    if problems := _missing(job, schemas):  # said before any message is looked at
-        raise ConfigError([*problems, *_problems(job, settled, seen_in)])
+    if problems := _missing(job, schemas):  # said before any message is looked at, which would tell what is open
+        closed = {key: "" if settled[key].open else id for key, id in seen_in.items()}
+        raise ConfigError([*problems, *_problems(job, settled, closed)])
     if any(t.open for found in schemas.values() for t in found.values()):
         step = -(-len(good) // LOOKED_INTO)
         some = [ref for ref in good if ref.id in schemas][::step]

@@ -12,6 +12,7 @@ A source path is ``name`` or ``name[selector]``:
 
 from __future__ import annotations
 
+import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -199,8 +200,10 @@ class Reader(ABC):
         """Read these sources and no others, by :attr:`Source.key`. One that the recording lacks is left out."""
 
 
-#: What a remote file reads beyond what is asked: enough to make one request of many small reads, little beside a chunk.
+#: What is read at once where a file is read from front to back.
 READ_AHEAD = 1 << 20
+#: What a local file reads beyond what is asked, so that the fields of a record are one system call.
+LITTLE = 512
 
 
 def read_bytes(file: FileStamp, spec: InputSpec, most: int | None = None) -> bytes:
@@ -214,27 +217,22 @@ def read_bytes(file: FileStamp, spec: InputSpec, most: int | None = None) -> byt
 
 
 def open_stored(file: FileStamp, spec: InputSpec):
-    """A seekable binary file object of the file as it is stored; close it (use ``with``)."""
+    """A binary file object of the file as it is stored, to be read from front to back; close it (use ``with``)."""
     fs, path = open_storage(file.uri, spec.storage_options)
     return fs.open(path, "rb", block_size=READ_AHEAD)
 
 
-def open_scattered(file: FileStamp, spec: InputSpec):
-    """As :func:`open_file`, for readers that jump: of a remote file little more is fetched than what they look at."""
-    if wrapper_of(file.uri) is not None:
-        return open_file(file, spec)
+def open_file(file: FileStamp, spec: InputSpec):
+    """A seekable binary file object, unpacked where the file's name says that it is packed; close it (use ``with``).
+    Little more is read than what is looked at."""
+    if (wrapper := wrapper_of(file.uri)) is not None:
+        with open_stored(file, spec) as stored:
+            return unwrap(stored, wrapper, file.uri)
     fs, path = open_storage(file.uri, spec.storage_options)
+    if isinstance(fs, LocalFileSystem):
+        return io.BufferedReader(io.FileIO(path), LITTLE)
     stream = fs.open(path, "rb", cache_type="none")
     return ScatteredFile(stream) if isinstance(stream, AbstractBufferedFile) else stream
-
-
-def open_file(file: FileStamp, spec: InputSpec):
-    """A seekable binary file object, unpacked where the file's name says that it is packed; close it (use ``with``)."""
-    wrapper = wrapper_of(file.uri)
-    if wrapper is None:
-        return open_stored(file, spec)
-    with open_stored(file, spec) as stored:
-        return unwrap(stored, wrapper, file.uri)
 
 
 @contextmanager

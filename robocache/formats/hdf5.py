@@ -21,7 +21,7 @@ from robocache.formats.base import (
     Reader,
     Selector,
     natural_key,
-    open_scattered,
+    open_file,
     parse_source,
     select_episodes,
     shown,
@@ -197,7 +197,7 @@ class _Attribute(NamedTuple):
 def _open(file: FileStamp, spec: InputSpec) -> Iterator[tuple[Any, HeapCheckedFile]]:
     """The file's root group, and its bytes."""
     # Through a file object: remote storage, no lock on the file, and storage errors arrive as they were raised.
-    with open_scattered(file, spec) as stream:
+    with open_file(file, spec) as stream:
         checked = HeapCheckedFile(stream)
         with h5py.File(checked, "r") as root:
             yield root, checked

@@ -28,7 +28,7 @@ from robocache.formats.base import (
     InputSpec,
     Reader,
     Selector,
-    open_scattered,
+    open_file,
     parse_source,
     positions,
     read_bytes,
@@ -445,7 +445,7 @@ def _list_v3(below: dict[str, FileStamp], info: _Info, spec: InputSpec) -> list[
     start = "dataset_from_index"
     for file in tables:
         with guarded((file,), format="LeRobot's table of episodes", document=True):
-            with open_scattered(file, spec) as stream, pq.ParquetFile(stream) as parquet:
+            with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
                 told = [name for name in (start, "tasks") if name in parquet.schema_arrow.names]
                 rows = read_columns(parquet, [*columns, *told], file).to_pydict()
             tasks = rows.pop("tasks", [None] * len(rows["length"]))
@@ -482,7 +482,7 @@ def _read_tasks(file: FileStamp, spec: InputSpec) -> dict[int, str]:
     with guarded((file,), format="LeRobot's tasks", document=True):
         if file.uri.endswith(".jsonl"):
             return {int(row["task_index"]): str(row["task"]) for row in _json_lines(file, spec)}
-        with open_scattered(file, spec) as stream, pq.ParquetFile(stream) as parquet:
+        with open_file(file, spec) as stream, pq.ParquetFile(stream) as parquet:
             table = read_columns(parquet, None, file)
         text = [column.name for column in table.schema if is_payload(column.type)]
         if not text:

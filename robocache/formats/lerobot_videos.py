@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, open_scattered
+from robocache.formats.base import InputSpec, open_file
 from robocache.formats.parquet_rows import read_columns
 from robocache.formats.stamps import look
 from robocache.storage import open_storage
@@ -114,7 +114,7 @@ class _Held:
 
 @lru_cache(maxsize=64)  # the episodes of one file ask for it one after another
 def _known(stamp: FileStamp, held: _Held) -> Video:
-    with open_scattered(stamp, held.spec) as opened:
+    with open_file(stamp, held.spec) as opened:
         return read_video(opened, stamp.uri)
 
 
@@ -130,7 +130,7 @@ def _place(camera: Camera, spec: InputSpec) -> tuple[int, int, float] | None:
         if not path.endswith(".parquet"):
             continue
         stamp = look(fs, path, info).stamp
-        with open_scattered(stamp, spec) as opened, pq.ParquetFile(opened) as table:
+        with open_file(stamp, spec) as opened, pq.ParquetFile(opened) as table:
             if not set(columns) <= set(table.schema_arrow.names):
                 raise InputError(f"{camera.root}meta/episodes: does not say where the videos of {camera.name} are")
             rows = read_columns(table, ["episode_index", *columns], stamp)

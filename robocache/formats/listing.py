@@ -15,9 +15,10 @@ from posixpath import relpath
 from typing import TypeAlias
 
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 
 from robocache.errors import InputError, UnexpectedError
-from robocache.formats.base import InputSpec, natural_key, shown
+from robocache.formats.base import InputSpec, natural_key, open_file, open_stored, shown
 from robocache.formats.compression import unpacking
 from robocache.formats.files import Found, absent, expand, known_suffixes, pass_over
 from robocache.formats.guard import guarded
@@ -32,6 +33,8 @@ _FOREIGN = {
     "zstd": b"\x28\xb5\x2f\xfd",
     "a Git LFS pointer instead of the file": b"version https://git-lfs",
 }
+#: Bytes of a file's beginning that tell text, and a table, from other files; that hold any magic.
+_TEXT, _LEAST = 4096, 64
 _THREADS = 16  # listing waits for storage, not for the processor
 
 
@@ -201,11 +204,12 @@ def _verify(items: Sequence[Found], spec: InputSpec) -> tuple[list[Found], list[
     apart from them the unsure ones that are no recordings."""
     heads: dict[str, bytes | Exception] = {}
     for fs in {id(item.fs): item.fs for item in items}.values():
-        some = [item for item in items if item.fs is fs and not item.failure and item.files[0].size]
-        heads |= {item.uri: _wrapped_head(item) for item in some if wrapper_of(item.uri)}
-        mine = [item for item in some if item.uri not in heads and not _is_folder(item)]
+        some = [i for i in items if i.fs is fs and not i.failure and i.files[0].size and not _is_folder(i)]
+        alone = [item for item in some if isinstance(fs, LocalFileSystem) or wrapper_of(item.uri)]
+        heads |= {item.uri: _read_head(item, spec) for item in alone}
+        mine = [item for item in some if item.uri not in heads]
         paths = [item.path for item in mine]
-        read = fs.cat_ranges(paths, [0] * len(paths), [_head()] * len(paths), on_error="return") if paths else []
+        read = fs.cat_ranges(paths, [0] * len(paths), [*map(_head, mine)], on_error="return") if paths else []
         heads |= {item.uri: head for item, head in zip(mine, read, strict=True)}
     found, passed = [], []
     for item in items:
@@ -224,20 +228,24 @@ def _is_folder(item: Found) -> bool:
     return bool(reader is not None and reader.folder and item.uri.endswith(reader.folder))
 
 
-def _wrapped_head(item: Found) -> bytes | Exception:
-    """What the file inside a packed one begins with, or why it cannot be had."""
-    wrapper = wrapper_of(item.uri)
-    assert wrapper is not None
+def _read_head(item: Found, spec: InputSpec) -> bytes | Exception:
+    """What a local file, or the file inside a packed one, begins with, or why it cannot be had."""
     try:
-        with item.fs.open(item.path, "rb") as file:
-            return first_bytes(file, wrapper, _head(), item.uri)
+        if (wrapper := wrapper_of(item.uri)) is None:
+            with open_file(item.files[0], spec) as file:
+                return file.read(_head(item))
+        with open_stored(item.files[0], spec) as file:
+            return first_bytes(file, wrapper, _head(item), item.uri)
     except Exception as error:
         return error
 
 
-def _head() -> int:
-    """Bytes of a file's beginning that tell every format."""
-    return max(4096, *(reader.offsets[-1] + len(reader.magic) for reader in READERS.values()))
+def _head(item: Found) -> int:
+    """Bytes of a file's beginning that tell its format, and what else it may be."""
+    reader = READERS[item.format]
+    if not reader.magic or reader.marker or item.unsure:
+        return _TEXT
+    return max(_LEAST, reader.offsets[-1] + len(reader.magic))
 
 
 def _check(item: Found, head: bytes | Exception, spec: InputSpec) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 
 from robocache.errors import InputError
 from robocache.formats.arrays import Arrays, ArraysReader
-from robocache.formats.base import InputSpec, open_scattered
+from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import refuse_bomb
 from robocache.types import FileStamp
 
-_MOST_HEADER = 1 << 16
+_HEADER, _MOST_HEADER = 128, 1 << 16
 _MOST_MEMBERS = 10_000
 
 
@@ -28,6 +28,8 @@ class _Array:
     def __init__(self, open: Callable[[], AbstractContextManager[Any]], size: int, where: str):
         self._open, self._where = open, where
         with open() as file:
+            if isinstance(file, zipfile.ZipExtFile):
+                file.MIN_READ_SIZE = _HEADER  # it would read 4 KB
             major, _ = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
             self.shape, _, self.dtype = read(file, max_header_size=_MOST_HEADER)
@@ -54,7 +56,7 @@ class NumpyReader(ArraysReader):
 
     @contextmanager
     def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
-        with open_scattered(file, spec) as stored:
+        with open_file(file, spec) as stored:
             size = stored.seek(0, 2)
             stored.seek(0)
             if stored.read(6) == b"\x93NUMPY":

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robocache.errors import InputError
-from robocache.formats.base import InputSpec, open_scattered
+from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import refuse_bomb
 from robocache.formats.kept import Kept
-from robocache.parquet import read_head, read_parquet
+from robocache.parquet import read_head, read_metadata, read_parquet
 from robocache.types import FileStamp
 
 #: The column that says which episode a row is of.
@@ -45,14 +45,14 @@ class Rows:
         return Rows(int(episode), tuple((int(start), int(stop)) for start, _, stop in (r.partition("-") for r in runs)))
 
 
-def episode_rows(file: pq.ParquetFile, stamp: FileStamp) -> list[Rows]:
+def episode_rows(file: FileStamp, spec: InputSpec) -> list[Rows]:
     """The episodes of a file by the integer column ``episode_index``, sorted; none where there is no such column."""
-    schema = file.schema_arrow
+    schema = read_schema(file, spec, anew=True)
     at = schema.get_field_index(EPISODE)
     if at < 0 or not pa.types.is_integer(schema.field(at).type):
         return []
     # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
-    column = read_columns(file, [EPISODE], stamp).column(EPISODE)
+    column = read_rows(file, [EPISODE], None, spec).column(EPISODE)
     if column.null_count:
         return [Rows(i) for i in sorted(column.unique().drop_null().to_pylist())]
     episodes = column.to_numpy()
@@ -63,34 +63,41 @@ def episode_rows(file: pq.ParquetFile, stamp: FileStamp) -> list[Rows]:
     return [Rows(i, tuple(runs[i]) if len(runs[i]) <= _MOST_RUNS else ()) for i in sorted(runs)]
 
 
-def read_schema(file: FileStamp, spec: InputSpec) -> pa.Schema:
-    """The columns of a Parquet file."""
-    metadata = _KEPT.get((file, "metadata"))
+def read_schema(file: FileStamp, spec: InputSpec, *, anew: bool = False) -> pa.Schema:
+    """The columns of a Parquet file; ``anew``: although they are known."""
+    metadata = None if anew else _KEPT.get((file, "metadata"))
     if metadata is None:
-        with open_scattered(file, spec) as stream:
-            metadata = pq.read_metadata(stream)
-        _KEPT.put((file, "metadata"), metadata, metadata.serialized_size)
+        with open_file(file, spec) as stream:
+            metadata = _metadata(file, stream)
     return metadata.schema.to_arrow_schema()
+
+
+def _metadata(file: FileStamp, stream: BinaryIO) -> pq.FileMetaData:
+    metadata = read_metadata(stream)
+    _KEPT.put((file, "metadata"), metadata, metadata.serialized_size)
+    return metadata
 
 
 def read_rows(
     file: FileStamp, columns: Sequence[str], rows: Rows | None, spec: InputSpec, *, head: bool = False
 ) -> pa.Table:
     """Those columns of a Parquet file: all its rows, one episode's, or one row of it (``head``)."""
-    with open_scattered(file, spec) as stream:
-        metadata = _KEPT.get((file, "metadata"))
-        with pq.ParquetFile(
-            stream, metadata=metadata, pre_buffer=True, page_checksum_verification=spec.verify_checksums
-        ) as parquet:
-            if metadata is None:
-                _KEPT.put((file, "metadata"), parquet.metadata, parquet.metadata.serialized_size)
-            _check_int96(parquet, stream, columns)
-            if head:
-                return read_head(parquet, columns, _refusal(file))
-            if rows is None:
-                return read_columns(parquet, columns, file)
-            groups = _Groups(file, parquet, columns, spec)
-            return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
+    with (
+        open_file(file, spec) as stream,
+        pq.ParquetFile(
+            stream,
+            metadata=_KEPT.get((file, "metadata")) or _metadata(file, stream),
+            pre_buffer=True,
+            page_checksum_verification=spec.verify_checksums,
+        ) as parquet,
+    ):
+        _check_int96(parquet, stream, columns)
+        if head:
+            return read_head(parquet, columns, _refusal(file))
+        if rows is None:
+            return read_columns(parquet, columns, file)
+        groups = _Groups(file, parquet, columns, spec)
+        return groups.found(rows) if rows.runs else groups.scanned(rows.episode)
 
 
 def read_columns(parquet: pq.ParquetFile, columns: Sequence[str] | None, file: FileStamp) -> pa.Table:

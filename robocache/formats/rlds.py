@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from robocache.errors import InputError
 from robocache.formats.arrays import Arrays, ArraysReader, Payloads, Rows
-from robocache.formats.base import InputSpec, open_scattered, select_episodes
+from robocache.formats.base import InputSpec, open_file, select_episodes
 from robocache.formats.messages.protobuf import wires
 from robocache.storage import open_storage
 from robocache.types import EpisodeRef, FileStamp
@@ -64,7 +64,7 @@ class RldsReader(ArraysReader):
         before it are read."""
         (file,) = files
         found: list[EpisodeRef] = []
-        with open_scattered(file, spec) as opened:
+        with open_file(file, spec) as opened:
             size, at = opened.seek(0, 2), 0
             while at < size and len(found) < _MOST_EPISODES:
                 opened.seek(at)
@@ -89,7 +89,7 @@ class RldsReader(ArraysReader):
     def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
         at = int(key.partition(":")[2] or 0)
         where = f"{file.uri}#{key.partition(':')[0]}"
-        with open_scattered(file, spec) as opened:
+        with open_file(file, spec) as opened:
             size = opened.seek(0, 2)
             opened.seek(at)
             head = opened.read(_HEAD.size)

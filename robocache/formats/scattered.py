@@ -21,7 +21,8 @@ KEPT = 256
 class ScatteredFile(io.RawIOBase):
     """Reads ``stream`` in blocks, several in one request where they lie side by side, and keeps the last ones.
 
-    The first reads of a place fetch a block; each that goes on where the last fetch ended fetches twice as much.
+    The first reads of a place fetch a block; each that goes on where the last fetch ended fetches twice as much. With
+    the last block, where most files say what is where in them, comes the one before.
 
     stream: seekable, reads exactly what it is asked for; closed with this one
     """
@@ -94,7 +95,10 @@ class ScatteredFile(io.RawIOBase):
     def _fetch(self, first: int, end: int) -> dict[int, bytes]:
         """Blocks from ``first`` to before ``end``, and those ahead."""
         self._ahead = min(2 * self._ahead, MOST_AHEAD // BLOCK) if first == self._next else 1
-        until = min(max(end, first + self._ahead), -(-self._size // BLOCK))
+        count = -(-self._size // BLOCK)
+        until = min(max(end, first + self._ahead), count)
+        if first == count - 1 > 0 and first - 1 not in self._blocks:  # which may be of a few bytes
+            first -= 1
         data = self._straight(first * BLOCK, min(until * BLOCK, self._size))
         self._next = until
         found = {k: data[(k - first) * BLOCK : (k - first + 1) * BLOCK] for k in range(first, until)}

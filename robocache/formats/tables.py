@@ -17,14 +17,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import (
     InputSpec,
     Reader,
     Selector,
-    open_scattered,
     parse_source,
     positions,
     quoted,
@@ -294,8 +292,7 @@ class ParquetReader(TableReader):
         whole = super().episodes(id, files, spec)
         if spec.episode != "file":
             return whole
-        with open_scattered(files[0], spec) as stream, pq.ParquetFile(stream) as parquet:
-            found = episode_rows(parquet, files[0])
+        found = episode_rows(files[0], spec)
         if len(found) < 2:
             return whole
         share = files[0].size // len(found)

@@ -17,7 +17,6 @@ from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
-from fsspec.spec import AbstractBufferedFile
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
@@ -25,6 +24,7 @@ from robocache.formats.messages.batch import Messages, Schema, gather
 from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import Channel, LogReader, Part, Window, Within, few
 from robocache.formats.messages.ulog_types import Layout, parse_formats
+from robocache.formats.scattered import ScatteredFile
 from robocache.formats.ulog_walk import ADD, DROPOUT, FORMAT, INFO, LEAST, MAGIC, PARAMETER, UlogFile, ends_of
 from robocache.types import FileStamp
 
@@ -46,7 +46,7 @@ class UlogReader(LogReader):
     def open(self, file: FileStamp, spec: InputSpec) -> Iterator[Part]:
         with open_file(file, spec) as opened:
             # It is gone through twice: what is not on this machine is fetched once.
-            stream = BytesIO(opened.read()) if isinstance(opened, AbstractBufferedFile) else opened
+            stream = BytesIO(opened.read()) if isinstance(opened, ScatteredFile) else opened
             yield _Log(UlogFile(stream, file.uri), file.uri, salvage=spec.salvage)
 
     def look(self, file: FileStamp, spec: InputSpec) -> None:

@@ -16,7 +16,7 @@ from fsspec.implementations.zip import ZipFileSystem
 
 from robocache.errors import InputError, TooLargeError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
-from robocache.formats.base import InputSpec, open_scattered
+from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
 from robocache.storage import open_storage
 from robocache.types import FileStamp
@@ -52,7 +52,7 @@ class ZarrReader(ArraysReader):
             root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
             yield _arrays(root, names, "", file)
             return
-        with open_scattered(file, spec) as stored:
+        with open_file(file, spec) as stored:
             try:
                 with zipfile.ZipFile(stored) as archive:
                     names = archive.namelist()

@@ -28,7 +28,6 @@ _UNCOMPRESSED = struct.Struct("<8xQ")  # behind the compressed size
 _MOST_METADATA = 1 << 24
 #: What helps where a file was cut off.
 SALVAGE = "re-index it with `mcap recover`, or set input.salvage: true to read what is whole of it"
-_TAIL = 8 * 1024  # first read from the end: the summary of some 30 chunks and their schemas; longer ones take another
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +129,14 @@ def read_summary(file: BinaryIO, uri: str, *, verify: bool) -> Summary:
         raise InputError(f"{uri}: begins with {head!r}, not with the MCAP magic {MAGIC!r}")
     if size < smallest:
         raise InputError(f"{uri}: is {size} bytes long, cut off before its footer; {SALVAGE}")
-    tail_start = max(0, size - _TAIL)
-    tail = read_exactly(file, tail_start, size - tail_start, uri)
-    if tail[-len(MAGIC) :] != MAGIC:
+    footer_start = size - len(MAGIC) - _FOOTER.size
+    footer = read_exactly(file, footer_start, size - footer_start, uri)
+    if footer[-len(MAGIC) :] != MAGIC:
         raise InputError(
-            f"{uri}: ends in the middle of a record (its last bytes are {tail[-8:]!r}, not the MCAP magic), so the "
+            f"{uri}: ends in the middle of a record (its last bytes are {footer[-8:]!r}, not the MCAP magic), so the "
             f"recording was cut off or is still being written; {SALVAGE}"
         )
-    footer_start = size - len(MAGIC) - _FOOTER.size
-    opcode, length, summary_start, _, crc = _FOOTER.unpack_from(tail, footer_start - tail_start)
+    opcode, length, summary_start, _, crc = _FOOTER.unpack_from(footer)
     if (opcode, length) != (FOOTER, _FOOTER.size - RECORD.size):
         raise InputError(f"{uri}: record {opcode:#04x} of {length} bytes in place of the footer; the file is damaged")
     if summary_start == 0:
@@ -146,15 +144,13 @@ def read_summary(file: BinaryIO, uri: str, *, verify: bool) -> Summary:
     data_end = summary_start - _DATA_END.size
     if not len(MAGIC) <= data_end <= footer_start - _DATA_END.size:
         raise InputError(f"{uri}: footer places the summary at byte {summary_start} of {size}; the file is damaged")
-    if data_end < tail_start:
-        tail = read_exactly(file, data_end, tail_start - data_end, uri) + tail
-        tail_start = data_end
-    opcode, length, data_crc = _DATA_END.unpack_from(tail, data_end - tail_start)
+    tail = read_exactly(file, data_end, footer_start - data_end, uri)
+    opcode, length, data_crc = _DATA_END.unpack_from(tail)
     if (opcode, length) != (DATA_END, 4):
         raise InputError(f"{uri}: record {opcode:#04x} before the summary, not DataEnd; the file is damaged")
-    summary = tail[summary_start - tail_start : footer_start - tail_start]
+    summary = tail[_DATA_END.size :]
     if verify and crc:
-        covered = zlib.crc32(tail[footer_start - tail_start :][: _FOOTER.size - 4], zlib.crc32(summary))
+        covered = zlib.crc32(footer[: _FOOTER.size - 4], zlib.crc32(summary))
         if covered != crc:
             raise InputError(f"{uri}: summary has CRC {covered:#010x}, the footer says {crc:#010x}; it is damaged")
     return _parse_summary(summary, uri, data_end, data_crc)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from robocache import scratch
 from robocache.errors import InputError, MissingError
 from robocache.formats.base import InputSpec, Reader, parse_source
+from robocache.formats.kept import Kept
 from robocache.formats.messages.batch import Messages, Schema
 from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.paths import parse_path
@@ -143,6 +144,17 @@ class LogReader(Reader):
         with ExitStack() as stack:
             yield _Recording(tuple(stack.enter_context(self.open(file, spec)) for file in files), self.remedy)
 
+    @contextmanager
+    def _known(self, files: Sequence[FileStamp], spec: InputSpec) -> Iterator[_Recording]:
+        """The same where only the channels are asked for: files that have just been listed are not opened again."""
+        with ExitStack() as stack:
+            parts = []
+            for file in files:
+                channels = _LISTED.get(_key(file, spec))
+                known = None if channels is None else _Listed(file.uri, channels)
+                parts.append(known or stack.enter_context(self.open(file, spec)))
+            yield _Recording(tuple(parts), self.remedy)
+
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
         """One episode, after a look at what each file says of itself."""
         for file in files:
@@ -151,8 +163,8 @@ class LogReader(Reader):
 
     def look(self, file: FileStamp, spec: InputSpec) -> None:
         """At what a file says of itself, as far as listing goes: ``InputError`` where it is none of this format."""
-        with self.open(file, spec):
-            pass
+        with self.open(file, spec) as part:
+            _LISTED.put(_key(file, spec), _same(tuple(part.channels.values())), _LISTED_BYTES)
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Every topic, with the times that reading it gives; of one whose messages cannot be read the log times."""
@@ -168,7 +180,7 @@ class LogReader(Reader):
     ) -> dict[str, StreamType]:
         """From the channels' schemas, and where these leave a width open from the first message that tells, of one
         place for each topic."""
-        with self._open(ref.files, spec) as recording:
+        with self._known(ref.files, spec) if not look else self._open(ref.files, spec) as recording:
             requests = _requests(sources, recording, spec)
             collectors = recording.collectors(requests)
             types = {key: kind for found in collectors.values() for key, kind in found.topic.types().items()}
@@ -189,6 +201,36 @@ class LogReader(Reader):
                 metadata |= part.metadata()
             notes = tuple(note for part in recording.parts for note in part.notes)
         return Episode(ref.id, {s.key: streams[s.key] for s in sources if s.key in streams}, metadata, notes)
+
+
+#: The channels of files that were listed, which are looked at again soon; those of a dataset's logs are the same.
+_LISTED = Kept(64 << 20)
+_LISTED_BYTES = 512
+
+
+def _key(file: FileStamp, spec: InputSpec) -> tuple:
+    return file, spec.salvage, spec.verify_checksums
+
+
+@lru_cache(1024)
+def _same(channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+    """The first of equals, so that they are kept once."""
+    return channels
+
+
+class _Listed(Part):
+    """A file of which only the channels are asked for."""
+
+    room = 0
+
+    def __init__(self, uri: str, channels: Sequence[Channel]):
+        self.uri, self.channels = uri, {channel.id: channel for channel in channels}
+
+    def messages(self, channels: Collection[int], **_: Any) -> Iterator[Window]:
+        raise NotImplementedError
+
+    def glimpses(self, channels: Collection[int]) -> Iterator[Iterator[Window]]:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
