@@ -35,6 +35,8 @@ _FOREIGN = {
 }
 #: Bytes of a file's beginning that tell text, and a table, from other files; that hold any magic.
 _TEXT, _LEAST = 4096, 64
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, which not every build of PyYAML has
+_DEEPEST = 32  # levels of a metadata.yaml; there are six
 _THREADS = 16  # listing waits for storage, not for the processor
 
 
@@ -171,11 +173,8 @@ def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> t
     known: set[str] = set()
     for folder, some in members.items():
         fs, path = some[0].fs, f"{some[0].path.rpartition('/')[0]}/metadata.yaml"
-        try:
-            told = yaml.safe_load(fs.cat_file(path))["rosbag2_bagfile_information"]["relative_file_paths"]
-            names = [str(name).rpartition("/")[2] for name in told]
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-            continue  # another file of that name
+        if (names := _named_files(fs.cat_file(path))) is None:
+            continue
         known.add(f"{folder}/metadata.yaml")
         by_name = {inner_name(item.files[0].uri.rpartition("/")[2]): item for item in some}
         lost = [name for name in names if inner_name(name) not in by_name]
@@ -185,6 +184,22 @@ def _split_recordings(items: Sequence[Found], passed: Sequence[PassedOver]) -> t
                 item = by_name[name]
                 whole[item.uri] = replace(item, whole=folder, failure=item.failure or failure)
     return [whole.get(item.uri, item) for item in items], [file for file in passed if file.uri not in known]
+
+
+def _named_files(text: bytes) -> list[str] | None:
+    """The files that rosbag2's metadata.yaml names; None: it is another file of that name."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, _YAML):  # loading goes as deep as the text does, on the stack
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                return None
+        told = yaml.load(text, _YAML)["rosbag2_bagfile_information"]["relative_file_paths"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return None
+    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+        return None
+    return [name.rpartition("/")[2] for name in told]
 
 
 def _pattern(episode: str) -> re.Pattern[str] | None:

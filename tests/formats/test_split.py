@@ -60,6 +60,29 @@ def test_a_piece_that_is_not_there_is_missed(tmp_path):
     assert [(ref.id, len(ref.files)) for ref in listing.episodes] == [("bag", 2), ("bag/bag_2.mcap", 1)]
 
 
+_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{a: " * 5_000,
+        "rosbag2_bagfile_information: bag_0.mcap",
+        "rosbag2_bagfile_information: {relative_file_paths: bag_0.mcap}",
+        f"{_BOMB}rosbag2_bagfile_information: {{relative_file_paths: [*a39, *a39]}}\n",
+        "\0",
+    ],
+    ids=["deep", "deep mappings", "no mapping", "no list", "names without end", "no text"],
+)
+def test_another_file_of_that_name_is_none_of_a_recording(tmp_path, text):
+    write(tmp_path / "bag")
+    (tmp_path / "bag/metadata.yaml").write_text(text)
+    listing = list_input(InputSpec((str(tmp_path),)))
+    assert [ref.failure for ref in listing.episodes] == ["", "", ""]
+    assert [file.uri.rpartition("/")[2] for file in listing.passed_over] == ["metadata.yaml"]
+
+
 def test_pieces_of_different_types_do_not_mix(tmp_path):
     write(tmp_path / "bag")
     kind = "std_msgs/msg/Float64"
