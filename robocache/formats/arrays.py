@@ -7,6 +7,7 @@ too.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -74,6 +75,17 @@ class Arrays:
     unread: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """int64: where episodes end, read once. ``InputError``: what is called so is no such thing."""
+        array = self.found[ENDS]
+        if len(array.shape) != 1 or np.dtype(array.dtype).kind not in "iu" or array.shape[0] > 1 << 24:
+            raise InputError(f"{ENDS} is {array.dtype} {list(array.shape)}; one column of whole numbers is right")
+        ends = np.asarray(array[:]).astype(np.int64)
+        if np.any(np.diff(ends, prepend=0) < 0):
+            raise InputError(f"{ENDS} goes back, at episode {int(np.argmax(np.diff(ends, prepend=0) < 0))}")
+        return ends
+
 
 class ArraysReader(Reader):
     """A reader opens its files as :class:`Arrays`."""
@@ -95,7 +107,7 @@ class ArraysReader(Reader):
                 raise InputError(f"{file.uri}: {ENDS}: {arrays.unread[ENDS]}; where its episodes end is not known")
             if ENDS not in arrays.found:
                 return [EpisodeRef(id, self.name, (file,), nbytes=max(file.size, 0))]
-            ends = _ends(arrays.found[ENDS], file.uri)
+            ends = arrays.ends.tolist()
         bounds = [0, *ends]
         names = select_episodes([str(k) for k in range(len(ends))], spec.select, {}, file.uri)
         share = max(file.size, 0) // max(len(ends), 1)
@@ -129,23 +141,11 @@ class ArraysReader(Reader):
         with self.open(ref.files[0], spec, ref.key) as arrays:
             part = _Part(arrays, ref, spec)
             times = part.times()
-            values = {source.key: part.values(source.path) for source in sources}
-            kinds = {source.key: part.kind(source.path) for source in sources}
-        streams = {
-            key: Stream(times, found, kind.about)
-            for (key, found), kind in zip(values.items(), kinds.values(), strict=True)
-            if found is not None and kind is not None
-        }
+            streams = {}
+            for source in sources:
+                if (kind := part.kind(source.path)) is not None:
+                    streams[source.key] = Stream(times, part.values(source.path, kind), kind.about)
         return Episode(ref.id, streams, arrays.attributes)
-
-
-def _ends(array: Rows, uri: str) -> list[int]:
-    if len(array.shape) != 1 or np.dtype(array.dtype).kind not in "iu" or array.shape[0] > 1 << 24:
-        raise InputError(f"{uri}: {ENDS} is {array.dtype} {list(array.shape)}; one column of whole numbers is right")
-    ends = np.asarray(array[:]).astype(np.int64)
-    if np.any(np.diff(ends, prepend=0) < 0):
-        raise InputError(f"{uri}: {ENDS} goes back, at episode {int(np.argmax(np.diff(ends, prepend=0) < 0))}")
-    return ends.tolist()
 
 
 class _Part:
@@ -174,7 +174,7 @@ class _Part:
             array = self._arrays.found.get(named[0][0])
             return array.shape[0] if array is not None and array.shape else None
         if ENDS in self._arrays.found:
-            return int(np.asarray(self._arrays.found[ENDS][:])[-1])
+            return int(self._arrays.ends[-1])
         lengths = [a.shape[0] for a in self._found.values() if np.dtype(a.dtype).kind in "biufV"]
         return max(set(lengths), key=lengths.count, default=None)
 
@@ -246,11 +246,10 @@ class _Part:
         values = select_columns(sample, selector, where=where)
         return StreamType(array_type(values.dtype, values.shape[1:]))
 
-    def values(self, source: str) -> Values | None:
-        """Numbers ``[rows, *shape]`` in native byte order, or text."""
-        kind, found = self.kind(source), self._find(source)
-        if kind is None or found is None:
-            return None
+    def values(self, source: str, kind: StreamType) -> Values:
+        """Of a source of that kind: numbers ``[rows, *shape]`` in native byte order, or text."""
+        found = self._find(source)
+        assert found is not None
         path, array, item, selector = found
         if isinstance(array, Payloads):
             return array[slice(*(self._bounds or (0, len(array.values))))]
@@ -266,7 +265,7 @@ class _Part:
 
     def _check(self, path: str, array: Rows) -> None:
         itemsize = 8 if _is_text(array.dtype) else np.dtype(array.dtype).itemsize
-        claimed = int(np.prod(array.shape, dtype=object)) * itemsize
+        claimed = math.prod(map(int, array.shape)) * itemsize
         refuse_bomb(f"{self._where}: {path!r}", claimed, self._size)
 
     def _read(self, path: str, array: Rows) -> np.ndarray:

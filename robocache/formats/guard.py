@@ -50,16 +50,24 @@ def guarded(files: Sequence[FileStamp], key: str = "", format: str = "", *, docu
             raise InputError(f"{where}: permission denied") from error
         if isinstance(error, asyncio.TimeoutError):  # before Python 3.11 not a TimeoutError
             raise TimeoutError(f"{where}: the storage timed out") from error
-        if isinstance(error, TimeoutError | ConnectionError):
-            raise
-        if isinstance(error, MemoryError):  # what a file claims is checked before it is allocated: no damage
-            raise
-        if isinstance(error, OSError) and error.errno not in _CONTENT_ERRNO:
+        if passes(error):
             raise
         if isinstance(error, _MISTAKES) and not document and _raised_here(error):
             logger.debug("%s", where, exc_info=error)
             raise UnexpectedError(f"{where}: unexpected {type(error).__name__}: {error}") from error
         raise InputError(f"{where}: cannot be read as {format or 'a recording'}: {_reason(error)}") from error
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error is the storage's, or a lack of memory, and may be gone at the next try; what a file claims is
+    checked before memory is taken for it."""
+    if is_storage_fault(error) or unanswered(error):
+        return True
+    if isinstance(error, MemoryError | TimeoutError | asyncio.TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError):
+        return False
+    return isinstance(error, OSError) and error.errno not in _CONTENT_ERRNO
 
 
 def _raised_here(error: Exception) -> bool:

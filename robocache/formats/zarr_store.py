@@ -5,7 +5,10 @@ diffusion policy, and any other arrays of a row a step. The package zarr reads t
 from __future__ import annotations
 
 import math
+import os
+import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -18,6 +21,7 @@ from robocache.errors import InputError, TooLargeError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
+from robocache.formats.guard import passes
 from robocache.storage import open_storage
 from robocache.types import FileStamp
 
@@ -40,17 +44,7 @@ class ZarrReader(ArraysReader):
         import zarr
 
         if file.uri.endswith(self.folder):
-            fs, path = open_storage(file.uri, spec.storage_options)
-            sizes = {name.removeprefix(path).lstrip("/"): i["size"] for name, i in fs.find(path, detail=True).items()}
-            names = list(sizes)
-            found: Any
-            if "://" in file.uri:
-                found = zarr.storage.FsspecStore.from_url(file.uri, dict(spec.storage_options), read_only=True)
-            else:
-                found = zarr.storage.LocalStore(path, read_only=True)
-            held = _small(fs, path, sizes)
-            root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
-            yield _arrays(root, names, "", file)
+            yield _folder(file, spec)
             return
         with open_file(file, spec) as stored:
             try:
@@ -66,6 +60,44 @@ class ZarrReader(ArraysReader):
             store = zarr.storage.FsspecStore(members, read_only=True, path="")
             root = zarr.open(_bounded(store, file.uri, names, {}), path=prefix, mode="r", use_consolidated=False)
             yield _arrays(root, names, prefix, file)
+
+
+#: Stores opened last, by what they are and who asks: the episodes of one ask for it one after another, and to list its
+#: pieces, and open its arrays, takes longer than to read an episode. A version tells all of a folder's files.
+_OPENED: OrderedDict[Any, Arrays] = OrderedDict()
+_MOST_OPENED = 4
+_LOCK = threading.Lock()
+
+
+def _folder(file: FileStamp, spec: InputSpec) -> Arrays:
+    # Connections do not outlive a fork; what may be unpacked is bounded as the arrays are opened.
+    key = (os.getpid(), file, repr(sorted(spec.storage_options.items())), most_unpacked(0, MOST_CHUNK))
+    with _LOCK:
+        if (arrays := _OPENED.get(key)) is not None:
+            _OPENED.move_to_end(key)
+            return arrays
+    arrays = _opened(file, spec)
+    with _LOCK:
+        _OPENED[key] = arrays
+        while len(_OPENED) > _MOST_OPENED:
+            _OPENED.popitem(last=False)
+    return arrays
+
+
+def _opened(file: FileStamp, spec: InputSpec) -> Arrays:
+    import zarr
+
+    fs, path = open_storage(file.uri, spec.storage_options)
+    sizes = {name.removeprefix(path).lstrip("/"): i["size"] for name, i in fs.find(path, detail=True).items()}
+    names = list(sizes)
+    found: Any
+    if "://" in file.uri:
+        found = zarr.storage.FsspecStore.from_url(file.uri, dict(spec.storage_options), read_only=True)
+    else:
+        found = zarr.storage.LocalStore(path, read_only=True)
+    held = _small(fs, path, sizes)
+    root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
+    return _arrays(root, names, "", file)
 
 
 def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, bytes | Exception]:
@@ -147,6 +179,8 @@ def _arrays(root: Any, names: list[str], prefix: str, file: FileStamp) -> Arrays
             if isinstance(item, zarr.Array):
                 found[path] = _checked(item, file)
         except Exception as error:  # each codec has its own
+            if passes(error):
+                raise
             unread[path] = f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
     return Arrays(found, unread, dict(root.attrs))
 

@@ -11,7 +11,8 @@ from damage import outcomes
 
 from robocache import run, verify
 from robocache.errors import InputError, MissingError
-from robocache.formats import InputSpec, TableTimes, list_episodes, list_input, list_streams, read_episode
+from robocache.formats import InputSpec, TableTimes, list_episodes, list_input, list_streams, read_episode, zarr_store
+from robocache.formats.zarr_store import _opened
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
 RATE = TableTimes(rate_hz=10)
@@ -70,6 +71,34 @@ def test_a_buffer_into_a_dataset_and_one_file_that_changes(tmp_path):
     zarr.open_group(path, mode="a")["data/action"][3] = 0
     (after,) = {ref.files[0].version for ref in list_episodes(InputSpec((str(path),), times=RATE))}
     assert before != after
+
+
+def test_a_store_is_listed_and_opened_once_for_all_its_episodes_and_anew_once_it_has_changed(tmp_path, monkeypatch):
+    path = buffer(tmp_path / "b.zarr", 2)
+    spec = InputSpec((str(path),), times=RATE)
+    opened = []
+    monkeypatch.setattr(zarr_store, "_opened", lambda *given: opened.append(given) or _opened(*given))
+    refs = list_episodes(spec)
+    for ref in refs * 2:
+        read_episode(ref, ["data/action", "data/img"], spec)
+    assert len(opened) == 1
+    zarr.open_group(path, mode="a")["data/action"][3] = 5
+    values = read_episode(list_episodes(spec)[0], ["data/action"], spec).streams["data/action"].values
+    assert values[3].tolist() == [5.0] * 7 and len(opened) == 2
+
+
+def test_storage_that_fails_is_no_array_that_cannot_be_read(tmp_path, monkeypatch):
+    path = buffer(tmp_path / "b.zarr", 2)
+    spec = InputSpec((str(path),), times=RATE)
+    ref = list_episodes(spec)[0]
+    zarr_store._OPENED.clear()
+    small = zarr_store._small
+    broken = {"data/action/.zarray": ConnectionResetError("reset by peer")}
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr_store, "_small", lambda *given: small(*given) | broken)
+        with pytest.raises(OSError, match="reset by peer"):
+            read_episode(ref, ["data/action"], spec)
+    assert len(read_episode(ref, ["data/action"], spec).streams["data/action"].times) == 30
 
 
 def test_ends_that_go_back_or_beyond_are_refused(tmp_path):
