@@ -44,15 +44,20 @@ def beyond(most: int | None) -> Iterator[None]:
         _here.most = before
 
 
+def waits(nbytes: int) -> bool:
+    """Whether an array of so many bytes is made on the disk."""
+    most = getattr(_here, "most", None)
+    return most is not None and nbytes > most
+
+
 def room(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
     """An array that has not been filled, as ``np.empty``; on the disk where it is large.
 
     ``OSError`` where the disk has no room for it.
     """
-    most = getattr(_here, "most", None)
     shape, dtype = (shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
-    if most is None or nbytes <= most:
+    if not waits(nbytes):
         return np.empty(shape, dtype)
     folder = tempfile.gettempdir()
     with tempfile.TemporaryFile(dir=folder) as file:

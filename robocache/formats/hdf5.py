@@ -145,6 +145,7 @@ class _Clock:
         self.source = " + ".join(name for name, _ in named)
         self.rate = spec.times.rate_hz if spec.times else None
         self.times: np.ndarray | None = None
+        self._even: dict[int, np.ndarray] = {}  # those of the rate, by their number
         if not named and self.rate is None:
             raise MissingError(f"{self.where}: HDF5 keeps no time; {HOW_TO_SET}; {_listing(group)}")
         parts = []
@@ -170,7 +171,9 @@ class _Clock:
         """int64 nanoseconds ``[rows]``; a single value is at the first."""
         if self.times is None:
             assert self.rate is not None
-            return rate_times(rows, self.rate)
+            if rows not in self._even:
+                self._even[rows] = rate_times(rows, self.rate)
+            return self._even[rows]
         if rows == 1:
             return self.times[:1] if len(self.times) else np.zeros(1, np.int64)
         if len(self.times) != rows:
@@ -205,7 +208,7 @@ def _open(file: FileStamp, spec: InputSpec) -> Iterator[tuple[Any, HeapCheckedFi
 
 def _groups(parent: Any, called: re.Pattern[str] = re.compile(".*", re.DOTALL)) -> list[str]:
     """Names of the groups in a group that are called so; what is linked to is none."""
-    names = (n for n in parent if called.fullmatch(n) and isinstance(parent.get(n, getlink=True), h5py.HardLink))
+    names = (name for name in parent if called.fullmatch(name) and _link(parent, name) == h5py.h5l.TYPE_HARD)
     return sorted((name for name in names if parent.get(name, getclass=True) is h5py.Group), key=natural_key)
 
 
@@ -214,19 +217,28 @@ def _item(group: Any, path: str, where: str, links: int = 0) -> Any:
     which need be no recording."""
     found = group.file["/"] if path.startswith("/") else group
     for name in filter(None, path.split("/")):
-        link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
+        kind = _link(found, name) if isinstance(found, h5py.Group) else None
+        if kind is None:
+            return None
+        if kind == h5py.h5l.TYPE_HARD:
+            found = found[name]
+            continue
+        link = found.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise InputError(
                 f"{where}: {path!r} is a link into another file, {link.filename!r}, which is not followed; copy the "
                 "data into this file, as with h5copy"
             )
-        if isinstance(link, h5py.SoftLink):
-            if links == MAX_LINKS:
-                raise InputError(f"{where}: {path!r} is a link to a link, and so on without end")
-            found = _item(found, link.path, where, links + 1)
-        else:
-            found = None if link is None else found.get(name)
+        if links == MAX_LINKS:
+            raise InputError(f"{where}: {path!r} is a link to a link, and so on without end")
+        found = _item(found, link.path, where, links + 1)
     return found
+
+
+def _link(group: Any, name: str) -> int | None:
+    """The type of the link of that name in a group; None where there is none."""
+    links, known = group.id.links, name.encode()
+    return links.get_info(known).type if links.exists(known) else None
 
 
 def _selected(root: Any, raw: HeapCheckedFile, keys: Sequence[str], select: Sequence[str], uri: str) -> list[str]:

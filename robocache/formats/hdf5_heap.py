@@ -7,6 +7,8 @@ there, so each collection is walked here first, when libhdf5 reads it.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import struct
 from typing import BinaryIO
@@ -24,47 +26,58 @@ class HeapCheckedFile:
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
-        self.size = stream.seek(0, 2)
-        stream.seek(0)
+        self._descriptor = _descriptor(stream)
+        self.size, self._at = stream.seek(0, 2), 0
 
     def at(self, offset: int, size: int) -> bytes:
         """Bytes from an offset on, as far as there are; libhdf5's place in the file stays where it is."""
-        position = self._stream.tell()
-        self._stream.seek(offset)
-        data = self._stream.read(min(size, self.size))
-        self._stream.seek(position)
-        return data
+        data = bytearray(max(0, min(size, self.size - offset)))
+        return bytes(data[: self._into(memoryview(data), offset)])
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
+        self._at = offset + (0, self._at, self.size)[whence]
+        return self._at
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._at
 
     def read(self, size: int = -1) -> bytes:
-        start = self._stream.tell()
-        data = self._stream.read(size)
-        self._check(start, data)
-        return data
+        """h5py knows a file by having this, and calls the other."""
+        raise io.UnsupportedOperation("readinto")
 
     def readinto(self, buffer: memoryview) -> int:
-        start = self._stream.tell()
-        count = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        self._check(start, memoryview(buffer)[:count])
+        start, into = self._at, memoryview(buffer).cast("B")
+        count = self._into(into, start)
+        self._check(start, into[:count])
+        self._at = start + count
         return count
 
-    def _check(self, start: int, data: bytes | memoryview) -> None:
-        if len(data) > _LARGEST_METADATA_READ:
-            return  # values; a collection's first read is 4 KiB
-        for match in _COLLECTION.finditer(data):
-            at = start + match.start()
-            position = self._stream.tell()
-            self._stream.seek(at)
-            _walk(self._stream, at, self.size)
-            self._stream.seek(position)
+    def _into(self, buffer: memoryview, start: int) -> int:
+        """Read from ``start`` on; how many bytes there are."""
+        if self._descriptor is None:
+            self._stream.seek(start)
+            return self._stream.readinto(buffer)  # type: ignore[attr-defined]
+        got = 0  # libhdf5 asks for a hundred bytes here and there: a call of the system each, and nothing around it
+        while got < len(buffer) and (count := os.preadv(self._descriptor, [buffer[got:]], start + got)):
+            got += count
+        return got
+
+    def _check(self, start: int, data: memoryview) -> None:
+        if len(data) <= _LARGEST_METADATA_READ:  # else values; a collection's first read is 4 KiB
+            for match in _COLLECTION.finditer(data):
+                _walk(self._stream, start + match.start(), self.size)
+
+
+def _descriptor(stream: BinaryIO) -> int | None:
+    """Of a file of this machine; None where there is none, or no reading from a place of it."""
+    try:
+        return stream.fileno() if hasattr(os, "preadv") else None
+    except (OSError, AttributeError):
+        return None
 
 
 def _walk(stream: BinaryIO, at: int, end: int) -> None:
+    stream.seek(at)
     head = stream.read(_HEADER.size)
     if len(head) < _HEADER.size:
         return  # cut off: libhdf5 says so itself

@@ -26,7 +26,9 @@ class _Lazy:
     def __getattr__(self, name: str) -> Any:
         import h5py
 
-        return getattr(h5py, name)
+        found = getattr(h5py, name)
+        setattr(self, name, found)
+        return found
 
 
 h5py = _Lazy()
@@ -106,10 +108,12 @@ def read_samples(dataset: Any, selector: Selector | None, where: str) -> Samples
 
 def _numbers(dataset: Any) -> np.ndarray:
     """All of a dataset; a large one piece by piece, which are whole chunks of it."""
-    if not dataset.size or not dataset.ndim:
-        return np.asarray(dataset[()] if dataset.size else np.empty(dataset.shape, dataset.dtype))
+    if not dataset.size:
+        return np.empty(dataset.shape, dataset.dtype)
+    if not dataset.ndim or not scratch.waits(dataset.nbytes):
+        return np.asarray(dataset[()])
     out = scratch.room(dataset.shape, dataset.dtype)
-    each = max(1, scratch.BLOCK * len(out) // out.nbytes) if scratch.on_disk(out) else len(out)
+    each = max(1, scratch.BLOCK * len(out) // out.nbytes)
     if dataset.chunks is not None:
         each = -(-each // dataset.chunks[0]) * dataset.chunks[0]
     for at in range(0, len(out), each):
