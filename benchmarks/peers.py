@@ -3,17 +3,21 @@
     python benchmarks/peers.py [DATA] [--repetitions 7] [--csv FILE]
 
 DATA: the folder of real recordings (../shared/data). Logs with protobuf, HDF5 and Zarr are made: 60 s of a sensor at
-1 kHz, 20 demonstrations of 300 steps; and a flight of 40 times the length of the real one. Every case starts from the
-path (page cache warm) and ends with arrays of float64, which are compared before anything is timed; the cases take
-turns. A peer reads as its documentation has it: message by message, an array an episode, or row by row.
+1 kHz, 20 demonstrations of 300 steps; the ROS 1 bag with other chunks; a ROS 2 bag and a flight of 40 times the length
+of the real ones. Every case starts from the path (page cache warm) and ends with arrays of float64, which are compared
+before anything is timed; the cases take turns. A peer reads as its documentation has it: message by message, an array
+an episode, or row by row.
 """
 
 from __future__ import annotations
 
 import argparse
 import operator
+import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,6 +114,33 @@ def pyulog_arrays(path: Path) -> Arrays:
     }
 
 
+def write_bag(path: Path, bag: Path) -> None:
+    """The same messages in chunks of lz4."""
+    from rosbags.rosbag1 import Reader, Writer
+
+    writer = Writer(path)
+    writer.set_compression(Writer.CompressionFormat.LZ4)
+    with Reader(bag) as reader, writer:
+        known = {}
+        for c in reader.connections:
+            more = {"md5sum": c.digest, "callerid": c.ext.callerid, "latching": c.ext.latching}
+            known[c.id] = writer.add_connection(c.topic, c.msgtype, msgdef=c.msgdef.data, **more)
+        for connection, stamp, data in reader.messages():
+            writer.write(known[connection.id], stamp, data)
+
+
+def write_long_bag(folder: Path, recording: Path, times: int) -> None:
+    """A recording of so many times the length: its messages again and again, their stamps going on."""
+    shutil.copytree(recording, folder)
+    (file,) = folder.glob("*.db3")
+    with closing(sqlite3.connect(file)) as bag, bag:
+        first, last, count = bag.execute("SELECT min(timestamp), max(timestamp), max(id) FROM messages").fetchone()
+        moved = "id + :k * :count, topic_id, timestamp + :k * :span, data"
+        copied = f"INSERT INTO messages SELECT {moved} FROM messages WHERE id <= :count"
+        for k in range(1, times):
+            bag.execute(copied, {"k": k, "count": count, "span": last - first + 10_000_000})
+
+
 def write_flight(path: Path, log: Path, times: int) -> None:
     """A flight of so many times the length: the log's data again and again, its stamps going on."""
     whole = log.read_bytes()
@@ -185,7 +216,10 @@ class Case(NamedTuple):
 def cases_of(data: Path, made: Path) -> dict[str, Case]:
     bag, log, flight = data / "bags/husky.bag", data / "bags/husky.mcap", data / "ulog/sample_log_small.ulg"
     sqlite = data / "more/bags2/plotjuggler_rosbag2_test"
-    proto, demos, store, long = (made / name for name in ("force.mcap", "demos.hdf5", "demos.zarr", "long.ulg"))
+    proto, demos, store = made / "force.mcap", made / "demos.hdf5", made / "demos.zarr"
+    lz4, long, drive = made / "lz4.bag", made / "long.ulg", made / "drive"
+    write_bag(lz4, bag)
+    write_long_bag(drive, sqlite, 40)
     write_flight(long, flight, 40)
     write_protobuf(proto)
     write_hdf5(demos)
@@ -196,9 +230,13 @@ def cases_of(data: Path, made: Path) -> dict[str, Case]:
         "mcap, ROS 2": Case(
             20, lambda: ours(log, list(HUSKY)), {"mcap-ros2-support": lambda: official_arrays(log, HUSKY)}
         ),
-        "rosbag1": Case(20, lambda: ours(bag, list(HUSKY)), {"rosbags": lambda: rosbags_arrays(bag, HUSKY)}),
+        "rosbag1, bz2": Case(20, lambda: ours(bag, list(HUSKY)), {"rosbags": lambda: rosbags_arrays(bag, HUSKY)}),
+        "rosbag1, lz4": Case(20, lambda: ours(lz4, list(HUSKY)), {"rosbags": lambda: rosbags_arrays(lz4, HUSKY)}),
         "rosbag2, SQLite": Case(
             20, lambda: ours(sqlite, list(POSE_TYPES)), {"rosbags": lambda: rosbags_arrays(sqlite, POSE_TYPES)}
+        ),
+        "rosbag2, 40 MB": Case(
+            20, lambda: ours(drive, list(POSE_TYPES)), {"rosbags": lambda: rosbags_arrays(drive, POSE_TYPES)}
         ),
         "mcap, protobuf": Case(
             20, lambda: ours(proto, list(FORCE)), {"mcap-protobuf-support": lambda: protobuf_arrays(proto)}

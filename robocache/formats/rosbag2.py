@@ -146,11 +146,11 @@ class _Bag(Part):
                 yield self._window(pending)
 
     def _window(self, rows: Sequence[tuple[Any, ...]]) -> Window:
-        topics, stamps, blobs = zip(*rows, strict=True)
+        blobs = [row[2] for row in rows]
         try:
             buffer = np.frombuffer(b"".join(blobs), np.uint8)
-            times = np.array(stamps, np.int64)
-            ids = np.array(topics, np.int64)
+            times = np.array([row[1] for row in rows], np.int64)
+            ids = np.array([row[0] for row in rows], np.int64)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{self.uri}: a message of another type than its table says ({error})") from None
         if times.ndim != 1 or times.min(initial=0) < 0:
