@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -22,6 +20,7 @@ from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import MOST_CHUNK, most_unpacked, refuse_bomb
 from robocache.formats.guard import passes
+from robocache.formats.kept import Kept
 from robocache.storage import open_storage
 from robocache.types import FileStamp
 
@@ -62,29 +61,22 @@ class ZarrReader(ArraysReader):
             yield _arrays(root, names, prefix, file)
 
 
-#: Stores opened last, by what they are and who asks: the episodes of one ask for it one after another, and to list its
-#: pieces, and open its arrays, takes longer than to read an episode. A version tells all of a folder's files.
-_OPENED: OrderedDict[Any, Arrays] = OrderedDict()
-_MOST_OPENED = 4
-_LOCK = threading.Lock()
+#: Stores opened last: the episodes of one ask for it one after another, and to list its pieces and open its arrays
+#: takes longer than to read an episode. The version of a folder tells that of all its files.
+_STORES = Kept(64 << 20)
 
 
 def _folder(file: FileStamp, spec: InputSpec) -> Arrays:
     # Connections do not outlive a fork; what may be unpacked is bounded as the arrays are opened.
-    key = (os.getpid(), file, repr(sorted(spec.storage_options.items())), most_unpacked(0, MOST_CHUNK))
-    with _LOCK:
-        if (arrays := _OPENED.get(key)) is not None:
-            _OPENED.move_to_end(key)
-            return arrays
-    arrays = _opened(file, spec)
-    with _LOCK:
-        _OPENED[key] = arrays
-        while len(_OPENED) > _MOST_OPENED:
-            _OPENED.popitem(last=False)
+    key = (file, os.getpid(), repr(sorted(spec.storage_options.items())), most_unpacked(0, MOST_CHUNK))
+    if (arrays := _STORES.get(key)) is None:
+        arrays, size = _opened(file, spec)
+        _STORES.put(key, arrays, size)
     return arrays
 
 
-def _opened(file: FileStamp, spec: InputSpec) -> Arrays:
+def _opened(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
+    """What a store holds, and about how many bytes of memory that takes."""
     import zarr
 
     fs, path = open_storage(file.uri, spec.storage_options)
@@ -97,7 +89,8 @@ def _opened(file: FileStamp, spec: InputSpec) -> Arrays:
         found = zarr.storage.LocalStore(path, read_only=True)
     held = _small(fs, path, sizes)
     root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
-    return _arrays(root, names, "", file)
+    told = sum(len(text) for text in held.values() if isinstance(text, bytes))
+    return _arrays(root, names, "", file), 10 * told + sum(100 + len(name) for name in names)
 
 
 def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, bytes | Exception]:

@@ -12,6 +12,7 @@ from damage import outcomes
 from robocache import run, verify
 from robocache.errors import InputError, MissingError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_input, list_streams, read_episode, zarr_store
+from robocache.formats.kept import Kept
 from robocache.formats.zarr_store import _opened
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
@@ -91,7 +92,7 @@ def test_storage_that_fails_is_no_array_that_cannot_be_read(tmp_path, monkeypatc
     path = buffer(tmp_path / "b.zarr", 2)
     spec = InputSpec((str(path),), times=RATE)
     ref = list_episodes(spec)[0]
-    zarr_store._OPENED.clear()
+    monkeypatch.setattr(zarr_store, "_STORES", Kept(1 << 20))
     small = zarr_store._small
     broken = {"data/action/.zarray": ConnectionResetError("reset by peer")}
     with monkeypatch.context() as patch:
