@@ -27,7 +27,8 @@ from typing import IO, Any
 import numpy as np
 
 _here = threading.local()
-_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # of every thread
+#: Of every thread, and at which addresses each begins and ends.
+_maps: weakref.WeakKeyDictionary[mmap.mmap, tuple[int, int]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 #: Bytes that are copied, or looked at, before the pages are handed back.
 BLOCK = 8 << 20
@@ -71,16 +72,16 @@ def room(shape: int | Sequence[int], dtype: Any) -> np.ndarray:
             text = f"{what}; set TMPDIR to a folder that has, or raise compute.max_memory_mb"
             raise OSError(error.errno, text) from None
         held = mmap.mmap(file.fileno(), nbytes)
+    array = np.frombuffer(held, dtype).reshape(shape)
     with _LOCK:
-        _maps.add(held)
-    return np.frombuffer(held, dtype).reshape(shape)
+        _maps[held] = (array.ctypes.data, array.ctypes.data + nbytes)
+    return array
 
 
-def on_disk(array: Any) -> bool:
-    """Whether an array, or what it is a view of, waits on the disk."""
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return isinstance(array.obj if isinstance(array, memoryview) else array, mmap.mmap)
+def on_disk(array: np.ndarray) -> bool:
+    """Whether an array, or what it is a view of, waits on the disk. By its address: a tensor's array hides its base."""
+    with _LOCK:
+        return any(begin <= array.ctypes.data < end for begin, end in _maps.values())
 
 
 def tidy() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from robocache import run, scratch
 from robocache.config.load import load_job
@@ -34,6 +35,7 @@ def test_only_what_is_long_is_on_the_disk():
         assert not scratch.on_disk(scratch.room(125, np.int64))
         found = scratch.room((126, 1), np.int64)
     assert scratch.on_disk(found) and scratch.on_disk(found[3:, 0]) and found.shape == (126, 1)
+    assert scratch.on_disk(torch.from_numpy(found)[5:].numpy())
     assert not scratch.on_disk(scratch.room(10_000, np.int64)) and not scratch.on_disk(np.zeros(3))
 
 

@@ -158,14 +158,14 @@ def _sample(
     shard.
     """
     from robocache.engine.prepare import Preparer
+    from robocache.engine.reading import Reading
     from robocache.errors import InputError
-    from robocache.formats import read_episode
 
-    preparer = Preparer(job, types)
+    preparer, read = Preparer(job, types), Reading.of(job, types)
     unusable = ""
     for ref in refs:
         try:
-            prepared = preparer.prepare(read_episode(ref, types.wanted(job.sources), job.input))
+            prepared = preparer.prepare(read(ref))
         except InputError as error:
             unusable = unusable or f"{ref.id}: {error}"
             continue

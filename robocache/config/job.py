@@ -274,6 +274,10 @@ class OutputSpec:
         return name.replace(".", self.name_separator)
 
 
+#: About so many columns that are held at the same time fill what memory is allowed for.
+COLUMNS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeSpec:
     """Never changes what is written. ``threads`` 0: all cores; ``max_memory_mb`` bounds the alignment's working set.
@@ -290,6 +294,11 @@ class ComputeSpec:
     processes: int = 0
     isolate: bool = False
     isolate_memory_mb: int = 8192
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of a recording's column that are held in memory; a longer one waits on the disk."""
+        return self.max_memory_mb * 2**20 // COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from robocache import scratch
-from robocache.config.job import Feature, FeatureSource, Job
+from robocache.config.job import COLUMNS, Feature, FeatureSource, Job
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
@@ -25,7 +25,6 @@ from robocache.engine.idle import moving
 from robocache.engine.lookback import past_mean, used_stamps
 from robocache.engine.poses import poses_of
 from robocache.engine.prepare import Prepared, Preparer, Request
-from robocache.engine.reading import COLUMNS
 from robocache.engine.rounding import JOINTS, rounding
 from robocache.engine.source_types import COMPUTING, SourceTypes
 from robocache.engine.timeline import Timeline
@@ -141,7 +140,11 @@ class Aligner:
         The episodes are aligned together, and taken out of the mapping. One that fails costs no other anything.
         ``InputError`` where one cannot be used: see :meth:`Preparer.prepare`, and where ``quality.on_fail`` says so.
         """
-        stages, order = stages or Stages(), list(episodes)
+        with scratch.beyond(self.job.compute.most_held):
+            return self._align(episodes, stages or Stages())
+
+    def _align(self, episodes: MutableMapping[int, Episode], stages: Stages) -> dict[int, AlignedEpisode | Exception]:
+        order = list(episodes)
         begun: dict[int, Begun] = {}
         made: dict[int, AlignedEpisode | Exception] = {}
         for index in order:
@@ -359,6 +362,7 @@ class Aligner:
             made, notes = stepped(feature.steps, sources, compute, about, self._beside(feature, columns))
             findings += [replace(f, subject=feature.name, text=f"{feature.name}: {f.text}") for f in notes]
             values, valid, unfit = assemble(kind, made)
+            scratch.tidy()
             columns[feature.name] = (values, valid)
             beside |= {feature.name: values, f"{feature.name}.valid": valid}
             if unfit:
@@ -478,6 +482,7 @@ def _reports(requests: Sequence[Request], aligned: Sequence[Aligned]) -> list[St
             continue
         limit = r.source.max_gap if isinstance(r.source.max_gap, int) else None
         report = r.cleaned.report if r.source.static else with_gaps(r.cleaned, limit)
+        scratch.tidy()
         out[key] = replace(report, valid_share=share)
     return list(out.values())
 

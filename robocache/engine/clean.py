@@ -67,6 +67,7 @@ class Columns:
         if len(self.times) < 2:
             return None
         if (found := native.steps(self.times)) is not None:
+            scratch.tidy()
             return found
         steps = np.diff(self.times)
         return float(np.median(steps)), int(steps.max())
@@ -333,8 +334,8 @@ def _one_a_stamp(group: Columns, repeats: str) -> Columns:
     if len(last) == len(times) or repeats == "every":
         return group
     if repeats not in ALL_COUNT or group.values is None:
-        values = None if group.values is None else group.values[last]
-        return replace(group, times=times[last], rows=group.recorded(last), values=values)
+        values = None if group.values is None else scratch.picked(group.values, last)
+        return replace(group, times=scratch.picked(times, last), rows=group.recorded(last), values=values)
     counts = np.diff(last, prepend=-1)
     first = last - counts + 1
     if repeats != "mean":

@@ -118,6 +118,10 @@ class Preparer:
         clock starts again, a stream is not of the settled type, or the streams do not overlap. ``TooLargeError`` where
         its rows would take more memory than the job allows.
         """
+        with scratch.beyond(self.job.compute.most_held):
+            return self._prepare(episode)
+
+    def _prepare(self, episode: Episode) -> Prepared:
         findings = [Finding("lost", "", note) for note in episode.notes]
         requests = self._requests(episode, findings)
         clocks = {self._label(r.source): self._clock(r) for r in requests if r.cleaned and not r.source.static}

@@ -16,10 +16,9 @@ from types import MappingProxyType
 import pyarrow as pa
 import torch
 
-from robocache import scratch
 from robocache.config.job import Job
 from robocache.engine.align import AlignedEpisode, Aligner
-from robocache.engine.reading import Reading, most_held
+from robocache.engine.reading import Reading
 from robocache.engine.retry import transient
 from robocache.engine.shards import Shard
 from robocache.engine.source_types import SourceTypes
@@ -71,12 +70,7 @@ class Processor:
     @cached_property
     def reading(self) -> Callable[[EpisodeRef], Episode]:
         """What reads an episode, in this process or another one."""
-        wanted = tuple(self.types.wanted(self.job.sources))
-        return Reading(wanted, self.job.input, self.job.quality.max_late, self._most_held)
-
-    @property
-    def _most_held(self) -> int:
-        return most_held(self.job.compute.max_memory_mb)
+        return Reading.of(self.job, self.types)
 
     def process(
         self,
@@ -107,8 +101,7 @@ class Processor:
             quarantined.append(QuarantineRecord(index, ref.id, _uris(ref), reason, retry))
 
         def align() -> None:
-            with scratch.beyond(self._most_held):
-                found = self.aligner.align(batch, stages)  # which leaves nothing in the batch
+            found = self.aligner.align(batch, stages)  # which leaves nothing in the batch
             for index, aligned in found.items():
                 ref = refs[index]
                 if isinstance(aligned, Exception):

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from robocache import scratch
+from robocache.config.job import Job
 from robocache.engine.bounded import Bounded
+from robocache.engine.source_types import SourceTypes
 from robocache.engine.takes import take
 from robocache.errors import InputError, UnexpectedError
 from robocache.formats import InputSpec, read_episode
 from robocache.types import Episode, EpisodeRef, Source
-
-#: About so many columns that are held at the same time fill what memory is allowed for.
-COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class Reading:
     max_late: int
     most: int | None = None
 
+    @classmethod
+    def of(cls, job: Job, types: SourceTypes) -> Reading:
+        """What reads the episodes of a job whose types are settled."""
+        return cls(tuple(types.wanted(job.sources)), job.input, job.quality.max_late, job.compute.most_held)
+
     def __call__(self, ref: EpisodeRef) -> Episode:
         """The episode's streams as recorded. ``InputError`` where it cannot be used, ``OSError`` where it may yet."""
         if ref.failure:
@@ -38,11 +42,6 @@ class Reading:
         with scratch.beyond(self.most):
             episode = read_episode(ref, self.sources, self.input)
             return episode if ref.take is None else take(episode, ref.take, self.max_late)
-
-
-def most_held(max_memory_mb: int) -> int:
-    """Bytes of a column that are held in memory."""
-    return max_memory_mb * 2**20 // COLUMNS
 
 
 def bounded_reading(reading: Callable[[EpisodeRef], Episode], bounded: Bounded) -> Callable[[EpisodeRef], Episode]:

@@ -31,7 +31,8 @@ def rounding(r: Request, column: FeatureType) -> list[Finding]:
         values = group.values
         if values is None or values.dtype != recorded.dtype or len(values) != len(recorded):
             values = as_rows(recorded)
-            values = values if len(group.times) == len(values) else values[group.recorded(slice(None))]
+            if group.rows is not None and len(group.rows) != len(values):
+                values = scratch.picked(values, group.rows)
             values = values if group.columns is None else values[:, group.columns]
             group = replace(group, values=values)
         lost = _lost(group, values, dtype)

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from robocache import scratch
 from robocache.config.job import Job
 from robocache.engine.bounded import Bounded
 from robocache.engine.retry import with_retries
@@ -19,7 +20,7 @@ from robocache.engine.source_types import SourceTypes
 from robocache.errors import InputError
 from robocache.formats import read_episode
 from robocache.threads import mapped
-from robocache.types import Episode, EpisodeRef
+from robocache.types import Episode, EpisodeRef, Source
 
 _THREADS = 4  # each holds a recording's streams
 
@@ -35,7 +36,7 @@ def split_takes(
         if ref.failure:
             return [ref]
         try:
-            read = partial(read_episode, ref, wanted, job.input)
+            read = partial(_read, ref, wanted, job)
             if bounded is not None:
                 read = partial(bounded, f"reading {ref.id}", read)
             episode = with_retries(job.cluster.max_attempts, f"episode {ref.id}", read)
@@ -47,6 +48,11 @@ def split_takes(
         return [replace(ref, id=f"{ref.id}@{k}", nbytes=ref.nbytes // count, take=k) for k in range(count)]
 
     return [ref for found in mapped(one, refs, _THREADS) for ref in found]
+
+
+def _read(ref: EpisodeRef, wanted: Sequence[Source], job: Job) -> Episode:
+    with scratch.beyond(job.compute.most_held):
+        return read_episode(ref, wanted, job.input)
 
 
 def take(episode: Episode, number: int, max_late: int) -> Episode:

@@ -16,10 +16,12 @@ the bracket and one sample beyond (``cubic``), or the bins (``mean``).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,13 +136,11 @@ def fuse_multimodal_chunked(
         nbytes = x.shape[-1] * (x.dtype.itemsize + extra_sample[0]) + times.dtype.itemsize + extra_sample[1]
         sources.append(_Source(_Rows((x, times), offsets), nbytes, MODES[mode] == "mean", shift))
     plan = _Plan(sources, _Rows((targets,), whole.target_offsets), target_bytes)
-    out = targets.new_empty((*targets.shape, width), dtype=whole.out_dtype)
-    valid = targets.new_empty((*targets.shape, len(streams)), dtype=torch.bool)
-    flat_out, flat_valid = out.view(targets.numel(), width), valid.view(targets.numel(), len(streams))
+    shapes = (*targets.shape, width), (*targets.shape, len(streams))
     out_scale = _moved(whole.out_scale, device)
 
     def compute(piece: _Piece) -> tuple[Tensor, Tensor]:
-        value, ok = run(
+        return run(
             whole._replace(
                 values=[_moved(s.values, device) for s in piece.sources],
                 times=[_moved(s.times, device) for s in piece.sources],
@@ -150,20 +150,24 @@ def fuse_multimodal_chunked(
                 out_scale=out_scale,
             )
         )
-        if piece.targets.numel() == targets.numel():  # all at once: these are the results
-            return value.to(out.device).view(out.shape), ok.to(out.device).view(valid.shape)
-        taken = slice(piece.skip, piece.skip + piece.stop - piece.start)
-        count = value.shape[0] if value.dim() == 2 else value.shape[0] * value.shape[1]
-        flat_out[piece.start : piece.stop] = value.reshape(count, width)[taken]
-        flat_valid[piece.start : piece.stop] = ok.reshape(count, len(streams))[taken]
-        return out, valid
 
     limit = int(max_memory_mb * _MB)
-    at, found = _Position(0, 0), (out, valid)
+    at, out, valid = _Position(0, 0), None, None
     while at.row < plan.batch:
         piece = plan.piece(at, limit)
         try:
-            found = compute(piece)
+            value, ok = compute(piece)
+            if piece.targets.numel() == targets.numel():  # all at once: these are the results
+                out, valid = value.to(targets.device).view(shapes[0]), ok.to(targets.device).view(shapes[1])
+            else:
+                if out is None or valid is None:
+                    out, valid = _room(targets, shapes[0], whole.out_dtype), _room(targets, shapes[1], torch.bool)
+                count, taken = value.shape[:-1].numel(), slice(piece.skip, piece.skip + piece.stop - piece.start)
+                for all_of_it, some in ((out, value), (valid, ok)):
+                    columns = some.shape[-1]
+                    flat = all_of_it.view(targets.numel(), columns)
+                    flat[piece.start : piece.stop] = some.reshape(count, columns)[taken]
+            del value, ok
         except torch.OutOfMemoryError:
             if piece.stop - piece.start <= 1:
                 raise
@@ -175,7 +179,17 @@ def fuse_multimodal_chunked(
         # The exception is gone here, and with it the failed call's tensors: the allocator can give them back.
         torch.cuda.empty_cache()
         logger.warning("out of memory on %s: going on with pieces of %.3g MB", device, limit / _MB)
-    return found
+    if out is None or valid is None:
+        return targets.new_empty(shapes[0], dtype=whole.out_dtype), targets.new_empty(shapes[1], dtype=torch.bool)
+    return out, valid
+
+
+def _room(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor beside ``like`` that has not been filled; one of host memory waits on the disk where it is large."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if like.device.type != "cpu" or not nbytes:
+        return like.new_empty(shape, dtype=dtype)
+    return torch.from_numpy(scratch.room(nbytes, np.uint8)).view(dtype).view(shape)
 
 
 def resample_trajectories_chunked(

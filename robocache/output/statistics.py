@@ -27,6 +27,8 @@ QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 #: A column of more numbers than WIDE has statistics along its last axis where that is no longer than CHANNELS (the
 #: channels of an image, the coordinates of points), else one for all of its numbers.
 WIDE, CHANNELS = 256, 32
+#: Numbers of some columns that are sorted, and looked at in float64, at the same time.
+AT_ONCE = 1 << 22
 #: Of a wide column, so many rows are looked at (n to the power of 0.75 within these bounds, as LeRobot does), evenly
 #: spread, and of each row about so many of the positions before its last axis.
 SAMPLED, POWER, POSITIONS = (100, 10_000), 0.75, 20_000
@@ -66,8 +68,10 @@ class Statistics:
         rows = n if rows is None else rows
         finite = np.isfinite(values) if values.dtype.kind == "f" else None
         if finite is None or finite.all():
-            quantiles, found = _columns(np.ascontiguousarray(values.T), rows, points)
-            return cls(rows, *found), quantiles
+            some = max(1, AT_ONCE // max(1, n))
+            pieces = (values[:, d : d + some] for d in range(0, max(1, width), some))
+            quantiles, each = zip(*(_columns(np.ascontiguousarray(p.T), rows, points) for p in pieces), strict=True)
+            return cls(rows, *map(np.concatenate, zip(*each, strict=True))), np.hstack(quantiles)
         kept = (values[finite[:, d], d] for d in range(width))
         quantiles, each = zip(*(_columns(k[None, :], len(k) * rows / n, points) for k in kept), strict=True)
         longest = max(found[-1].shape[1] for found in each)
