@@ -2,18 +2,18 @@
 
     python benchmarks/memory.py CACHE_FOLDER --out benchmarks/results/cpu_memory.csv
 
-Each case is a process of its own; what it held at most is what the system says of it when it has ended.
+Each case is a process of its own; what it held at most is what Linux says of it (VmHWM) at its end.
 
 ``nothing``       a process that has imported what a run needs, and does nothing
 ``many files``    20 times the limit in logs of 10.7 MB, with 1 and 2 threads
 ``long episode``  one log that is many times the limit
+``longer one``    the log of ``--longer`` (see long_log.py) under a limit of ``--longer-limit``, which its rows need
 ``many rows``     a small table at a rate that makes 4 GB of rows of it: is to be refused before they are made
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -26,31 +26,30 @@ import pyarrow.parquet as pq
 from end_to_end import CONFIG, sample_logs
 
 LIMIT_MB = 64
-#: What a run may hold beyond its limit.
+#: What a run may hold beyond its limit (2^20 bytes, as the limit).
 BEYOND_MB = 500
 
 _RUN = """
 import sys
 from robocache import run
+rows, reasons = 0, []
 if sys.argv[1:]:
     summary = run(sys.argv[1], sys.argv[2:])
-    print(summary.rows, len(summary.quarantined), *(q.reason for q in summary.quarantined))
+    rows, reasons = summary.rows, [q.reason for q in summary.quarantined]
 else:
     import torch, robocache.engine.run
-    print(0, 0)
+held = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(held, rows, *reasons)
 """
 
 
 def peak_of(*arguments: str) -> tuple[float, int, str]:
     """Peak memory of a run in MB (of 10^6 bytes), its rows, and why an episode was refused."""
-    process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"a run ended with status {os.waitstatus_to_exitcode(status)}: {' '.join(arguments)}")
-    rows, _, reason = said.strip().partition(" ")
-    return usage.ru_maxrss * 1024 / 1e6, int(rows), reason.partition(" ")[2]
+    done = subprocess.run([sys.executable, "-c", _RUN, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"a run ended with status {done.returncode}: {' '.join(arguments)}")
+    held, rows, *reason = done.stdout.strip().split(" ", 2)
+    return int(held) * 1024 / 1e6, int(rows), "".join(reason)
 
 
 def many_rows(path: Path) -> str:
@@ -67,6 +66,8 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="folder for the sample logs (up to 2.4 GB) and the outputs")
     parser.add_argument("--limit", type=int, default=LIMIT_MB, help="compute.max_memory_mb")
     parser.add_argument("--seconds", type=float, default=6000.0, help="of the long episode, 0.18 MB each")
+    parser.add_argument("--longer", type=Path, help="a log of 5 GB, say")
+    parser.add_argument("--longer-limit", type=int, default=600, help="compute.max_memory_mb of that")
     parser.add_argument("--out", type=Path, help="CSV to write")
     args = parser.parse_args()
 
@@ -79,31 +80,29 @@ def main() -> None:
         f"input: {{uri: '{small}', times: {{column: time}}}}\nfeatures: {{x: [{{source: x}}]}}\n"
         f"timeline: {{rate_hz: 1000}}\noutput: {{uri: '{args.cache}/out'}}\n"
     )
-    always = [f"output.uri={args.cache}/out", f"compute.max_memory_mb={args.limit}", "compute.device=cpu"]
-    cases = {
-        "nothing": ([], 0.0),
-        **{
-            f"many files, {n} threads": ([str(CONFIG), f"input.uri={few}/*.mcap", f"compute.threads={n}", *always], few)
-            for n in (1, 2)
-        },
-        "long episode": ([str(CONFIG), f"input.uri={long}/*.mcap", *always], long),
-        "many rows": ([str(config), *always, "input.max_failed_episodes=1"], args.cache / "day"),
-    }
+    always = [f"output.uri={args.cache}/out", "compute.device=cpu"]
+    cases: dict[str, tuple[list[str], list[Path], int]] = {"nothing": ([], [], args.limit)}
+    for n in (1, 2):
+        logs = [str(CONFIG), f"input.uri={few}/*.mcap", f"compute.threads={n}"]
+        cases[f"many files, {n} threads"] = (logs, list(few.iterdir()), args.limit)
+    cases["long episode"] = ([str(CONFIG), f"input.uri={long}/*.mcap"], list(long.iterdir()), args.limit)
+    if args.longer is not None:
+        cases["longer one"] = ([str(CONFIG), f"input.uri={args.longer}"], [args.longer], args.longer_limit)
+    cases["many rows"] = ([str(config), "input.max_failed_episodes=1"], [Path(small)], args.limit)
     rows = []
-    print(f"limit {args.limit} MB, and {BEYOND_MB} MB beyond it")
-    print(f"{'case':24}{'input MB':>9}{'rows':>11}{'peak MB':>9}  fits")
-    for name, (arguments, folder) in cases.items():
-        size = sum(p.stat().st_size for p in Path(folder).iterdir()) / 1e6 if folder else 0.0
+    print(f"{'case':24}{'input MB':>9}{'rows':>11}{'limit MB':>9}{'peak MB':>9}  within the limit and {BEYOND_MB} MB")
+    for name, (arguments, files, limit) in cases.items():
+        size = sum(path.stat().st_size for path in files) / 1e6
         shutil.rmtree(args.cache / "out", ignore_errors=True)
-        peak, made, reason = peak_of(*arguments)
-        allowed = args.limit * 2**20 / 1e6 + BEYOND_MB
-        print(f"{name:24}{size:9.0f}{made:11,}{peak:9.0f}  {'yes' if peak <= allowed else 'no'}  {reason}")
+        peak, made, reason = peak_of(*arguments, *([*always, f"compute.max_memory_mb={limit}"] if arguments else []))
+        allowed = (limit + BEYOND_MB) * 2**20 / 1e6
+        print(f"{name:24}{size:9.0f}{made:11,}{limit:9}{peak:9.0f}  {'yes' if peak <= allowed else 'no'}  {reason}")
         rows.append(
             {
                 "case": name,
                 "input_mb": f"{size:.0f}",
                 "rows": made,
-                "limit_mb": args.limit,
+                "limit_mb": limit,
                 "allowed_mb": f"{allowed:.0f}",
                 "peak_mb": f"{peak:.0f}",
                 "fits": peak <= allowed,

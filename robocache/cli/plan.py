@@ -121,9 +121,8 @@ def preview(job: Job, *, overwrite: bool = False) -> Preview:
     refs = listed.episodes
     work = lay_out_work(job, listed, output)
     good = [ref for ref in refs if not ref.failure]
-    sample, unusable = _sample(
-        job, listed.types, good, max(sum(r.nbytes for r in s.refs) for s in work.shards), threads
-    )
+    largest = max(sum(r.nbytes for r in s.refs) for s in work.shards)
+    sample, unusable = _sample(job, listed.types, good, largest, min(threads, len(work.shards)))
     changes = work.changes
     return Preview(
         episodes=len(refs),
@@ -155,7 +154,7 @@ def _sample(
     job: Job, types: SourceTypes, refs: Sequence[EpisodeRef], largest: int, threads: int
 ) -> tuple[Sample | None, str]:
     """What the first episode that can be used foretells; and the first that cannot, and why. ``largest``: bytes of a
-    shard.
+    shard; threads: so many shards are in flight.
     """
     from robocache.engine.prepare import Preparer
     from robocache.engine.reading import Reading
@@ -172,8 +171,10 @@ def _sample(
         rows = len(prepared.timeline.times)
         size = rows * preparer.row_bytes(prepared.requests)
         scale = sum(r.nbytes for r in refs) / max(ref.nbytes, 1)
-        # A shard in flight holds its decoded input (about three times the file) and its table twice (rows, then file).
-        flight = threads * largest * (3 + 2 * size / max(ref.nbytes, 1))
+        # A shard in flight holds its decoded input (about three times the file; what is beyond the limit waits on the
+        # disk) and its table twice (rows, then file).
+        decoded, table = min(3 * largest, job.compute.max_memory_mb * 2**20), largest * size / max(ref.nbytes, 1)
+        flight = threads * (decoded + 2 * table)
         columns = tuple((feature.name, str(feature.arrow)) for feature in preparer.features)
         return Sample(ref.id, rows, round(rows * scale), int(size * scale), int(flight), columns), unusable
     return None, unusable
