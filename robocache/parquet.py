@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _MAGIC = b"PAR1"
+ARROW = b"ARROW1"  #: how an Arrow file begins, and ends
 _END = 8  # how long the metadata before it is, and the magic
 _WIDTHS = {"BOOLEAN": 1 / 8, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
 #: Texts that may be so long altogether are read at once, longer ones so many bytes at a time.
@@ -160,6 +161,48 @@ def arrow_batches(
     return stream.schema, iter(stream)
 
 
+def arrow_table(data: pa.Buffer, refuse: Callable[[int], None]) -> pa.Table:
+    """All rows of an Arrow file of any writer, or of a stream, checked. Errors as of :func:`arrow_batches`.
+
+    Of a file by what it says at its end: what lies between need be no stream (Polars' is none).
+    """
+    if data[: len(ARROW)].to_pybytes() == ARROW:
+        refuse(sum(size for _, size in _blocks(data)))
+        opened = pa.ipc.open_file(data)
+        batches = [opened.get_batch(k) for k in range(opened.num_record_batches)]
+    else:
+        refuse(sum(size for _, size in _record_batches(pa.BufferReader(data))))
+        opened = pa.ipc.open_stream(data)
+        batches = list(opened)
+    table = pa.Table.from_batches(batches, opened.schema)
+    table.validate(full=True)
+    return table
+
+
+def _blocks(data: pa.Buffer) -> Iterator[tuple[int, int]]:
+    """As :func:`_record_batches`, of those that an Arrow file names at its end."""
+    end = data.size - len(ARROW) - 4
+    (length,) = struct.unpack_from("<i", data, end)
+    if not 4 <= length <= end:
+        raise ValueError(f"a footer of {length} bytes in a file of {data.size}")
+    footer = data[end - length : end].to_pybytes()
+    (root,) = struct.unpack_from("<I", footer)
+    for number in (2, 3):  # Footer: version, schema, dictionaries, record batches
+        if (place := _field(footer, root, number)) is None:
+            continue
+        vector = _follow(footer, place)
+        (count,) = struct.unpack_from("<I", footer, vector)
+        if count > len(footer) // 24:
+            raise ValueError(f"{count} batches in a footer of {len(footer)} bytes")
+        for k in range(count):
+            begin, told, size = struct.unpack_from("<qi4xq", footer, vector + 4 + 24 * k)
+            if min(begin, told, size) < 0 or begin + told + size > data.size:
+                raise ValueError(f"a batch of {told} and {size} bytes at byte {begin} of {data.size}")
+            message = data[begin : begin + told].to_pybytes()
+            lead = 8 if message.startswith(b"\xff\xff\xff\xff") else 4  # behind its length; older ones have no mark
+            yield _unpacked(message[lead:], data[begin + told : begin + told + size], dictionary=number == 2)
+
+
 def _behind_the_magic(source: pa.Buffer | IO[bytes]) -> pa.NativeFile:
     """From there a file is a stream."""
     stream = pa.BufferReader(source) if isinstance(source, pa.Buffer) else pa.PythonFile(source, mode="r")
@@ -172,15 +215,18 @@ def _record_batches(stream: pa.NativeFile) -> Iterator[tuple[int, int]]:
     for message in pa.ipc.MessageReader.open_stream(stream):
         if message.type not in ("record batch", "dictionary"):
             continue
-        body = message.body
-        rows, packed, buffers = _buffers(message.metadata.to_pybytes(), dictionary=message.type == "dictionary")
-        total = 0
-        for begin, length in buffers:
-            size = -1  # stored as it is
-            if packed and begin >= 0 and 8 <= length <= body.size - begin:
-                (size,) = struct.unpack_from("<q", body, begin)
-            total += max(length, 0) if size < 0 else size
-        yield rows, total
+        yield _unpacked(message.metadata.to_pybytes(), message.body, dictionary=message.type == "dictionary")
+
+
+def _unpacked(metadata: bytes, body: pa.Buffer, *, dictionary: bool) -> tuple[int, int]:
+    rows, packed, buffers = _buffers(metadata, dictionary=dictionary)
+    total = 0
+    for begin, length in buffers:
+        size = -1  # stored as it is
+        if packed and begin >= 0 and 8 <= length <= body.size - begin:
+            (size,) = struct.unpack_from("<q", body, begin)
+        total += max(length, 0) if size < 0 else size
+    return rows, total
 
 
 def _buffers(metadata: bytes, *, dictionary: bool) -> tuple[int, bool, list[tuple[int, int]]]:

@@ -324,7 +324,7 @@ def _grouped(
             else:
                 yield [s], of_message(s.source, s.fields)
         return
-    tables = [s for s in streams if s.fields and s.type in ("csv", "parquet")]
+    tables = [s for s in streams if s.fields and s.type in ("csv", "parquet", "arrow")]
     for s in tables:
         yield [s], of_columns(s.fields, s.source)
     rest = [s for s in streams if s not in tables]

@@ -64,7 +64,6 @@ _KNOWN = (
     ((".avi",), "a video that does not say when its frames are shown", "convert it to MP4, as with `ffmpeg -c copy`"),
     ((".laz",), "a compressed point cloud", "decompress it to LAS, as with laszip"),
     ((".ply",), "a point cloud", "convert it to PCD"),
-    ((".feather", ".arrow"), "an Arrow file", "convert it to Parquet"),
     ((".svo", ".svo2"), "a ZED recording", "export its streams"),
     ((".urdf", ".xacro"), "a robot's description", "name it in forward_kinematics.urdf"),
     ((".log", ".nmea"), "a text log, as of a GPS receiver", "convert it to CSV"),

@@ -52,7 +52,11 @@ def episode_rows(file: FileStamp, spec: InputSpec) -> list[Rows]:
     if at < 0 or not pa.types.is_integer(schema.field(at).type):
         return []
     # Read rather than taken from the statistics: it is as small, and pyarrow aborts the process on damaged statistics.
-    column = read_rows(file, [EPISODE], None, spec).column(EPISODE)
+    return rows_by_episode(read_rows(file, [EPISODE], None, spec).column(EPISODE))
+
+
+def rows_by_episode(column: pa.ChunkedArray) -> list[Rows]:
+    """The episodes that a column of integers names, sorted."""
     if column.null_count:
         return [Rows(i) for i in sorted(column.unique().drop_null().to_pylist())]
     episodes = column.to_numpy()

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from robocache.errors import InputError
+from robocache.formats.arrow_files import ArrowReader
 from robocache.formats.base import InputSpec, Reader, parse_source
 from robocache.formats.clouds import LasReader, PcdReader
 from robocache.formats.compression import unpacking
@@ -44,6 +45,7 @@ READERS: dict[str, Reader] = {
         RldsReader(),
         CsvReader(),
         ParquetReader(),
+        ArrowReader(),
         LeRobotReader(),
         PcdReader(),
         LasReader(),

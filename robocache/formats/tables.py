@@ -226,8 +226,16 @@ class TableReader(Reader):
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> AbstractContextManager[Table]: ...
 
     def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
-        """One episode: the file, or the files that ``input.episode`` puts together."""
-        return [EpisodeRef(id, self.name, tuple(files), nbytes=sum(f.size for f in files))]
+        """One episode: the file, or the files that ``input.episode`` puts together; or those within the file."""
+        found = self.within(files[0], spec) if spec.episode == "file" else []
+        if len(found) < 2:
+            return [EpisodeRef(id, self.name, tuple(files), nbytes=sum(f.size for f in files))]
+        share = files[0].size // len(found)
+        return [EpisodeRef(f"{id}#{rows.episode}", self.name, tuple(files), str(rows), share) for rows in found]
+
+    def within(self, file: FileStamp, spec: InputSpec) -> list[Rows]:
+        """The episodes that a file holds by its column ``episode_index``; fewer than two: it is one."""
+        return []
 
     def streams(self, ref: EpisodeRef, spec: InputSpec) -> list[StreamInfo]:
         """Each column is a stream where the episode is one table; else each table, its columns as fields."""
@@ -287,16 +295,8 @@ class ParquetReader(TableReader):
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
     magic: ClassVar[bytes] = b"PAR1"
 
-    def episodes(self, id: str, files: Sequence[FileStamp], spec: InputSpec) -> list[EpisodeRef]:
-        """One episode, or one for each ``episode_index`` of a file that holds several."""
-        whole = super().episodes(id, files, spec)
-        if spec.episode != "file":
-            return whole
-        found = episode_rows(files[0], spec)
-        if len(found) < 2:
-            return whole
-        share = files[0].size // len(found)
-        return [EpisodeRef(f"{id}#{rows.episode}", self.name, tuple(files), str(rows), share) for rows in found]
+    def within(self, file: FileStamp, spec: InputSpec) -> list[Rows]:
+        return episode_rows(file, spec)
 
     @contextmanager
     def _open(self, file: FileStamp, table: str, key: str, spec: InputSpec) -> Iterator[Table]:

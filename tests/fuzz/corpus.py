@@ -145,6 +145,18 @@ def _parquet(folder: Path) -> list[Path]:
     return [folder / "a.parquet", folder / "b.parquet"]
 
 
+def _arrow(folder: Path) -> list[Path]:
+    import test_arrow_files as kit
+
+    how = {
+        "a.arrow": ("file", None),
+        "b.arrow": ("stream", None),
+        "c.arrow": ("file", "zstd"),
+        "d.arrow": ("stream", "lz4"),
+    }
+    return [kit.write(folder / name, kit.rows(), *given) for name, given in how.items()]
+
+
 def _lerobot(folder: Path) -> list[Path]:
     from test_lerobot import write_v2, write_v3
 
@@ -262,7 +274,8 @@ def _flatbuffer(folder: Path) -> list[Path]:
 
 WRITERS: dict[str, Callable[[Path], list[Path]]] = {
     "mcap": _mcap, "rosbag1": _rosbag1, "rosbag2": _rosbag2, "ulog": _ulog, "hdf5": _hdf5, "zarr": _zarr,
-    "numpy": _numpy, "rlds": _rlds, "csv": _csv, "parquet": _parquet, "lerobot": _lerobot, "pcd": _pcd, "las": _las,
+    "numpy": _numpy, "rlds": _rlds, "csv": _csv, "parquet": _parquet, "arrow": _arrow, "lerobot": _lerobot,
+    "pcd": _pcd, "las": _las,
     "ros2idl": _ros2idl, "omgidl": lambda folder: _idl_of(folder, "final"), "wstring": _wstring,
     "xcdr2": lambda folder: _idl_of(folder, "appendable", "mutable"), "flatbuffer": _flatbuffer,
     "output": _output, "config": _config, "lease": _lease,
