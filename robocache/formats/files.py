@@ -66,6 +66,7 @@ _KNOWN = (
     ((".ply",), "a point cloud", "convert it to PCD"),
     ((".svo", ".svo2"), "a ZED recording", "export its streams"),
     ((".urdf", ".xacro"), "a robot's description", "name it in forward_kinematics.urdf"),
+    ((".txt",), "a text file", "if it is a table, name it, as poses/*.txt, or set input.format: csv"),
     ((".log", ".nmea"), "a text log, as of a GPS receiver", "convert it to CSV"),
     (("/features.json", "/dataset_info.json"), "a description of RLDS records", "it is read with them"),
 )

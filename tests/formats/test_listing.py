@@ -351,7 +351,7 @@ def test_real_recordings(data_dir: Path) -> None:
 
 def test_files_passed_over_are_told(tmp_path: Path) -> None:
     write(tmp_path / "a.csv")
-    names = ("b.svo", "c/d_0.avi", "e.mp4", "notes.txt", "f.laz", "c/x.ply")
+    names = ("b.svo", "c/d_0.avi", "e.mp4", "notes.txt", "notes.md", "f.laz", "c/x.ply")
     for name in (*names, ".hidden.svo"):
         write(tmp_path / name, b"x" * 7)
     listing = list_input(InputSpec((str(tmp_path),)))
@@ -359,13 +359,13 @@ def test_files_passed_over_are_told(tmp_path: Path) -> None:
     found = {file.uri.removeprefix(f"{tmp_path}/"): file for file in listing.passed_over}
     assert set(found) == set(names)
     assert {file.size for file in found.values()} == {7}
-    assert found["b.svo"].what == "a ZED recording" and found["notes.txt"].what == ""
+    assert found["b.svo"].what == "a ZED recording" and found["notes.txt"].what == "a text file"
     said = describe_passed(listing.passed_over)
     assert "1 file passed over: a compressed point cloud, as f.laz; decompress it to LAS, as with laszip" in said
-    assert said.endswith("1 file passed over: of no known kind, as notes.txt")
+    assert said.endswith("1 file passed over: of no known kind, as notes.md")
     assert list_input(InputSpec((str(tmp_path / "a.csv"),))).passed_over == []  # nothing else was asked for
     other = list_input(InputSpec((str(tmp_path),), format="csv"))
-    assert len(other.passed_over) == 6
+    assert len(other.passed_over) == 7
     with pytest.raises(InputError, match=r"is a recording \(1 file passed over: a point cloud, as x\.ply"):
         list_input(InputSpec((str(tmp_path / "c"),)))
 
