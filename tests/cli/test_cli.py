@@ -363,3 +363,20 @@ def test_signals_stop_a_run_and_keep_what_is_committed(tmp_path, signum, monkeyp
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "config.yaml"]) == cli.DONE
     assert f"{committed} of 31 shards were there already" in capsys.readouterr().out
+
+
+def test_garbage_is_collected_as_usual_behind_the_imports():
+    """In a process of its own, whose collector nobody else has touched."""
+    script = """
+import gc, sys
+from robocache.cli.__main__ import _FIRST_OBJECTS, _collect_later
+usual = gc.get_threshold()
+_collect_later()
+assert gc.isenabled() and gc.get_threshold()[0] == _FIRST_OBJECTS
+runs = gc.get_stats()[0]["collections"]
+few = [[] for _ in range(_FIRST_OBJECTS // 2)]
+assert gc.get_stats()[0]["collections"] == runs
+many = [[] for _ in range(_FIRST_OBJECTS)]
+assert gc.get_threshold() == usual and gc.get_stats()[0]["collections"] > runs
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
