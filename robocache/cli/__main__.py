@@ -1,4 +1,4 @@
-"""The command line as a process: ``robocache``, or ``python -m robocache.cli`` where that is not on the path."""
+"""The command line as a process: ``robocache``, or ``python -m robocache`` where that is not on the path."""
 
 from __future__ import annotations
 

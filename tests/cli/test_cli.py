@@ -221,6 +221,19 @@ def test_the_process_leaves_without_being_taken_apart(arguments, code):
     assert (ended.returncode, ended.stdout) == (code, "goodbye\n"), ended.stderr
 
 
+@pytest.mark.parametrize("module", ["robocache", "robocache.cli"])
+@pytest.mark.parametrize(("words", "code"), [(["--version"], cli.DONE), (["rum"], cli.USAGE)])
+def test_as_a_module(module, words, code):
+    ended = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == code
+    said = (
+        f"robocache {robocache.__version__}\n"
+        if code == cli.DONE
+        else "robocache: no command 'rum' (did you mean 'run'?)"
+    )
+    assert (ended.stdout or ended.stderr).startswith(said)
+
+
 def test_who_stops_reading_ends_the_command_quietly(work):
     process = start("inspect", "logs", "--episode", "episode_000.mcap", cwd=work)
     process.stdout.close()
