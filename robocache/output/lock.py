@@ -58,13 +58,19 @@ def _refusal(store: Store, holder: str) -> OutputError:
 
 @contextlib.contextmanager
 def _file_lock(store: Store, name: str) -> Iterator[Check]:
-    """The kernel frees it when its holder dies, however it dies."""
+    """The kernel frees it when its holder dies, however it dies. Folders that were made for it and hold nothing when it
+    is let go of, since the run was refused, go with it."""
     path = Path(store.path(name))
-    with store.writing(name):
-        path.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         with store.writing(name):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                if path.parent.exists():
+                    raise
+                continue  # who had made the folder has just removed it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,6 +90,9 @@ def _file_lock(store: Store, name: str) -> Iterator[Check]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+        with contextlib.suppress(OSError):  # the first that holds something ends it
+            for folder in made:
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ def test_files_that_no_run_wrote(tmp_path, logs):
     for overwrite in (False, True):
         with pytest.raises(OutputError, match=r"holds data/thesis.parquet, which no run wrote"):
             do(ours, overwrite=overwrite)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["data"]
     theirs.rename(tmp_path / "thesis")
     do(ours)
     (tmp_path / "thesis").rename(theirs)  # now among the parts
@@ -208,6 +210,24 @@ def test_overwrite_starts_anew(tmp_path):
     assert summary.skipped_shards == 0
     assert all(p.stat().st_mtime_ns != before[p] for p in before)
     assert table(tmp_path / "out").num_rows == summary.rows
+
+
+def test_folders_that_were_made_for_a_lock_go_with_it(tmp_path):
+    """Whoever wants it just then makes them again."""
+    store = Store(str(tmp_path / "new/out"))
+    with locked(store, LOCK):
+        assert (tmp_path / "new/out" / LOCK).exists()
+    assert list(tmp_path.iterdir()) == []
+
+    def hold(_: int) -> bool:
+        try:
+            with locked(store, LOCK):
+                return True
+        except OutputError:
+            return False
+
+    with ThreadPoolExecutor(4) as pool:
+        assert any(pool.map(hold, range(2000)))
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
