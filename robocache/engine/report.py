@@ -147,10 +147,12 @@ def _abreast(feature: Any, episode: Episode | None, width: int) -> list[tuple[np
 def _pictures(output: Output, facts: Facts, place: int, notes: list[str]) -> Iterator[Picture]:
     """Some images of each camera of an episode, and clouds from above, small."""
     rows = Rows.of(output, facts.numbers[place : place + 1])
-    footage = Footage(output.videos, output.store.options)
-    for name in marks(output.schema):
-        field = output.schema.field(name)
-        column, cloud, shown = Column.of(field), is_cloud(field), False
+    columns = [Column.of(output.schema.field(name)) for name in marks(output.schema)]
+    files = output.videos if any(column.refers for column in columns) else {}  # all records tell them
+    footage = Footage(files, output.store.options)
+    for column in columns:
+        name, field = column.name, output.schema.field(column.name)
+        cloud, shown = is_cloud(field), False
         try:
             pictures = None if cloud else Pictures.of(column, footage)
         except ValueError:
