@@ -18,6 +18,7 @@ from robocache.sample import write_samples
 ROOT = Path(__file__).resolve().parent.parent
 #: Each may import those of its own row and of the rows below it; of two rooms of one row neither may import the other.
 LAYERS = (
+    ("__main__",),
     ("cli", "lerobot"),
     ("engine",),
     ("config", "actions"),
