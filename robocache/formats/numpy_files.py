@@ -16,17 +16,25 @@ from robocache.errors import InputError
 from robocache.formats.arrays import Arrays, ArraysReader
 from robocache.formats.base import InputSpec, open_file
 from robocache.formats.compression import refuse_bomb
+from robocache.formats.kept import Kept
 from robocache.types import FileStamp
 
 _HEADER, _MOST_HEADER = 128, 1 << 16
 _MOST_MEMBERS = 10_000
+#: Arrays of which some rows were asked for: the episodes of a file follow one another, and it is unpacked whole.
+_KEPT = Kept(128 << 20)
 
 
 class _Array:
-    """An array of a file, its header read; its rows when they are asked for."""
+    """An array of a file, its header read; its rows when they are asked for.
 
-    def __init__(self, open: Callable[[], AbstractContextManager[Any]], size: int, where: str):
-        self._open, self._where = open, where
+    key: the file, and the array's name there
+    """
+
+    def __init__(
+        self, open: Callable[[], AbstractContextManager[Any]], size: int, where: str, key: tuple[FileStamp, str]
+    ):
+        self._open, self._where, self._key = open, where, key
         with open() as file:
             if isinstance(file, zipfile.ZipExtFile):
                 file.MIN_READ_SIZE = _HEADER  # it would read 4 KB
@@ -40,8 +48,14 @@ class _Array:
             raise InputError(f"{where}: claims {list(self.shape)} of {self.dtype}, {size - begin} bytes are there")
 
     def __getitem__(self, key: Any) -> Any:
-        with self._open() as file:
-            return np.lib.format.read_array(file, allow_pickle=False, max_header_size=_MOST_HEADER)[key]
+        whole = _KEPT.get(self._key)
+        if whole is None:
+            with self._open() as file:
+                whole = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_MOST_HEADER)
+            if isinstance(key, slice) and len(range(*key.indices(len(whole)))) < len(whole):
+                whole.flags.writeable = False
+                _KEPT.put(self._key, whole, whole.nbytes)
+        return whole[key]
 
 
 class NumpyReader(ArraysReader):
@@ -60,11 +74,11 @@ class NumpyReader(ArraysReader):
             size = stored.seek(0, 2)
             stored.seek(0)
             if stored.read(6) == b"\x93NUMPY":
-                yield Arrays({"data": _Array(partial(_again, stored), size, file.uri)})
+                yield Arrays({"data": _Array(partial(_again, stored), size, file.uri, (file, ""))})
                 return
             try:
                 with zipfile.ZipFile(stored) as archive:
-                    yield _members(archive, file.uri)
+                    yield _members(archive, file)
             except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
                 raise InputError(f"{file.uri}: is no whole archive ({error}); it was cut off or is damaged") from None
 
@@ -76,7 +90,8 @@ def _again(file: BinaryIO) -> Iterator[BinaryIO]:
     yield file
 
 
-def _members(archive: zipfile.ZipFile, uri: str) -> Arrays:
+def _members(archive: zipfile.ZipFile, file: FileStamp) -> Arrays:
+    uri = file.uri
     found: dict[str, _Array] = {}
     unread: dict[str, str] = {}
     for member in archive.infolist()[:_MOST_MEMBERS]:
@@ -85,7 +100,7 @@ def _members(archive: zipfile.ZipFile, uri: str) -> Arrays:
             continue
         try:
             refuse_bomb(f"{uri}: {name}", member.file_size, member.compress_size)
-            found[name] = _Array(partial(archive.open, member), member.file_size, f"{uri}: {name}")
+            found[name] = _Array(partial(archive.open, member), member.file_size, f"{uri}: {name}", (file, name))
         except (ValueError, InputError, EOFError) as error:
             unread[name] = str(error).removeprefix(f"{uri}: {name}: ")
     return Arrays(found, unread)

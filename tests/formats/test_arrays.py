@@ -88,6 +88,25 @@ def test_a_store_is_listed_and_opened_once_for_all_its_episodes_and_anew_once_it
     assert values[3].tolist() == [5.0] * 7 and len(opened) == 2
 
 
+def test_an_archive_is_unpacked_once_for_all_its_episodes_and_anew_once_it_has_changed(tmp_path, monkeypatch):
+    path, spec = tmp_path / "a.npz", InputSpec((str(tmp_path / "a.npz"),), times=RATE)
+    unpacked: list[tuple[int, ...]] = []
+    read_array = np.lib.format.read_array
+
+    def counted(*given, **options):
+        array = read_array(*given, **options)
+        unpacked.append(array.shape)
+        return array
+
+    monkeypatch.setattr(np.lib.format, "read_array", counted)
+    for factor in (1, 2):
+        np.savez_compressed(path, **{"data/action": factor * ACTION, "meta/episode_ends": np.array(ENDS)})
+        refs = list_episodes(spec)
+        found = [read_episode(ref, ["data/action"], spec).streams["data/action"].values for ref in refs]
+        np.testing.assert_array_equal(np.concatenate(found), factor * ACTION)
+        assert unpacked.count(ACTION.shape) == factor
+
+
 def test_storage_that_fails_is_no_array_that_cannot_be_read(tmp_path, monkeypatch):
     path = buffer(tmp_path / "b.zarr", 2)
     spec = InputSpec((str(path),), times=RATE)
