@@ -185,17 +185,19 @@ def h5py_arrays(path: Path, by_row: bool) -> Arrays:
 def write_zarr(path: Path) -> None:
     import zarr
 
-    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    stored = zarr.storage.ZipStore(path, mode="w") if path.suffix == ".zip" else zarr.storage.LocalStore(path)
+    group = zarr.open_group(stored, mode="w", zarr_format=2)
     for name, width in WIDTHS.items():
         array = group.create_array(f"data/{name}", shape=(DEMOS * STEPS, width), chunks=(2048, width), dtype="f4")
         array[:] = np.concatenate([steps(name, demo) for demo in range(DEMOS)])
     group.create_array("meta/episode_ends", shape=(DEMOS,), dtype="i8")[:] = STEPS * np.arange(1, DEMOS + 1)
+    stored.close()
 
 
 def zarr_arrays(path: Path) -> Arrays:
     import zarr
 
-    root = zarr.open(str(path), mode="r")
+    root = zarr.open(zarr.storage.ZipStore(path) if path.suffix == ".zip" else str(path), mode="r")
     ends = [0, *root["meta/episode_ends"][:].tolist()]
     arrays = {name: root[f"data/{name}"] for name in WIDTHS}
     found: dict[str, list] = {name: [] for name in WIDTHS}
@@ -216,7 +218,7 @@ class Case(NamedTuple):
 def cases_of(data: Path, made: Path) -> dict[str, Case]:
     bag, log, flight = data / "bags/husky.bag", data / "bags/husky.mcap", data / "ulog/sample_log_small.ulg"
     sqlite = data / "more/bags2/plotjuggler_rosbag2_test"
-    proto, demos, store = made / "force.mcap", made / "demos.hdf5", made / "demos.zarr"
+    proto, demos, store, zipped = (made / f"demos.{suffix}" for suffix in ("mcap", "hdf5", "zarr", "zarr.zip"))
     lz4, long, drive = made / "lz4.bag", made / "long.ulg", made / "drive"
     write_bag(lz4, bag)
     write_long_bag(drive, sqlite, 40)
@@ -224,6 +226,7 @@ def cases_of(data: Path, made: Path) -> dict[str, Case]:
     write_protobuf(proto)
     write_hdf5(demos)
     write_zarr(store)
+    write_zarr(zipped)
     fields = [f"{topic}.{field}" for topic, (field, _) in FLIGHT.items()]
     stored = [f"data/{name}" for name in WIDTHS]
     return {
@@ -252,6 +255,7 @@ def cases_of(data: Path, made: Path) -> dict[str, Case]:
             },
         ),
         "zarr": Case(3, lambda: ours(store, stored, RATE), {"zarr": lambda: zarr_arrays(store)}),
+        "zarr, zipped": Case(3, lambda: ours(zipped, stored, RATE), {"zarr": lambda: zarr_arrays(zipped)}),
     }
 
 

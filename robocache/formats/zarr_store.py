@@ -4,16 +4,15 @@ diffusion policy, and any other arrays of a row a step. The package zarr reads t
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import zstandard
-from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from fsspec.implementations.zip import ZipFileSystem
 
 from robocache.errors import InputError, TooLargeError
 from robocache.formats.arrays import ENDS, Arrays, ArraysReader, Rows
@@ -40,42 +39,25 @@ class ZarrReader(ArraysReader):
 
     @contextmanager
     def open(self, file: FileStamp, spec: InputSpec, key: str = "") -> Iterator[Arrays]:
-        import zarr
-
-        if file.uri.endswith(self.folder):
-            yield _folder(file, spec)
-            return
-        with open_file(file, spec) as stored:
-            try:
-                with zipfile.ZipFile(stored) as archive:
-                    names = archive.namelist()
-                    for member in archive.infolist():
-                        where = f"{file.uri}: {member.filename}"
-                        refuse_bomb(where, member.file_size, member.compress_size, MOST_CHUNK)
-            except zipfile.BadZipFile as error:
-                raise InputError(f"{file.uri}: is no whole archive ({error}); it was cut off or is damaged") from None
-            members = AsyncFileSystemWrapper(ZipFileSystem(stored), asynchronous=True)
-            prefix = _root(names, file.uri)
-            store = zarr.storage.FsspecStore(members, read_only=True, path="")
-            root = zarr.open(_bounded(store, file.uri, names, {}), path=prefix, mode="r", use_consolidated=False)
-            yield _arrays(root, names, prefix, file)
+        # Connections and places in files are not shared over a fork; what may be unpacked is settled as arrays open.
+        known = (file, os.getpid(), repr(sorted(spec.storage_options.items())), most_unpacked(0, MOST_CHUNK))
+        if (arrays := _STORES.get(known)) is None:
+            opened = _folder if file.uri.endswith(self.folder) else _archive
+            arrays, size = opened(file, spec)
+            _STORES.put(known, arrays, size)
+        try:
+            yield arrays
+        except BaseException:
+            _STORES.put(known, None, 0)  # its connection, or its open file, may be what failed
+            raise
 
 
 #: Stores opened last: the episodes of one ask for it one after another, and to list its pieces and open its arrays
 #: takes longer than to read an episode. The version of a folder tells that of all its files.
-_STORES = Kept(64 << 20)
+_STORES = Kept(128 << 20)
 
 
-def _folder(file: FileStamp, spec: InputSpec) -> Arrays:
-    # Connections do not outlive a fork; what may be unpacked is bounded as the arrays are opened.
-    key = (file, os.getpid(), repr(sorted(spec.storage_options.items())), most_unpacked(0, MOST_CHUNK))
-    if (arrays := _STORES.get(key)) is None:
-        arrays, size = _opened(file, spec)
-        _STORES.put(key, arrays, size)
-    return arrays
-
-
-def _opened(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
+def _folder(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
     """What a store holds, and about how many bytes of memory that takes."""
     import zarr
 
@@ -93,6 +75,24 @@ def _opened(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
     return _arrays(root, names, "", file), 10 * told + sum(100 + len(name) for name in names)
 
 
+def _archive(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
+    """Likewise; its file stays open as long as the arrays are held."""
+    import zarr
+
+    try:
+        archive = zipfile.ZipFile(open_file(file, spec))
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{file.uri}: is no whole archive ({error}); it was cut off or is damaged") from None
+    names = archive.namelist()
+    for member in archive.infolist():
+        refuse_bomb(f"{file.uri}: {member.filename}", member.file_size, member.compress_size, MOST_CHUNK)
+    prefix = _root(names, file.uri)
+    none = zarr.storage.MemoryStore(read_only=True)
+    store = _bounded(none, file.uri, names, {}, archive.read)
+    root = zarr.open(store, path=prefix, mode="r", use_consolidated=False)
+    return _arrays(root, names, prefix, file), sum(600 + len(name) for name in names)
+
+
 def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, bytes | Exception]:
     """What says what arrays and groups are, fetched in one go: one after another, each would wait for the storage."""
     told = [name for name in sizes if name.rpartition("/")[2] in (*_ARRAYS, *_GROUPS)][: 2 * _MOST_ARRAYS]
@@ -101,10 +101,17 @@ def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, byt
     return dict(zip(ends, read, strict=True))
 
 
-def _bounded(store: Any, uri: str, names: Sequence[str], held: Mapping[str, bytes | Exception]) -> Any:
+def _bounded(
+    store: Any,
+    uri: str,
+    names: Sequence[str],
+    held: Mapping[str, bytes | Exception],
+    read: Callable[[str], bytes] | None = None,
+) -> Any:
     """The store without pieces that unpack to more than any array's may: a codec believes what a piece says of that.
 
-    names: of all it has, so that it is not asked for others; held: what of it has been read, or why it could not be
+    names: of all it has, so that it is not asked for others; held: what of it has been read, or why it could not be;
+    read:  reads one instead of the store
     """
     import zarr
 
@@ -119,7 +126,11 @@ def _bounded(store: Any, uri: str, names: Sequence[str], held: Mapping[str, byte
                 if isinstance(data, Exception):
                     raise data
                 return prototype.buffer.from_bytes(data)
-            found = await super().get(key, prototype, byte_range)
+            if read is not None:
+                data = await asyncio.to_thread(read, key)
+                found = prototype.buffer.from_bytes(data if byte_range is None else _part(data, byte_range))
+            else:
+                found = await super().get(key, prototype, byte_range)
             if found is not None and byte_range is None:
                 piece = found.as_numpy_array()
                 if (claimed := _claimed(piece[:32].tobytes(), len(piece))) > max(allowed, len(piece)):
@@ -130,6 +141,13 @@ def _bounded(store: Any, uri: str, names: Sequence[str], held: Mapping[str, byte
             return found
 
     return Bounded(store)
+
+
+def _part(data: bytes, asked: Any) -> bytes:
+    """What zarr's request asks for: a range, all from an offset on, or the last bytes."""
+    if hasattr(asked, "suffix"):
+        return data[max(len(data) - asked.suffix, 0) :]
+    return data[asked.offset :] if hasattr(asked, "offset") else data[asked.start : asked.end]
 
 
 def _claimed(head: bytes, size: int) -> int:

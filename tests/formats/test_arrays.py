@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from robocache import run, verify
 from robocache.errors import InputError, MissingError
 from robocache.formats import InputSpec, TableTimes, list_episodes, list_input, list_streams, read_episode, zarr_store
 from robocache.formats.kept import Kept
-from robocache.formats.zarr_store import _opened
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
 RATE = TableTimes(rate_hz=10)
@@ -74,18 +75,34 @@ def test_a_buffer_into_a_dataset_and_one_file_that_changes(tmp_path):
     assert before != after
 
 
-def test_a_store_is_listed_and_opened_once_for_all_its_episodes_and_anew_once_it_has_changed(tmp_path, monkeypatch):
-    path = buffer(tmp_path / "b.zarr", 2)
+@pytest.mark.parametrize(("name", "opens"), [("b.zarr", "_folder"), ("b.zarr.zip", "_archive")])
+def test_a_store_is_opened_once_for_all_its_episodes_and_anew_once_it_has_changed(tmp_path, monkeypatch, name, opens):
+    path = buffer(tmp_path / name, 2)
     spec = InputSpec((str(path),), times=RATE)
-    opened = []
-    monkeypatch.setattr(zarr_store, "_opened", lambda *given: opened.append(given) or _opened(*given))
+    opened, real = [], getattr(zarr_store, opens)
+    monkeypatch.setattr(zarr_store, opens, lambda *given: opened.append(given) or real(*given))
     refs = list_episodes(spec)
     for ref in refs * 2:
         read_episode(ref, ["data/action", "data/img"], spec)
     assert len(opened) == 1
-    zarr.open_group(path, mode="a")["data/action"][3] = 5
-    values = read_episode(list_episodes(spec)[0], ["data/action"], spec).streams["data/action"].values
-    assert values[3].tolist() == [5.0] * 7 and len(opened) == 2
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    buffer(path, 3)
+    values = read_episode(list_episodes(spec)[2], ["data/action"], spec).streams["data/action"].values
+    np.testing.assert_array_equal(values, ACTION[30:])
+    assert len(opened) == 2
+
+
+def test_an_open_archive_that_fails_is_opened_anew(tmp_path, monkeypatch):
+    spec = InputSpec((str(buffer(tmp_path / "b.zarr.zip", 2)),), times=RATE)
+    ref = list_episodes(spec)[0]
+    real = zipfile.ZipFile
+    with monkeypatch.context() as patch:
+        patch.setattr(real, "open", lambda *given: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
+        with pytest.raises(OSError, match="stale"):
+            read_episode(ref, ["data/action"], spec)
+    opened = []
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *given: opened.append(given) or real(*given))
+    assert len(read_episode(ref, ["data/action"], spec).streams["data/action"].times) == 30 and opened
 
 
 def test_an_archive_is_unpacked_once_for_all_its_episodes_and_anew_once_it_has_changed(tmp_path, monkeypatch):
