@@ -41,6 +41,11 @@ def open_storage(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(uri, **options)
 
 
+def is_local(uri: str) -> bool:
+    """Whether it is a path of this machine."""
+    return "://" not in uri or uri.startswith(("file://", "local://"))
+
+
 def native(path: str) -> str:
     """A local path as the calls of this process take it, which depends on its locale (``LANG=C``)."""
     return os.fsdecode(path.encode("utf-8", "surrogateescape"))

@@ -8,8 +8,18 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
 
+from robocache.formats import InputSpec
 from robocache.stages import Stages
+from robocache.storage import is_local
 from robocache.types import Episode, EpisodeRef
+
+#: Threads that read recordings which lie some way off: most of that is waiting for answers, a few for each of them.
+FAR = 4
+
+
+def readers(threads: int, input: InputSpec) -> int:
+    """How many threads read ahead where there are cores for ``threads`` of them."""
+    return threads if all(map(is_local, input.uri)) else max(threads, FAR)
 
 
 class Ahead:

@@ -10,6 +10,7 @@ from robocache.engine.deadline import taken
 from robocache.engine.forkserver import ForkServer
 from robocache.errors import InputError
 from robocache.formats.files import expand
+from robocache.storage import is_local
 
 #: Bytes of recordings from which on processes save more time than they take to start: some four seconds of a core, most
 #: of it for torch. On two cores, where threads hardly wait for each other, 4.2 GB took 23 s with them and 24 without.
@@ -52,6 +53,6 @@ def _local_bytes(job: Job) -> int:
     total = 0
     for uri in job.input.uri:
         with suppress(InputError, OSError):  # the run says so
-            if "://" not in uri:
+            if is_local(uri):
                 total += sum(file.size for found in expand(uri, job.input).found for file in found.files)
     return total

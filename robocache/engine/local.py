@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from robocache.config.job import Job
-from robocache.engine.ahead import Ahead, most_ahead
+from robocache.engine.ahead import Ahead, most_ahead, readers
 from robocache.engine.attempts import Attempts, Task
 from robocache.engine.bounded import Bounded
 from robocache.engine.child import Child, EndedError
@@ -249,8 +249,9 @@ class _Threads:
 
     def _do_here(self, task: Task) -> ShardRecord:
         self.journal.begins(task.shard)
-        helped = self.helpers > 1 and not task.lean
-        ahead = Ahead(self.read, self.helpers, self.most_ahead, self.spent) if helped else None
+        helpers = readers(self.helpers, self.processor.job.input)
+        helped = helpers > 1 and not task.lean
+        ahead = Ahead(self.read, helpers, self.most_ahead, self.spent) if helped else None
         try:
             return run_shard(
                 self.processor,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from robocache.engine import offload
-from robocache.engine.ahead import Ahead, most_ahead
+from robocache.engine.ahead import Ahead, most_ahead, readers
 from robocache.engine.bounded import Bounded
 from robocache.engine.process import Blamed, Processor, run_shard
 from robocache.engine.reading import bounded_reading
@@ -39,6 +39,7 @@ class ShardWorker:
         self._processor, self._store = processor, store
         self._stages, self._idle = Stages(), time.perf_counter()
         most = most_ahead(processor.job.compute.max_memory_mb)
+        threads = readers(threads, processor.job.input)
         read: Callable[[EpisodeRef], Episode] = processor.reading
         if offload.usable(processor.device):
             threads, read = offload.READERS, offload.Offload(processor.device, most).reading(read)

@@ -30,6 +30,7 @@ from fsspec.spec import AbstractBufferedFile
 from robocache.errors import MissingError
 from robocache.formats.compression import MOST_UNPACKED
 from robocache.formats.scattered import ScatteredFile
+from robocache.formats.stamps import look
 from robocache.formats.wrapped import unwrap, wrapper_of
 from robocache.scratch import named_file
 from robocache.storage import open_storage
@@ -232,7 +233,9 @@ def open_file(file: FileStamp, spec: InputSpec):
     if isinstance(fs, LocalFileSystem):
         return io.BufferedReader(io.FileIO(path), LITTLE)
     stream = fs.open(path, "rb", cache_type="none")
-    return ScatteredFile(stream) if isinstance(stream, AbstractBufferedFile) else stream
+    if not isinstance(stream, AbstractBufferedFile):
+        return stream
+    return ScatteredFile(stream, listed=look(fs, path, stream.details).stamp == file)
 
 
 @contextmanager

@@ -25,10 +25,12 @@ class ScatteredFile(io.RawIOBase):
     the last block, where most files say what is where in them, comes the one before.
 
     stream: seekable, reads exactly what it is asked for; closed with this one
+    listed: it is known to be of the version that was listed, so that what was learnt of that holds
     """
 
-    def __init__(self, stream: Any):
+    def __init__(self, stream: Any, *, listed: bool = False):
         super().__init__()
+        self.listed = listed
         self._stream = stream
         self._size = stream.seek(0, io.SEEK_END)
         self._at = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -120,6 +121,23 @@ def test_listing_reads_little_of_a_large_log(s3: Bucket, tmp_path: Path) -> None
     # What it begins with, for its format; who opens it asks for its size, its beginning and its end.
     assert [r.method for r in s3.server.requests if r.path == path] == ["GET", "HEAD", "GET", "GET"]
     assert s3.server.sent[path] < 4096 + 3 * 65536 < ref.nbytes / 10
+
+
+def test_reading_a_log_that_was_listed_takes_two_requests(s3: Bucket, tmp_path: Path) -> None:
+    """Its version and its data; once it is another one, what it says of itself is read anew."""
+    write_samples(tmp_path / "logs", episodes=2, seconds=20.0, seed=0, damaged=False)
+    uri = s3.put(tmp_path / "logs", "logs")
+    spec, wanted = InputSpec((uri,), storage_options=s3.options), ["/joint_states.position", "/imu.orientation"]
+    ref, other = list_episodes(spec)
+    s3.server.requests.clear()
+    first = read_episode(ref, wanted, spec)
+    path = f"/{s3.name}/logs/episode_000.mcap"
+    assert [r.method for r in s3.server.requests if r.path == path] == ["HEAD", "GET"]
+    s3.fs.pipe_file(path[1:], (tmp_path / "logs/episode_001.mcap").read_bytes())
+    s3.server.requests.clear()
+    same(read_episode(ref, wanted, spec), replace(read_episode(other, wanted, spec), id=ref.id))
+    assert [r.method for r in s3.server.requests if r.path == path] == ["HEAD", "GET", "GET", "GET"]
+    assert len(first.streams["/imu.orientation"].times)
 
 
 def test_faults_of_the_service_are_not_the_files(s3: Bucket, tmp_path: Path) -> None:

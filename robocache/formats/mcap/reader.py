@@ -9,11 +9,13 @@ from typing import Any, BinaryIO, ClassVar
 
 from robocache.errors import InputError
 from robocache.formats.base import InputSpec, open_file
+from robocache.formats.kept import Kept
 from robocache.formats.mcap.container import MAGIC, ChunkIndex, Summary, loose_messages, read_metadata, read_summary
 from robocache.formats.mcap.salvage import SalvagedPart
 from robocache.formats.mcap.windows import read_messages
 from robocache.formats.messages.chunks import Chunks
 from robocache.formats.messages.log import LogReader, Part, Window, Within, few, needed
+from robocache.formats.scattered import ScatteredFile
 from robocache.types import FileStamp
 
 
@@ -32,13 +34,29 @@ class McapReader(LogReader):
         """After a look at its first bytes, footer and summary; without these, with ``input.salvage``, at all of it."""
         with open_file(file, spec) as opened:
             try:
-                summary = read_summary(opened, file.uri, verify=spec.verify_checksums)
+                summary = _summary(opened, file, spec)
                 part: Part = _McapPart(opened, summary, verify=spec.verify_checksums, salvage=spec.salvage)
             except InputError:
                 if not spec.salvage:
                     raise
                 part = SalvagedPart(opened, file.uri)
             yield part
+
+
+#: Of files on an object store, where each look at one is a request.
+_SUMMARIES = Kept(64 << 20)
+_CHUNK_BYTES, _SUMMARY_BYTES = 512, 4096  # about what an entry of the index takes in memory, and the rest
+
+
+def _summary(opened: BinaryIO, file: FileStamp, spec: InputSpec) -> Summary:
+    """What the file says of itself, which is read once where it lies far away and is of the version that was listed."""
+    if not (isinstance(opened, ScatteredFile) and opened.listed):
+        return read_summary(opened, file.uri, verify=spec.verify_checksums)
+    key = (file, spec.verify_checksums)
+    if (known := _SUMMARIES.get(key)) is None:
+        known = read_summary(opened, file.uri, verify=spec.verify_checksums)
+        _SUMMARIES.put(key, known, _SUMMARY_BYTES + _CHUNK_BYTES * len(known.chunks))
+    return known
 
 
 class _McapPart(Part):

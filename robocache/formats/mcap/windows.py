@@ -21,9 +21,11 @@ from robocache.formats.mcap.container import CHUNK, MAGIC, MESSAGE, MESSAGE_INDE
 from robocache.formats.messages import native, offload
 from robocache.formats.messages.batch import Messages, Offloaded, gather
 from robocache.formats.messages.chunks import Chunks
+from robocache.formats.scattered import ScatteredFile
 from robocache.stages import stage
 
 WINDOW = 8 << 20  # bytes of records at once: so many that the work is done by numpy, outside of the interpreter lock
+FAR = 4 * WINDOW  # bytes of records that are fetched in one request from an object store
 _GAP = 1 << 18  # unneeded bytes that are cheaper to read than to seek over
 CHUNK_HEAD = struct.Struct("<QQQII")  # start time, end time, uncompressed size, CRC, length of the compression's name
 _INDEX = struct.Struct("<BQHI")  # record, channel, bytes of entries
@@ -80,6 +82,7 @@ class _DataSection:
         self.uri, self.verify, self._file, self._end = summary.uri, verify, file, summary.data_end
         self._expected_crc = summary.data_crc if verify else 0
         self._crc = self._covered = 0  # CRC of the bytes [0, covered)
+        self.far = isinstance(file, ScatteredFile)
         self.device = offload.device()
         self._buffer = _spare() if self.device is None else self.device.buffer(WINDOW)
         self._scratch = _spare()
@@ -188,8 +191,10 @@ def _indexed(
     device = section.device if _takes(summary, wanted) else None
     if device is not None or not look:
         taker = None
-    # A device takes many windows at once; which fault of several is told does not depend on it.
-    for group in [[window] for window in windows] if device is None else _groups(windows, device.most):
+    # A device takes many windows at once, a store far away sends them; which fault of several is told does not depend
+    # on it.
+    most = device.most if device is not None else FAR if section.far else 0
+    for group in _groups(windows, most) if most else [[window] for window in windows]:
         base = group[0][0].start
         raw = section.read(base, group[-1][-1].end)
         if device is not None:
