@@ -8,15 +8,14 @@ turned to letters. A format without checksums cannot tell a flipped value from a
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from broken_files import CASES, CUTS, FLIPS, write_folder
-from engine_kit import META, environment
+from engine_kit import META
 from omegaconf import OmegaConf
+from process_kit import robocache
 
 from robocache.output.verify import verify
 
@@ -25,13 +24,10 @@ def test_there_are_enough():
     assert len(CASES) * (CUTS + FLIPS + 4) >= 200
 
 
-RUN_ALL = "import sys; from robocache.cli import main; print([main(['run', path]) for path in sys.argv[1:]])"
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> dict[str, tuple[Path, set[str], set[str]]]:
-    """A run for each format, all in one process of their own: the output, the good and the bad episodes' ids."""
-    found, configs = {}, []
+    """A run for each format: the output, the good and the bad episodes' ids."""
+    found = {}
     for name, case in CASES.items():
         work = tmp_path_factory.mktemp(name)
         good, bad = write_folder(name, work / "logs")
@@ -43,13 +39,10 @@ def ran(tmp_path_factory) -> dict[str, tuple[Path, set[str], set[str]]]:
             "compute": {"device": "cpu"},
         }
         OmegaConf.save(config, work / "config.yaml")
-        configs.append(str(work / "config.yaml"))
+        ended = robocache("run", "config.yaml", cwd=work)
+        assert ended.returncode == 0, ended.stderr
+        assert "Traceback" not in ended.stderr
         found[name] = work / "out", good, bad
-    command = [sys.executable, "-c", RUN_ALL, *configs]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.endswith(f"{[0] * len(CASES)}\n")
-    assert "Traceback" not in ended.stderr
     return found
 
 
