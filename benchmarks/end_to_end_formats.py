@@ -81,10 +81,11 @@ def from_parquet(path: Path, some: range) -> Iterator[Arrays]:
 
 def from_lerobot(folder: Path, some: range) -> Iterator[Arrays]:
     (path,) = (folder / "data").rglob("*.parquet")
-    table = pq.read_table(path, columns=["timestamp", "state", "action", "episode_index"])
+    table = pq.read_table(path, columns=["frame_index", "state", "action", "episode_index"])
     ends = np.searchsorted(table["episode_index"].to_numpy(), range(some.start, some.stop + 1))
     for first, last in pairwise(ends.tolist()):
-        yield arrays(table.slice(first, last - first), "timestamp")
+        frame, state, action = arrays(table.slice(first, last - first), "frame_index")
+        yield frame / RATE, state, action
 
 
 def arrays(table: pa.Table, clock: str) -> Arrays:
@@ -98,7 +99,7 @@ def script(read: Callable[[range], Iterator[Arrays]], out: Path, some: range) ->
     made = 0
     for number, (t, state, action) in zip(some, read(some), strict=True):
         rows = np.arange(t[0], t[-1], STEP)
-        at = np.searchsorted(t, rows + 1e-6, "right") - 1  # float32 stamps are that near
+        at = np.searchsorted(t, rows + 1e-9, "right") - 1  # what is one instant may differ in its last bits
         right = np.minimum(at + 1, len(t) - 1)
         share = ((rows - t[at]) / np.maximum(t[right] - t[at], 1e-9)).astype(np.float32)[:, None]
         left = state[at]
