@@ -10,6 +10,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import zstandard
@@ -55,6 +56,8 @@ class ZarrReader(ArraysReader):
 #: Stores opened last: the episodes of one ask for it one after another, and to list its pieces and open its arrays
 #: takes longer than to read an episode. The version of a folder tells that of all its files.
 _STORES = Kept(128 << 20)
+#: What an archive counts as at least, so that no more than 64 files stay open: a process may have a thousand.
+_OPEN = 2 << 20
 
 
 def _folder(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
@@ -70,7 +73,7 @@ def _folder(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
     else:
         found = zarr.storage.LocalStore(path, read_only=True)
     held = _small(fs, path, sizes)
-    root = zarr.open(_bounded(found, file.uri, names, held), mode="r", use_consolidated=False)
+    root = zarr.open(_bounded()(found, file.uri, names, held), mode="r", use_consolidated=False)
     told = sum(len(text) for text in held.values() if isinstance(text, bytes))
     return _arrays(root, names, "", file), 10 * told + sum(100 + len(name) for name in names)
 
@@ -88,9 +91,9 @@ def _archive(file: FileStamp, spec: InputSpec) -> tuple[Arrays, int]:
         refuse_bomb(f"{file.uri}: {member.filename}", member.file_size, member.compress_size, MOST_CHUNK)
     prefix = _root(names, file.uri)
     none = zarr.storage.MemoryStore(read_only=True)
-    store = _bounded(none, file.uri, names, {}, archive.read)
+    store = _bounded()(none, file.uri, names, {}, archive.read)
     root = zarr.open(store, path=prefix, mode="r", use_consolidated=False)
-    return _arrays(root, names, prefix, file), sum(600 + len(name) for name in names)
+    return _arrays(root, names, prefix, file), max(_OPEN, sum(600 + len(name) for name in names))
 
 
 def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, bytes | Exception]:
@@ -101,46 +104,53 @@ def _small(fs: Any, path: str, sizes: Mapping[str, int | None]) -> dict[str, byt
     return dict(zip(ends, read, strict=True))
 
 
-def _bounded(
-    store: Any,
-    uri: str,
-    names: Sequence[str],
-    held: Mapping[str, bytes | Exception],
-    read: Callable[[str], bytes] | None = None,
-) -> Any:
-    """The store without pieces that unpack to more than any array's may: a codec believes what a piece says of that.
+@lru_cache(1)
+def _bounded() -> Any:
+    """A store without pieces that unpack to more than any array's may: a codec believes what a piece says of that.
 
-    names: of all it has, so that it is not asked for others; held: what of it has been read, or why it could not be;
-    read:  reads one instead of the store
+    One class for all stores: each class is garbage that is found late, and with it the file that it knows.
     """
     import zarr
 
-    there = frozenset(names)
-    allowed = most_unpacked(0, MOST_CHUNK)  # here, since zarr reads on a thread of its own
-
     class Bounded(zarr.storage.WrapperStore):
+        """names: of all that the store has, so that it is not asked for others; held: what of it has been read, or why
+        it could not be; read: reads one instead of the store
+        """
+
+        def __init__(
+            self,
+            store: Any,
+            uri: str,
+            names: Sequence[str],
+            held: Mapping[str, bytes | Exception],
+            read: Callable[[str], bytes] | None = None,
+        ):
+            super().__init__(store)
+            self._uri, self._names, self._held, self._read = uri, frozenset(names), held, read
+            self._allowed = most_unpacked(0, MOST_CHUNK)  # here, since zarr reads on a thread of its own
+
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-            if key not in there:
+            if key not in self._names:
                 return None
-            if byte_range is None and (data := held.get(key)) is not None:
+            if byte_range is None and (data := self._held.get(key)) is not None:
                 if isinstance(data, Exception):
                     raise data
                 return prototype.buffer.from_bytes(data)
-            if read is not None:
-                data = await asyncio.to_thread(read, key)
+            if self._read is not None:
+                data = await asyncio.to_thread(self._read, key)
                 found = prototype.buffer.from_bytes(data if byte_range is None else _part(data, byte_range))
             else:
                 found = await super().get(key, prototype, byte_range)
             if found is not None and byte_range is None:
                 piece = found.as_numpy_array()
-                if (claimed := _claimed(piece[:32].tobytes(), len(piece))) > max(allowed, len(piece)):
+                if (claimed := _claimed(piece[:32].tobytes(), len(piece))) > max(self._allowed, len(piece)):
                     raise TooLargeError(
-                        f"{uri}: {key}: {len(piece)} bytes unpack to {claimed}, at most {allowed} are taken from a "
-                        "piece; if it is sound, raise input.max_unpacked_mb"
+                        f"{self._uri}: {key}: {len(piece)} bytes unpack to {claimed}, at most {self._allowed} are "
+                        "taken from a piece; if it is sound, raise input.max_unpacked_mb"
                     )
             return found
 
-    return Bounded(store)
+    return Bounded
 
 
 def _part(data: bytes, asked: Any) -> bytes:

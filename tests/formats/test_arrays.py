@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -90,6 +91,22 @@ def test_a_store_is_opened_once_for_all_its_episodes_and_anew_once_it_has_change
     values = read_episode(list_episodes(spec)[2], ["data/action"], spec).streams["data/action"].values
     np.testing.assert_array_equal(values, ACTION[30:])
     assert len(opened) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files are open")
+def test_few_of_many_archives_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(zarr_store, "_STORES", Kept(4 * zarr_store._OPEN))
+    for k in range(12):
+        store = zarr.storage.ZipStore(tmp_path / f"e{k:02d}.zarr.zip", mode="w")
+        zarr.open_group(store, mode="w", zarr_format=2).create_array("q", shape=(5, 2), chunks=(5, 2), dtype="f4")[
+            :
+        ] = k
+        store.close()
+    spec = InputSpec((str(tmp_path),), times=RATE)
+    for k, ref in enumerate(list_episodes(spec)):
+        assert (read_episode(ref, ["q"], spec).streams["q"].values == k).all()
+    there = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    assert sum(path.startswith(str(tmp_path)) for path in there) <= 4
 
 
 def test_an_open_archive_that_fails_is_opened_anew(tmp_path, monkeypatch):
