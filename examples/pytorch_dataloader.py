@@ -53,7 +53,8 @@ class Policy(nn.Module):
 
 def loss_of(policy: Policy, batch: dict[str, Tensor]) -> Tensor:
     """Mean squared error where there is a command: not behind the episode's end, not in a gap."""
-    error = (policy(batch[STATE]) - batch[ACTION]).square().mean(dim=2)
+    found = policy(batch[STATE])  # a feature of one number has no axis for it: [B, CHUNK]
+    error = (found - batch[ACTION].view_as(found)).square().mean(dim=2)
     there = batch[f"{ACTION}.valid"]
     return (error * there).sum() / there.sum().clamp(min=1)
 
@@ -64,7 +65,7 @@ class Training:
     def __init__(self, data: Dataset, batch_size: int):
         item = data[0]
         torch.manual_seed(0)
-        self.policy = Policy(item[STATE].shape[1], item[ACTION].shape[1])
+        self.policy = Policy(item[STATE].numel() // HISTORY, item[ACTION].numel() // CHUNK)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=3e-3)
         self.batches = data.batches(batch_size, seed=0)
         self.step = 0

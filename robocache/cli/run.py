@@ -95,6 +95,8 @@ def _spent(s: Summary) -> str:
     peak = f", at most {decimal(s.peak_bytes)} of memory a process" if s.peak_bytes else ""
     workers = "1 worker" if s.workers == 1 else f"{s.workers} workers"
     bound = _BOUND.get(s.bound_by, f"the cores ({s.bound_by})")
+    if s.shards == s.skipped_shards:
+        return f"{workers}{peak}: nothing was to be done"
     if s.bound_by == "wait" and s.shards < s.episodes + len(s.quarantined):
         bound = "too few shards for so many workers; a smaller output.shard_mb makes more"
     return f"{workers}{peak}: {shares}; bound by {bound}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,7 +13,7 @@ from robocache.config.reading import literal
 from robocache.config.segments import segments_mapping
 from robocache.config.splits import splits_mapping
 from robocache.config.steps import step_mapping
-from robocache.config.values import duration_text
+from robocache.config.values import duration_text, period_name
 from robocache.ops.modes import WIDTHS
 
 
@@ -86,7 +85,7 @@ def _source_mapping(source: FeatureSource) -> dict[str, Any]:
     if source.offset:
         mapping["offset"] = duration_text(source.offset)
     if source.period is not None:
-        mapping["period"] = {2 * math.pi: "rad", 360.0: "deg"}.get(source.period, source.period)
+        mapping["period"] = period_name(source.period)
     usual = FeatureSource(source.source)
     for key in ("optional", "static", "stamp", "nonfinite", "repeats", "window"):
         if getattr(source, key) != getattr(usual, key):

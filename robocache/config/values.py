@@ -25,9 +25,18 @@ def parse_duration(text: str) -> int:
     return int(nanoseconds)
 
 
+#: One turn, by the unit that it is in.
+TURNS = {"rad": 2 * math.pi, "deg": 360.0}
+
+
+def period_name(period: float) -> str | float:
+    """One turn as a config says it; see :func:`parse_period`."""
+    return next((unit for unit, turn in TURNS.items() if turn == period), period)
+
+
 def parse_period(value: int | float | str) -> float:
     """One turn in a column's unit: ``rad``, ``deg``, or a number above 0. ``ValueError`` for anything else."""
-    period = {"rad": 2 * math.pi, "deg": 360.0}.get(str(value).strip())
+    period = TURNS.get(str(value).strip())
     if period is None:
         try:
             period = float(value)

@@ -18,6 +18,7 @@ import torch
 
 from robocache import scratch
 from robocache.config.job import COLUMNS, Feature, FeatureSource, Job
+from robocache.config.values import period_name
 from robocache.engine import quality
 from robocache.engine.angles import TURNS, Turn, find_turns, turn_of_angle, unwrap
 from robocache.engine.clean import Columns, selectable, with_gaps
@@ -425,7 +426,7 @@ def _unwound(r: Request, group: Columns, findings: list[Finding]) -> tuple[np.nd
         for column, found in turns.items():
             text = (
                 f"{s.source}: {r.column_name(group, column)} jumps by {TURNS[found.period]} {found.wraps} times, so "
-                "it was aligned as an angle; write align: angle, or a period, to say so"
+                f"it was aligned as an angle; write align: angle, period: {period_name(found.period)} to say so"
             )
             findings.append(Finding("wraps", s.source, text, found.wraps))
     if not turns or (r.mode == "angle" and all(t.plain for t in turns.values())):
